@@ -1,0 +1,137 @@
+"""Program steps: the one layout that the host's compiler and the sequencer share.
+
+A descriptor is four 32-bit words, stored little-endian, fields packed from bit 0 upwards in the
+order of ``FIELDS``. Addresses of vectors are in beats (``Geometry.elements`` elements), of
+activations in rows of ``Geometry.columns`` codes, of tables in table words, of weights in rows.
+"""
+
+import enum
+from dataclasses import dataclass, fields
+
+WORDS = 4
+
+
+class Unit(enum.IntEnum):
+    CONTROL = 0
+    ENGINE = 1
+    VECTOR = 2
+    SCALAR = 3
+
+
+class Wait(enum.IntFlag):
+    """Units that must be idle before the step is issued (its own unit always must)."""
+
+    NOTHING = 0
+    ENGINE = 1
+    VECTOR = 2
+    SCALAR = 4
+
+
+class ControlOp(enum.IntEnum):
+    END = 0  # the token is done once every unit is idle
+    PREFILL_END = 1  # the same, for prompt tokens after which nothing is chosen
+
+
+class VectorOp(enum.IntEnum):
+    """Steps of the vector unit; formulas in docs/arithmetic.md. P is register ``a``, K is ``b``."""
+
+    EMBED = 0  # vectors[dest] = row of the token; row = address + token * operand; result: peak
+    NORM = 1  # space[source] with table or K, shift; result: energy
+    PEAK = 2  # space[source] with table, shift 15; result: peak of the gained vector
+    QUANT = 3  # the same, then codes = gained * K into activations[dest]
+    SILU = 4  # space[source] * K -> silu -> vectors[dest]
+    UPDATE = 5  # space[source] * K, lower bounds at address, candidate vectors[operand]; states[dest]
+    GATE = 6  # silu(space[source] * K) * (multiplicands[operand] >> address) -> vectors[dest]; peak
+    RESIDUAL = 7  # vectors[dest] = vectors[operand] + space[source] * K; result: peak
+    CHOOSE = 8  # running maximum of space[source] * K plus noise; the next token
+
+
+class ScalarOp(enum.IntEnum):
+    """``result = a op b``; b is a register or the immediate in ``address``."""
+
+    MUL = 0
+    DIV = 1
+    ADD = 2
+    SQRT = 3  # of b
+    MOVE = 4  # b
+
+
+class Space(enum.IntEnum):
+    """Where a step's main operand lies (engine: where its sums go)."""
+
+    VECTORS = 0
+    SUMS = 1
+    MULTIPLICANDS = 2
+    STATES = 3
+
+
+#: name, width, signed
+FIELDS = (
+    ("unit", 2, False),
+    ("op", 4, False),
+    ("wait", 3, False),
+    ("a", 4, False),
+    ("b", 4, False),
+    ("result", 4, False),
+    ("space", 3, False),
+    ("b_register", 1, False),
+    ("shift", 7, True),
+    ("length", 16, False),
+    ("operand", 16, False),
+    ("address", 32, False),
+    ("source", 16, False),
+    ("dest", 16, False),
+)
+
+INVERSE_TEMPERATURE = 15
+"""Register that a run presets to 1/T; programs only read it."""
+
+REGISTERS = 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class Descriptor:
+    """One program step.
+
+    ``length`` is in elements (engine: groups of rows); the engine's ``operand`` is the number of
+    column chunks per group and its ``source`` the first row of activations. ``shift`` s of a vector
+    step shifts products right by ``clip(s, 0, 63)`` with a table, ``clip(s - K.exponent, 0, 63)``
+    with a scale.
+    """
+
+    unit: Unit
+    op: int = 0
+    wait: Wait = Wait.NOTHING
+    a: int = 0
+    b: int = 0
+    result: int = 0
+    space: Space = Space.VECTORS
+    b_register: int = 0
+    shift: int = 0
+    length: int = 0
+    operand: int = 0
+    address: int = 0
+    source: int = 0
+    dest: int = 0
+
+    def __post_init__(self):
+        for name, width, signed in FIELDS:
+            low = -(1 << (width - 1)) if signed else 0
+            if not low <= getattr(self, name) < low + (1 << width):
+                raise ValueError(f"{name} must fit {width} bits, not {getattr(self, name)!r}")
+
+    def to_bytes(self) -> bytes:
+        value = position = 0
+        for name, width, _ in FIELDS:
+            value |= (int(getattr(self, name)) & ((1 << width) - 1)) << position
+            position += width
+        return value.to_bytes(4 * WORDS, "little")
+
+
+assert [f.name for f in fields(Descriptor)] == [name for name, _, _ in FIELDS]
+assert sum(width for _, width, _ in FIELDS) == 32 * WORDS
+
+
+def immediate(mantissa: int, exponent: int) -> int:
+    """``address`` field of a scalar step: mantissa in bits 0..14, exponent in bits 16..25."""
+    return mantissa | (exponent & 0x3FF) << 16

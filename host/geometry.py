@@ -1,0 +1,79 @@
+"""The size of a machine: what the hardware is built from and what a device reports of itself."""
+
+import struct
+from dataclasses import dataclass, fields
+
+
+@dataclass(frozen=True, kw_only=True)
+class Geometry:
+    """Shape of one machine. The host lays out programs and images for it; ``hw`` builds it.
+
+    Parameters
+    ----------
+    rows, columns : int
+        Dot products that advance per cycle and terms of each; ``lanes = rows * columns``.
+    elements : int
+        Vector elements per cycle (a *beat*) of the vector unit.
+    weight_rows : int
+        Rows of ``lanes`` trits in the weight store.
+    table_words : int
+        Words of ``elements`` 16-bit entries in the table store.
+    descriptors : int
+        Steps that the program memory holds.
+    sums, multiplicands : int
+        Elements in the two banks that receive the engine's sums.
+    vectors, states, activations, tokens : int
+        Elements of the vector memory, hidden states, activation codes, and token buffer entries.
+    """
+
+    rows: int
+    columns: int
+    elements: int
+    weight_rows: int
+    table_words: int
+    descriptors: int
+    sums: int
+    multiplicands: int
+    vectors: int
+    states: int
+    activations: int
+    tokens: int
+
+    def __post_init__(self):
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(f"{field.name} must be a positive integer, not {value!r}")
+        for name in ("elements", "columns"):
+            value = getattr(self, name)
+            if value & (value - 1):
+                raise ValueError(f"{name} must be a power of two, not {value!r}")
+        if self.rows % self.elements or self.columns % self.elements:
+            raise ValueError(
+                f"rows and columns must be multiples of elements ({self.elements}), "
+                f"not {self.rows!r} and {self.columns!r}"
+            )
+        if self.lanes % 8:
+            raise ValueError(f"lanes must be a multiple of 8, not {self.lanes!r}")
+        for name in ("sums", "multiplicands", "vectors", "states"):
+            if getattr(self, name) % self.elements:
+                raise ValueError(f"{name} must be a multiple of elements, not {getattr(self, name)!r}")
+        if self.activations % self.columns:
+            raise ValueError(f"activations must be a multiple of columns, not {self.activations!r}")
+
+    @property
+    def lanes(self) -> int:
+        return self.rows * self.columns
+
+    @property
+    def drain_beats(self) -> int:
+        """Cycles that one group of ``rows`` sums takes to leave the engine."""
+        return self.rows // self.elements
+
+    def to_bytes(self) -> bytes:
+        return struct.pack(f"<{len(fields(self))}I", *(getattr(self, f.name) for f in fields(self)))
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> "Geometry":
+        names = [f.name for f in fields(cls)]
+        return cls(**dict(zip(names, struct.unpack(f"<{len(names)}I", data), strict=True)))
