@@ -1,4 +1,4 @@
-"""Reads safetensors files a few rows at a time.
+"""Reads safetensors files a few rows at a time, and writes them in one step.
 
 The `safetensors` package checks the header; the data is read here, because its NumPy interface
 has no bfloat16 and hands out whole tensors only. Reads go through the file rather than a memory
@@ -8,9 +8,13 @@ map: a file cut while it is open then gives an error and not a bus fault.
 from __future__ import annotations
 
 import json
+import os
 import struct
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, BinaryIO
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
@@ -28,6 +32,8 @@ STORED_TYPES = {
     "U8": np.dtype("u1"),
 }
 """safetensors' type names, and the NumPy type that holds the same bytes."""
+
+_TYPE_NAMES = {stored: name for name, stored in STORED_TYPES.items() if name != "BF16"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,3 +125,45 @@ def widen(values: np.ndarray, type_name: str) -> np.ndarray:
     if type_name == "BF16":
         return (values.astype(np.uint32) << 16).view(np.float32)
     return values.astype(np.float32, copy=False)
+
+
+def write_tensors(path: Path, tensors: Mapping[str, np.ndarray], metadata: dict[str, str]) -> None:
+    """Writes a safetensors file in one step: `path` is the old file or the whole new one.
+
+    The order of bytes depends on names, types and shapes only, so that equal content gives equal
+    files; wide types come first, so that each tensor is aligned. Raises `OSError`.
+    """
+    names = sorted(tensors, key=lambda name: (-tensors[name].itemsize, name))
+    header: dict[str, Any] = {"__metadata__": metadata}
+    end = 0
+    for name in names:
+        tensor = tensors[name]
+        begin, end = end, end + tensor.nbytes
+        header[name] = {
+            "dtype": _TYPE_NAMES[tensor.dtype],
+            "shape": tensor.shape,
+            "data_offsets": (begin, end),
+        }
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    with atomic_file(path) as file:
+        file.write(struct.pack("<Q", len(text)) + text)
+        for name in names:
+            file.write(np.ascontiguousarray(tensors[name]).data)
+
+
+@contextmanager
+def atomic_file(path: Path) -> Iterator[BinaryIO]:
+    """A new file for writing that takes `path`'s place when the block ends without an exception.
+
+    Until then it lies beside `path`, so that a crash leaves the old content. Raises `OSError`.
+    """
+    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with partial.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)

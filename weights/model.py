@@ -1,0 +1,217 @@
+"""The integer model: one file, made once from a checkpoint, that every board runs.
+
+``docs/arithmetic.md`` lists the tensors and what they mean. The file is safetensors; its metadata
+has one entry, ``tritstream``, a JSON object with format, version, the model's shape, the digest of
+the checkpoint it was made from and a digest of everything in the file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .checkpoint import ModelShape
+from .errors import ModelError
+from .fixed import Scale
+from .packing import is_packed, packed_columns, unpack
+from .tensorfile import TensorFile, write_tensors
+
+FORMAT = "tritstream integer model"
+VERSION = 1
+METADATA_KEY = "tritstream"
+
+MAKE_AGAIN = "make it again with 'python -m weights convert'"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TensorLayout:
+    """Element type and shape of a tensor of the integer model."""
+
+    type: np.dtype
+    shape: tuple[int, ...]
+
+
+def matrix_shapes(shape: ModelShape) -> dict[str, tuple[int, int]]:
+    """Name and (rows, columns) of each ternary matrix, in the order in which a token uses them."""
+    d, m = shape.hidden, shape.intermediate
+    matrices: dict[str, tuple[int, int]] = {}
+    for n in range(shape.layers):
+        for projection in "ifgo":
+            matrices[f"layers.{n}.attn.{projection}"] = (d, d)
+        matrices[f"layers.{n}.mlp.gate"] = (2 * m, d)
+        matrices[f"layers.{n}.mlp.down"] = (d, m)
+    matrices["head"] = (shape.vocabulary, d)
+    return matrices
+
+
+def tensor_layouts(shape: ModelShape) -> dict[str, TensorLayout]:
+    """Every tensor of an integer model of that shape but ``tokenizer``, whose length varies."""
+    codes, table = np.dtype(np.int8), np.dtype(np.int16)
+    packed, scale = np.dtype(np.uint8), np.dtype(np.int32)
+    d = shape.hidden
+    layouts = {
+        "embedding.codes": TensorLayout(type=codes, shape=(shape.vocabulary, d)),
+        "embedding.scale": TensorLayout(type=table, shape=(shape.vocabulary,)),
+        "head.norm": TensorLayout(type=table, shape=(d,)),
+    }
+    for n in range(shape.layers):
+        for name in ("attn.norm", "attn.lower_bound", "attn.o.norm", "mlp.norm"):
+            layouts[f"layers.{n}.{name}"] = TensorLayout(type=table, shape=(d,))
+        for name in ("attn.o.epsilon", "mlp.down.epsilon"):
+            layouts[f"layers.{n}.{name}"] = TensorLayout(type=scale, shape=(2,))
+    for name, (rows, columns) in matrix_shapes(shape).items():
+        layouts[f"{name}.gain"] = TensorLayout(type=table, shape=(columns,))
+        layouts[f"{name}.trits"] = TensorLayout(type=packed, shape=(rows, packed_columns(columns)))
+        layouts[f"{name}.scale"] = TensorLayout(type=scale, shape=(2,))
+    return layouts
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class IntegerModel:
+    """All that a device needs to know of a model.
+
+    Members
+    -------
+    shape : the model's dimensions
+    residual_fraction : fraction bits of the residual stream
+    start_token, end_token : the tokens that begin and end a text
+    source : SHA-256 of the checkpoint, `weights.checkpoint.Checkpoint.digest`
+    tensors : by the names and in the types of ``docs/arithmetic.md``; not to be written to
+
+    Raises
+    ------
+    ValueError
+        From the constructor, when `tensors` are not those of an integer model of that shape.
+    """
+
+    shape: ModelShape
+    residual_fraction: int
+    start_token: int
+    end_token: int
+    source: str
+    tensors: Mapping[str, np.ndarray]
+
+    def __post_init__(self) -> None:
+        if type(self.residual_fraction) is not int:
+            raise ValueError(
+                f"residual_fraction must be an integer, not {self.residual_fraction!r}"
+            )
+        for name in ("start_token", "end_token"):
+            token = getattr(self, name)
+            if type(token) is not int or not 0 <= token < self.shape.vocabulary:
+                raise ValueError(f"{name} must be a token of the vocabulary, not {token!r}")
+        layouts = tensor_layouts(self.shape)
+        difference = self.tensors.keys() ^ (layouts.keys() | {"tokenizer"})
+        if difference:
+            name = min(difference)
+            state = "does not belong here" if name in self.tensors else "is missing"
+            raise ValueError(f"tensor {name} {state}")
+        for name, layout in layouts.items():
+            tensor = self.tensors[name]
+            if (tensor.dtype, tensor.shape) != (layout.type, layout.shape):
+                raise ValueError(
+                    f"{name} must be {layout.type} {layout.shape}, "
+                    f"not {tensor.dtype} {tensor.shape}"
+                )
+        if self.tensors["tokenizer"].dtype != np.uint8:
+            raise ValueError(f"tokenizer must be uint8, not {self.tensors['tokenizer'].dtype}")
+        for name, (_, columns) in matrix_shapes(self.shape).items():
+            if not is_packed(self.tensors[f"{name}.trits"], columns):
+                raise ValueError(f"{name}.trits must hold packed trits only")
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        """Tensor `name` as it is stored."""
+        return self.tensors[name]
+
+    def scale(self, name: str) -> Scale:
+        """The scale stored as `name`, such as ``"head.scale"``."""
+        mantissa, exponent = self.tensors[name].tolist()
+        return Scale(mantissa, exponent)
+
+    def trits(self, matrix: str) -> np.ndarray:
+        """``int8`` trits (rows, columns) of a matrix, such as ``"layers.0.attn.i"``."""
+        return unpack(self.tensors[f"{matrix}.trits"], matrix_shapes(self.shape)[matrix][1])
+
+    @property
+    def tokenizer_json(self) -> str:
+        """Text of the checkpoint's ``tokenizer.json``."""
+        return self.tensors["tokenizer"].tobytes().decode()
+
+    def _facts(self) -> dict[str, Any]:
+        return {
+            "format": FORMAT,
+            "version": VERSION,
+            **asdict(self.shape),
+            "residual_fraction": self.residual_fraction,
+            "start_token": self.start_token,
+            "end_token": self.end_token,
+            "source": self.source,
+        }
+
+    def digest(self) -> str:
+        """SHA-256, as hexadecimal, over all that the file says."""
+        whole = hashlib.sha256(json.dumps(self._facts(), sort_keys=True).encode())
+        for name in sorted(self.tensors):
+            tensor = self.tensors[name]
+            whole.update(f"\n{name} {tensor.dtype.str} {tensor.shape}\n".encode())
+            whole.update(np.ascontiguousarray(tensor).data)
+        return whole.hexdigest()
+
+    def save(self, path: str | Path) -> None:
+        """Writes the model file; `path` holds the old content or all of the new one.
+
+        The same model gives the same bytes. Raises `OSError` when the file cannot be written.
+        """
+        facts = self._facts() | {"content": self.digest()}
+        write_tensors(Path(path), self.tensors, {METADATA_KEY: json.dumps(facts)})
+
+    @classmethod
+    def load(cls, path: str | Path) -> IntegerModel:
+        """Reads and checks a model file.
+
+        Raises
+        ------
+        ModelError
+            When it is missing, cut short, changed, of another version, or no integer model.
+        """
+        file = TensorFile(Path(path))
+        facts = _read_facts(file)
+        try:
+            model = cls(
+                shape=ModelShape(**{field.name: facts[field.name] for field in fields(ModelShape)}),
+                residual_fraction=facts["residual_fraction"],
+                start_token=facts["start_token"],
+                end_token=facts["end_token"],
+                source=facts["source"],
+                tensors={name: file.read(name) for name in file.entries},
+            )
+        except KeyError as error:
+            raise ModelError(f"{path}: metadata lacks {error}; {MAKE_AGAIN}") from error
+        except ValueError as error:
+            raise ModelError(f"{path}: {error}; {MAKE_AGAIN}") from error
+        if model.digest() != facts.get("content"):
+            raise ModelError(f"{path}: content does not match its digest; {MAKE_AGAIN}")
+        return model
+
+
+def _read_facts(file: TensorFile) -> dict[str, Any]:
+    try:
+        facts = json.loads(file.metadata[METADATA_KEY])
+        if facts["format"] != FORMAT:
+            raise ValueError(facts["format"])
+        version = facts["version"]
+    except (KeyError, TypeError, ValueError) as error:
+        raise ModelError(
+            f"{file.path}: not an integer model; make one with 'python -m weights convert'"
+        ) from error
+    if version != VERSION:
+        raise ModelError(
+            f"{file.path}: format version {version}, but this program reads {VERSION}; {MAKE_AGAIN}"
+        )
+    return facts

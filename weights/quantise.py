@@ -1,0 +1,212 @@
+"""Makes the integer model of a checkpoint.
+
+The formulas are those of ``docs/arithmetic.md``, "The scale of a matrix's output" and "The integer
+model". Constants are computed in float64 and rounded once. Latents pass through in blocks of rows,
+so memory holds the packed model and one block.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+
+import numpy as np
+
+from .checkpoint import NORM_EPSILON, Checkpoint
+from .fixed import COEFFICIENT_MAX, EMBEDDING_SHIFT, HIDDEN_FRACTION, Scale, sum_shift
+from .model import IntegerModel
+from .packing import pack
+
+SMALLEST_MEAN = 1e-5
+"""Upstream takes this for a matrix whose mean magnitude is smaller."""
+
+CODE_MAX = 127
+GATE_FRACTION = 15
+GATED_FRACTION = 10  # of the gated vector, in units of 2**(b - 10) sums
+
+Progress = Callable[[int, int], None]
+"""Called with (weights done, weights in all)."""
+
+
+def mean_magnitude(blocks: Iterator[tuple[slice, np.ndarray]]) -> float:
+    """Mean of ``|w|`` over a whole matrix: ``beta``, the matrix's scale."""
+    total, count = 0.0, 0
+    for _, block in blocks:
+        total += float(np.abs(block).sum(dtype=np.float64))
+        count += block.size
+    return max(total / count, SMALLEST_MEAN)
+
+
+def ternarise(latents: np.ndarray, beta: float) -> np.ndarray:
+    """``int8`` trits of latents: the sign where ``|w| > beta / 2``, else 0."""
+    threshold = np.float32(beta / 2)
+    return (latents > threshold).view(np.int8) - (latents < -threshold).view(np.int8)
+
+
+def table(values: np.ndarray) -> tuple[np.ndarray, int]:
+    """(``int16`` codes, exponent e) with ``values`` near ``codes * 2**e``.
+
+    The largest magnitude lies in 2**14..32767, unless all are zero.
+    """
+    peak = float(np.abs(values).max())
+    exponent = math.frexp(peak)[1] - GATE_FRACTION
+    if round(math.ldexp(peak, -exponent)) > COEFFICIENT_MAX:
+        exponent += 1
+    return np.rint(np.ldexp(values, -exponent)).astype(np.int16), exponent
+
+
+def lower_bound_table(latents: np.ndarray) -> np.ndarray:
+    """``int16`` lower bounds (layers, hidden) of the forget gates, in units of 2**-15.
+
+    ``softmax`` over the layers, summed up to each layer without the first one's share.
+    """
+    shares = np.exp(latents - latents.max(axis=0))
+    shares /= shares.sum(axis=0)
+    bounds = np.cumsum(shares, axis=0) - shares[0]
+    return np.minimum(np.rint(np.ldexp(bounds, GATE_FRACTION)), COEFFICIENT_MAX).astype(np.int16)
+
+
+def embedding_fraction(peak: float) -> int | None:
+    """Largest residual fraction that keeps the row scale of a row of that peak within 15 bits."""
+    if peak == 0:
+        return None
+    # frexp gives the bit length of the scale at fraction 0, one bit too many after rounding up.
+    fraction = 15 - EMBEDDING_SHIFT - math.frexp(peak / CODE_MAX)[1]
+    return fraction if row_scales(np.float64(peak), fraction) <= COEFFICIENT_MAX else fraction - 1
+
+
+def row_scales(peaks: np.ndarray, residual_fraction: int) -> np.ndarray:
+    """Integer scale of embedding rows with these peaks, in units of ``2**-(F + 3)``."""
+    return np.rint(np.ldexp(peaks / CODE_MAX, residual_fraction + EMBEDDING_SHIFT))
+
+
+def quantise_embedding(
+    checkpoint: Checkpoint, peaks: np.ndarray, residual_fraction: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """(``int8`` codes (vocabulary, hidden), ``int16`` row scales) of the embedding."""
+    scales = row_scales(peaks, residual_fraction)
+    steps = np.ldexp(scales, -(residual_fraction + EMBEDDING_SHIFT))
+    codes = np.zeros((checkpoint.shape.vocabulary, checkpoint.shape.hidden), dtype=np.int8)
+    for rows, block in checkpoint.blocks("model.embeddings.weight"):
+        step = steps[rows, None]
+        ratio = np.divide(block, step, out=np.zeros(block.shape), where=step > 0)
+        codes[rows] = np.rint(ratio).clip(-CODE_MAX, CODE_MAX)
+    return codes, scales.astype(np.int16)
+
+
+def convert(checkpoint: Checkpoint, progress: Progress | None = None) -> IntegerModel:
+    """The integer model of a checkpoint.
+
+    Raises
+    ------
+    ModelError
+        When a tensor turns out to be damaged.
+    """
+    return _Conversion(checkpoint, progress or (lambda done, total: None)).run()
+
+
+class _Conversion:
+    """The integer model's tensors as they come into being."""
+
+    def __init__(self, checkpoint: Checkpoint, progress: Progress) -> None:
+        self.checkpoint = checkpoint
+        self.shape = checkpoint.shape
+        self.progress = progress
+        self.tensors: dict[str, np.ndarray] = {}
+        self.weights_done = 0
+        self.residual_fractions: list[int] = []  # upper limits, each from one tensor
+        self.sum_shift = sum_shift(self.shape.hidden)
+
+    def run(self) -> IntegerModel:
+        checkpoint = self.checkpoint
+        bounds = lower_bound_table(self.read("model.lower_bounds"))
+        for n in range(self.shape.layers):
+            self.tensors[f"layers.{n}.attn.lower_bound"] = bounds[n]
+            self.mixer(n)
+            self.channel_mixer(n)
+        self.normed_input("head", "model.norm", {"head": "lm_head"})
+        peaks = np.concatenate(
+            [np.abs(block).max(axis=1) for _, block in checkpoint.blocks("model.embeddings.weight")]
+        ).astype(np.float64)
+        limit = embedding_fraction(float(peaks.max()))
+        if limit is not None:
+            self.residual_fractions.append(limit)
+        residual_fraction = min(self.residual_fractions, default=HIDDEN_FRACTION)
+        codes, scales = quantise_embedding(checkpoint, peaks, residual_fraction)
+        self.tensors["embedding.codes"], self.tensors["embedding.scale"] = codes, scales
+        self.tensors["tokenizer"] = np.frombuffer(
+            checkpoint.tokenizer_json.encode(), dtype=np.uint8
+        )
+        return IntegerModel(
+            shape=self.shape,
+            residual_fraction=residual_fraction,
+            start_token=checkpoint.start_token,
+            end_token=checkpoint.end_token,
+            source=checkpoint.digest(),
+            tensors=self.tensors,
+        )
+
+    def read(self, name: str) -> np.ndarray:
+        """A small tensor as float64, for constants."""
+        return self.checkpoint.tensor(name).astype(np.float64)
+
+    def mixer(self, n: int) -> None:
+        """Layer n's token mixer: its four matrices and their norms."""
+        ours, theirs = f"layers.{n}.attn", f"model.layers.{n}.attn"
+        self.normed_input(
+            ours,
+            f"model.layers.{n}.attn_norm",
+            {f"{ours}.{p}": f"{theirs}.{p}_proj" for p in "ifg"},
+        )
+        gate_norm = self.read(f"{theirs}.g_norm.weight")
+        inner = self.read(f"{theirs}.o_proj.norm.weight")
+        self.tensors[f"{ours}.o.norm"], norm_exponent = table(gate_norm)
+        beta = self.matrix(f"{ours}.o", f"{theirs}.o_proj", gate_norm * inner, norm_exponent)
+        self.limit_residual(inner, beta)
+        unit = 2 * (self.sum_shift - GATED_FRACTION + norm_exponent)
+        self.scale(f"{ours}.o.epsilon", math.ldexp(NORM_EPSILON, -unit))
+
+    def channel_mixer(self, n: int) -> None:
+        """Layer n's gated linear unit: its two matrices and their norms."""
+        ours, theirs = f"layers.{n}.mlp", f"model.layers.{n}.mlp"
+        self.normed_input(
+            ours, f"model.layers.{n}.mlp_norm", {f"{ours}.gate": f"{theirs}.gate_proj"}
+        )
+        inner = self.read(f"{theirs}.down_proj.norm.weight")
+        beta = self.matrix(f"{ours}.down", f"{theirs}.down_proj", inner, 0)
+        self.limit_residual(inner, beta)
+        unit = 2 * (self.sum_shift - GATED_FRACTION)
+        self.scale(f"{ours}.down.epsilon", math.ldexp(NORM_EPSILON * inner.size, -unit))
+
+    def normed_input(self, ours: str, block_norm: str, matrices: Mapping[str, str]) -> None:
+        """A block norm's table, and the matrices whose doubly normed input starts from it."""
+        outer = self.read(f"{block_norm}.weight")
+        self.tensors[f"{ours}.norm"], norm_exponent = table(np.sqrt(outer**2 + NORM_EPSILON))
+        for name, source in matrices.items():
+            inner = self.read(f"{source}.norm.weight")
+            self.matrix(name, source, outer * inner, norm_exponent)
+
+    def matrix(self, name: str, source: str, gain: np.ndarray, norm_exponent: int) -> float:
+        """Trits, gain table and output scale of a matrix. Returns its ``beta``."""
+        checkpoint, weight = self.checkpoint, f"{source}.weight"
+        beta = mean_magnitude(checkpoint.blocks(weight))
+        packed = []
+        for _, latents in checkpoint.blocks(weight):
+            packed.append(pack(ternarise(latents, beta)))
+            self.weights_done += latents.size
+            self.progress(self.weights_done, self.shape.ternary_weights)
+        self.tensors[f"{name}.trits"] = np.concatenate(packed)
+        self.tensors[f"{name}.gain"], gain_exponent = table(gain)
+        unit = math.ldexp(math.sqrt(gain.size), gain_exponent - norm_exponent)
+        self.scale(f"{name}.scale", unit * beta / CODE_MAX)
+        return beta
+
+    def scale(self, name: str, value: float) -> None:
+        scale = Scale.from_float(value)
+        self.tensors[name] = np.array([scale.mantissa, scale.exponent], dtype=np.int32)
+
+    def limit_residual(self, inner: np.ndarray, beta: float) -> None:
+        """Keeps the residual's unit so small that a sum's scale needs no left shift of it."""
+        largest = math.sqrt(inner.size) * float(np.abs(inner).max()) * beta / CODE_MAX
+        if largest > 0:
+            self.residual_fractions.append(14 - (math.frexp(largest)[1] - 1))
