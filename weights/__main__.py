@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NoReturn
 
 from rich.console import Console
@@ -42,20 +43,23 @@ def _parser() -> argparse.ArgumentParser:
 
 def convert_file(checkpoint: str, output: str) -> None:
     """Converts with a progress bar on standard error."""
+    target = Path(output)
+    if target.is_dir() or not target.parent.is_dir():
+        raise ModelError(f"{target}: cannot be written; give a file name in a folder that exists")
     source = Checkpoint(checkpoint)
     columns = (TextColumn("ternary weights"), BarColumn(), TaskProgressColumn())
     with Progress(*columns, TimeElapsedColumn(), console=Console(stderr=True)) as bar:
         task = bar.add_task("")
         model = convert(source, lambda done, total: bar.update(task, completed=done, total=total))
-    model.save(output)
+    model.save(target)
 
 
 def describe(model: IntegerModel, title: str) -> Table:
     """What a user wants to know of a model: dimensions, bytes by use, origin."""
     shape = model.shape
-    packed = [model[f"{name}.trits"] for name in matrix_shapes(shape)]
+    packed = [model.tensor(f"{name}.trits") for name in matrix_shapes(shape)]
     ternary_bytes = sum(trits.nbytes for trits in packed)
-    embedding_bytes = model["embedding.codes"].nbytes + model["embedding.scale"].nbytes
+    embedding_bytes = sum(model.tensor(f"embedding.{part}").nbytes for part in ("codes", "scale"))
     total_bytes = sum(tensor.nbytes for tensor in model.tensors.values())
     nonzero = sum(map(count_nonzero, packed)) / shape.ternary_weights
     rows = {
