@@ -2,36 +2,26 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from .checkpoint import Checkpoint
+from .commandline import OneLineParser, report_failure
 from .errors import ModelError
 from .model import IntegerModel, matrix_shapes
 from .packing import count_nonzero
 from .quantise import convert
 
-FAILED = 1
-WRONG_USAGE = 2
 WIDTH = 80
 
 
-class _Parser(argparse.ArgumentParser):
-    """A parser whose complaints take one line."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(WRONG_USAGE, f"{self.prog}: {message}; see {self.prog} --help\n")
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="python -m weights", description=__doc__)
+def _parser() -> OneLineParser:
+    parser = OneLineParser(prog="python -m weights", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     command = commands.add_parser("convert", help="make an integer model from a checkpoint")
     command.add_argument("checkpoint", metavar="CHECKPOINT_DIR", help="folder with config.json")
@@ -93,16 +83,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         else:
             model = IntegerModel.load(options.model)
             Console(width=WIDTH).print(describe(model, options.model))
-    except ModelError as error:
-        return _failed(str(error))
-    except OSError as error:
-        return _failed(f"{error.filename or options.command}: {error.strerror or error}")
+    except (ModelError, OSError) as error:
+        return report_failure(error)
     return 0
-
-
-def _failed(message: str) -> int:
-    print(" ".join(message.split()), file=sys.stderr)
-    return FAILED
 
 
 if __name__ == "__main__":

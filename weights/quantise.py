@@ -55,15 +55,20 @@ def table(values: np.ndarray) -> tuple[np.ndarray, int]:
     return np.rint(np.ldexp(values, -exponent)).astype(np.int16), exponent
 
 
-def lower_bound_table(latents: np.ndarray) -> np.ndarray:
-    """``int16`` lower bounds (layers, hidden) of the forget gates, in units of 2**-15.
+def lower_bounds(latents: np.ndarray) -> np.ndarray:
+    """Lower bounds (layers, hidden) of the forget gates, in the type of `latents`.
 
-    ``softmax`` over the layers, summed up to each layer without the first one's share.
+    ``softmax`` over the layers, summed up to each layer without the first one's share: zero in the
+    first layer, below one in the last.
     """
     shares = np.exp(latents - latents.max(axis=0))
     shares /= shares.sum(axis=0)
-    bounds = np.cumsum(shares, axis=0) - shares[0]
-    return np.minimum(np.rint(np.ldexp(bounds, GATE_FRACTION)), COEFFICIENT_MAX).astype(np.int16)
+    return np.cumsum(shares, axis=0) - shares[0]
+
+
+def gate_codes(values: np.ndarray) -> np.ndarray:
+    """``int16`` codes of values from 0 to 1, in units of 2**-15."""
+    return np.minimum(np.rint(np.ldexp(values, GATE_FRACTION)), COEFFICIENT_MAX).astype(np.int16)
 
 
 def embedding_fraction(peak: float) -> int | None:
@@ -119,7 +124,7 @@ class _Conversion:
 
     def run(self) -> IntegerModel:
         checkpoint = self.checkpoint
-        bounds = lower_bound_table(self.read("model.lower_bounds"))
+        bounds = gate_codes(lower_bounds(self.read("model.lower_bounds")))
         for n in range(self.shape.layers):
             self.tensors[f"layers.{n}.attn.lower_bound"] = bounds[n]
             self.mixer(n)
