@@ -1,0 +1,486 @@
+"""The link between host and device: frames, commands, memory spaces.
+
+This is the only definition; ``hw/link.py`` is built from it.
+
+Frames
+------
+Between two flag bytes (0x7E) lies one frame. Within it the flag and the escape byte (0x7D) are
+sent as 0x7D followed by the byte with bit 5 inverted, so a receiver is in step again at the next
+flag whatever was lost. Unescaped, all numbers little-endian:
+
+======== ==== =====================================================================
+command  u8   `Command`; in a response the same with bit 7 set, or 0xFF for an error
+sequence u8   repeated in the response
+length   u16  bytes of payload, at most `MAX_PAYLOAD`
+payload
+crc      u32  CRC-32 (ISO-HDLC, `zlib.crc32`) of everything before it
+======== ==== =====================================================================
+
+A device drops a frame with a wrong CRC or length without a word, and acts on a frame only after
+checking all of it. The host sends one command at a time and repeats it under the same sequence
+number until it is answered; every command can be repeated without harm. While a device executes
+a command or answers it, bytes that arrive may be lost; a repeat heals that.
+
+Commands
+--------
+========= ============================================ ==========================================
+command   payload                                      payload of the response
+========= ============================================ ==========================================
+IDENTIFY                                               `Identity`
+WRITE     space u8, address u32, half-words
+READ      space u8, address u32, count u16             ``count`` half-words
+CHECKSUM  space u8, address u32, count u32             u32: CRC-32 of the half-words' bytes
+RUN       `RunRequest`
+POLL      start u16                                    `PollReply`
+STOP
+RESET
+========= ============================================ ==========================================
+
+Addresses and counts are in half-words (16 bits). A refused command is answered by command 0xFF
+with the payload reason u8 (`Reason`), command u8.
+
+RUN starts a run over the prompt in TOKENS; if its id is that of the last run started, it is only
+acknowledged. POLL waits until there are more than ``start`` tokens in the buffer or nothing runs,
+at most `POLL_CYCLES`; it answers what there is. Any other frame that arrives meanwhile ends the
+waiting without a response. STOP ends the run after its current token. RESET ends it at once,
+whatever it is doing, and forgets the last run's id; after it the next run must reset the state.
+While a run is active, WRITE is refused as BUSY, and so are READ and CHECKSUM of every space
+except TOKENS, COUNTERS and TOTALS.
+"""
+
+import enum
+import struct
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from host.geometry import Geometry
+from weights.fixed import Scale
+
+VERSION = 1
+MAGIC = b"TRIT"
+MAX_PAYLOAD = 1024
+POLL_CYCLES = 1 << 22
+
+FLAG = 0x7E
+ESCAPE = 0x7D
+INVERT = 0x20
+
+HEADER = struct.Struct("<BBH")
+CRC_BYTES = 4
+RESPONSE = 0x80
+ERROR = 0xFF
+"""Command of an error response."""
+
+BOARD_BYTES = 32
+DIGEST_BYTES = 16
+
+
+class Command(enum.IntEnum):
+    IDENTIFY = 1
+    WRITE = 2
+    READ = 3
+    CHECKSUM = 4
+    RUN = 5
+    POLL = 6
+    STOP = 7
+    RESET = 8
+
+
+class Reason(enum.IntEnum):
+    """Why a command is refused."""
+
+    BAD_COMMAND = 1
+    BAD_LENGTH = 2  # the payload is too short, too long, or not whole half-words
+    BUSY = 3  # a run is active
+    BAD_SPACE = 4  # no such memory, or it cannot be written
+    BAD_RANGE = 5  # beyond the end of the memory, or of a frame
+    BAD_VALUE = 6  # of a run: no prompt, nothing to generate, or more than the token buffer holds
+
+
+class MemorySpace(enum.IntEnum):
+    """Memories that the host sees, as half-words."""
+
+    WEIGHTS = 0
+    TABLES = 1
+    PROGRAM = 2
+    TOKENS = 3  # token buffer: prompt, then what is generated
+    SUMS = 4  # read only: 2 half-words per element, sign-extended to 32 bits
+    REGISTERS = 5  # read only: mantissa, sign-extended exponent of the 16 scale registers
+    COUNTERS = 6  # read only: cycles per descriptor, u32
+    TOTALS = 7  # read only: `Totals`
+
+
+WRITABLE = (MemorySpace.WEIGHTS, MemorySpace.TABLES, MemorySpace.PROGRAM, MemorySpace.TOKENS)
+ALWAYS_READABLE = (MemorySpace.TOKENS, MemorySpace.COUNTERS, MemorySpace.TOTALS)
+"""Spaces that can be read while a run is active."""
+
+
+class RunFlag(enum.IntFlag):
+    RESET = 1  # start from the zero state
+    SAMPLED = 2  # add noise to the logits; without it the choice is greedy
+    STOP_ENABLE = 4  # end the run after the stop token
+
+
+#: name and struct code of each command's fixed fields, in order
+ARGUMENTS: dict[Command, tuple[tuple[str, str], ...]] = {
+    Command.IDENTIFY: (),
+    Command.WRITE: (("space", "B"), ("address", "I")),
+    Command.READ: (("space", "B"), ("address", "I"), ("count", "H")),
+    Command.CHECKSUM: (("space", "B"), ("address", "I"), ("count", "I")),
+    Command.RUN: (
+        ("run_id", "I"),
+        ("flags", "B"),
+        ("prompt_length", "H"),
+        ("generate", "H"),
+        ("stop_token", "H"),
+        ("mantissa", "H"),
+        ("exponent", "h"),
+        ("noise", "I"),
+    ),
+    Command.POLL: (("start", "H"),),
+    Command.STOP: (),
+    Command.RESET: (),
+}
+
+
+def argument_struct(command: Command) -> struct.Struct:
+    """Format of the fixed fields of a command's payload."""
+    return struct.Struct("<" + "".join(code for _, code in ARGUMENTS[command]))
+
+
+def argument_offset(command: Command, name: str) -> tuple[int, int]:
+    """``(offset, size)`` in bytes of a field in the command's payload."""
+    offset = 0
+    for field, code in ARGUMENTS[command]:
+        size = struct.calcsize("<" + code)
+        if field == name:
+            return offset, size
+        offset += size
+    raise KeyError(name)
+
+
+WRITE_HALFWORDS = (MAX_PAYLOAD - argument_struct(Command.WRITE).size) // 2
+"""Half-words that one WRITE carries at most."""
+
+READ_HALFWORDS = MAX_PAYLOAD // 2
+"""Half-words that one READ returns at most."""
+
+
+def space_size(geometry: Geometry, space: MemorySpace) -> int:
+    """Half-words of a memory space."""
+    match space:
+        case MemorySpace.WEIGHTS:
+            return geometry.weight_rows * geometry.lanes // 8
+        case MemorySpace.TABLES:
+            return geometry.table_words * geometry.elements
+        case MemorySpace.PROGRAM:
+            return geometry.descriptors * 8
+        case MemorySpace.TOKENS:
+            return geometry.tokens
+        case MemorySpace.SUMS:
+            return geometry.sums * 2
+        case MemorySpace.REGISTERS:
+            return 16 * 2
+        case MemorySpace.COUNTERS:
+            return geometry.descriptors * 2
+        case MemorySpace.TOTALS:
+            return Totals.LAYOUT.size // 2
+    raise ValueError(f"space must be a MemorySpace, not {space!r}")
+
+
+def write_granule(geometry: Geometry, space: MemorySpace) -> int:
+    """Half-words that the memory stores as one word; writes of whole words need no merging."""
+    match space:
+        case MemorySpace.WEIGHTS:
+            return geometry.lanes // 8
+        case MemorySpace.TABLES:
+            return geometry.elements
+        case MemorySpace.PROGRAM:
+            return 8
+    return 1
+
+
+# ---------------------------------------------------------------------------------------------
+# Payloads
+
+
+@dataclass(frozen=True, kw_only=True)
+class Identity:
+    """What a device says of itself.
+
+    Layout: magic 4 bytes, version u16, max_payload u16, clock_hz u32, digest 16 bytes, board name
+    32 bytes of UTF-8 filled up with zeros, `Geometry.to_bytes`. Magic and version stay where they
+    are in every version of the protocol.
+    """
+
+    board: str
+    geometry: Geometry
+    clock_hz: int
+    digest: bytes
+    max_payload: int = MAX_PAYLOAD
+    version: int = VERSION
+
+    def __post_init__(self):
+        name = self.board.encode()
+        if not name or len(name) > BOARD_BYTES or b"\0" in name:
+            raise ValueError(
+                f"board must be a name of 1 to {BOARD_BYTES} bytes, not {self.board!r}"
+            )
+        if len(self.digest) != DIGEST_BYTES:
+            raise ValueError(f"digest must be {DIGEST_BYTES} bytes, not {self.digest!r}")
+        if not 0 < self.clock_hz < 1 << 32:
+            raise ValueError(f"clock_hz must be positive and fit 32 bits, not {self.clock_hz!r}")
+        for name in ("version", "max_payload"):
+            if not 0 < getattr(self, name) < 1 << 16:
+                raise ValueError(
+                    f"{name} must be positive and fit 16 bits, not {getattr(self, name)!r}"
+                )
+
+    def to_bytes(self) -> bytes:
+        head = _IDENTITY.pack(
+            MAGIC,
+            self.version,
+            self.max_payload,
+            self.clock_hz,
+            self.digest,
+            self.board.encode(),
+        )
+        return head + self.geometry.to_bytes()
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> "Identity":
+        """Raises ValueError, whose message says what is wrong with the bytes."""
+        if data[: len(MAGIC)] != MAGIC or len(data) < len(MAGIC) + 2:
+            raise ValueError("it is not a Tritstream device")
+        (version,) = struct.unpack_from("<H", data, len(MAGIC))
+        if version != VERSION:
+            raise ValueError(f"it speaks version {version} of the protocol, not {VERSION}")
+        try:
+            _, _, max_payload, clock_hz, digest, board = _IDENTITY.unpack_from(data)
+            return cls(
+                board=board.rstrip(b"\0").decode(),
+                geometry=Geometry.from_bytes(data[_IDENTITY.size :]),
+                clock_hz=clock_hz,
+                digest=digest,
+                max_payload=max_payload,
+            )
+        except (struct.error, ValueError) as error:
+            raise ValueError(f"its identity is broken ({error})") from error
+
+
+_IDENTITY = struct.Struct(f"<4sHHI{DIGEST_BYTES}s{BOARD_BYTES}s")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunRequest:
+    """Payload of RUN.
+
+    Parameters
+    ----------
+    run_id : int
+        Number of the run, another one than the run before.
+    prompt_length, generate : int
+        Tokens in the buffer from index 0, and how many to choose after them; each at least 1,
+        together no more than the token buffer holds.
+    reset : bool
+        Start from the zero state instead of that which the last run left.
+    sampled : bool
+        Choose with noise instead of greedily.
+    stop_token : int or None
+        The run ends after this token.
+    inverse_temperature : Scale
+        1 / T.
+    noise : int
+        Noise state for the first token.
+    """
+
+    run_id: int
+    prompt_length: int
+    generate: int
+    reset: bool
+    sampled: bool
+    inverse_temperature: Scale
+    noise: int
+    stop_token: int | None = None
+
+    def __post_init__(self):
+        for name, low, high in (
+            ("run_id", 0, (1 << 32) - 1),
+            ("prompt_length", 1, (1 << 16) - 1),
+            ("generate", 1, (1 << 16) - 1),
+            ("noise", 1, (1 << 32) - 1),
+        ):
+            if not low <= getattr(self, name) <= high:
+                raise ValueError(
+                    f"{name} must be from {low} to {high}, not {getattr(self, name)!r}"
+                )
+        if self.stop_token is not None and not 0 <= self.stop_token < 1 << 16:
+            raise ValueError(f"stop_token must fit 16 bits, not {self.stop_token!r}")
+
+    def to_bytes(self) -> bytes:
+        flags = (
+            RunFlag.RESET * self.reset
+            | RunFlag.SAMPLED * self.sampled
+            | RunFlag.STOP_ENABLE * (self.stop_token is not None)
+        )
+        return argument_struct(Command.RUN).pack(
+            self.run_id,
+            flags,
+            self.prompt_length,
+            self.generate,
+            self.stop_token or 0,
+            self.inverse_temperature.mantissa,
+            self.inverse_temperature.exponent,
+            self.noise,
+        )
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> "RunRequest":
+        run_id, flags, prompt_length, generate, stop_token, mantissa, exponent, noise = (
+            argument_struct(Command.RUN).unpack(data)
+        )
+        return cls(
+            run_id=run_id,
+            prompt_length=prompt_length,
+            generate=generate,
+            reset=bool(flags & RunFlag.RESET),
+            sampled=bool(flags & RunFlag.SAMPLED),
+            stop_token=stop_token if flags & RunFlag.STOP_ENABLE else None,
+            inverse_temperature=Scale(mantissa, exponent),
+            noise=noise,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PollReply:
+    """Payload of POLL's response: id of the last run started u32 (0 before the first), running u8,
+    produced u16 (tokens in the buffer, prompt included), then the tokens from ``start`` on, u16
+    each, as many as there are and fit the frame."""
+
+    run_id: int
+    running: bool
+    produced: int
+    tokens: tuple[int, ...] = ()
+
+    LAYOUT = struct.Struct("<IBH")
+    TOKENS_MAX = (MAX_PAYLOAD - LAYOUT.size) // 2
+
+    def to_bytes(self) -> bytes:
+        head = self.LAYOUT.pack(self.run_id, self.running, self.produced)
+        return head + struct.pack(f"<{len(self.tokens)}H", *self.tokens)
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> "PollReply":
+        """Raises ValueError for bytes that are no such payload."""
+        size = cls.LAYOUT.size
+        if len(data) < size or (len(data) - size) % 2:
+            raise ValueError(f"a poll reply cannot have {len(data)} bytes")
+        run_id, running, produced = cls.LAYOUT.unpack_from(data)
+        tokens = struct.unpack(f"<{(len(data) - size) // 2}H", data[size:])
+        return cls(run_id=run_id, running=bool(running), produced=produced, tokens=tokens)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Totals:
+    """Contents of `MemorySpace.TOTALS`: cycles u64 in which a run was active, cycles u64 in which
+    the engine worked, tokens u32 that went through the model (of the prompt, too)."""
+
+    cycles: int
+    engine_cycles: int
+    tokens: int
+
+    LAYOUT = struct.Struct("<QQI")
+
+    def to_bytes(self) -> bytes:
+        return self.LAYOUT.pack(self.cycles, self.engine_cycles, self.tokens)
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> "Totals":
+        cycles, engine_cycles, tokens = cls.LAYOUT.unpack(data)
+        return cls(cycles=cycles, engine_cycles=engine_cycles, tokens=tokens)
+
+
+# ---------------------------------------------------------------------------------------------
+# Frames
+
+
+@dataclass(frozen=True, kw_only=True)
+class Frame:
+    """One frame, unescaped and without its CRC."""
+
+    command: int
+    sequence: int
+    payload: bytes = b""
+
+    def __post_init__(self):
+        for name in ("command", "sequence"):
+            if not 0 <= getattr(self, name) <= 0xFF:
+                raise ValueError(f"{name} must fit 8 bits, not {getattr(self, name)!r}")
+        if len(self.payload) > MAX_PAYLOAD:
+            raise ValueError(
+                f"payload must be at most {MAX_PAYLOAD} bytes, not {len(self.payload)!r}"
+            )
+
+
+_STUFFING = {byte: bytes((ESCAPE, byte ^ INVERT)) for byte in (FLAG, ESCAPE)}
+
+
+def encode_frame(frame: Frame) -> bytes:
+    """Bytes of a frame on the wire, with a flag before and after it."""
+    body = HEADER.pack(frame.command, frame.sequence, len(frame.payload)) + frame.payload
+    body += zlib.crc32(body).to_bytes(CRC_BYTES, "little")
+    body = body.replace(bytes((ESCAPE,)), _STUFFING[ESCAPE])  # first: the other makes escapes
+    body = body.replace(bytes((FLAG,)), _STUFFING[FLAG])
+    return bytes((FLAG,)) + body + bytes((FLAG,))
+
+
+def error_frame(sequence: int, command: int, reason: Reason) -> Frame:
+    """The response that refuses a command."""
+    return Frame(command=ERROR, sequence=sequence, payload=bytes((reason, command)))
+
+
+class Deframer:
+    """Finds the frames in a stream of bytes that comes in pieces.
+
+    Never raises: what is no frame is dropped, and ``dropped`` counts it.
+    """
+
+    LIMIT = HEADER.size + MAX_PAYLOAD + CRC_BYTES
+
+    def __init__(self):
+        self.dropped = 0
+        self.reset()
+
+    def reset(self):
+        """Forget a frame that has not ended yet."""
+        self._body = bytearray()
+        self._escaped = False
+
+    def feed(self, data: bytes) -> Iterator[Frame]:
+        """Frames that end within ``data``, in order."""
+        for byte in data:
+            if byte == FLAG:
+                frame = self._finish()
+                if frame is not None:
+                    yield frame
+            elif byte == ESCAPE:
+                self._escaped = True
+            else:
+                if len(self._body) <= self.LIMIT:  # one more than fits marks it as too long
+                    self._body.append(byte ^ INVERT if self._escaped else byte)
+                self._escaped = False
+
+    def _finish(self) -> Frame | None:
+        body, escaped = bytes(self._body), self._escaped
+        self.reset()
+        if not body and not escaped:
+            return None
+        if not escaped and HEADER.size + CRC_BYTES <= len(body) <= self.LIMIT:
+            content, crc = body[:-CRC_BYTES], body[-CRC_BYTES:]
+            command, sequence, length = HEADER.unpack_from(content)
+            payload = content[HEADER.size :]
+            if length == len(payload) and zlib.crc32(content).to_bytes(CRC_BYTES, "little") == crc:
+                return Frame(command=command, sequence=sequence, payload=payload)
+        self.dropped += 1
+        return None
