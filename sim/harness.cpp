@@ -1,0 +1,70 @@
+// Byte streams in and out of a verilated core, for sim/device.py through ctypes.
+//
+// A core has the ports clk, rst, rx__{valid,ready,payload} and tx__{valid,ready,payload}; Verilator
+// spells the second of two underscores ___05F. Inputs change while the clock is low; a byte passes
+// where valid and ready are both high at the edge.
+
+#include <cstdint>
+#include <memory>
+
+#include "Vcore.h"
+#include "verilated.h"
+
+namespace {
+
+struct Device {
+    VerilatedContext context;  // outlives the core
+    std::unique_ptr<Vcore> core;
+
+    Device() : core(new Vcore{&context, "core"}) {
+        core->clk = 0;
+        core->rst = 1;
+        core->rx___05Fvalid = 0;
+        core->rx___05Fpayload = 0;
+        core->tx___05Fready = 0;
+        for (int cycle = 0; cycle < 4; ++cycle) {
+            core->eval();
+            core->clk = 1;
+            core->eval();
+            core->clk = 0;
+        }
+        core->rst = 0;
+    }
+    ~Device() { core->final(); }
+};
+
+}  // namespace
+
+extern "C" {
+
+struct Counts {
+    uint64_t consumed, produced, cycles;
+};
+
+void *device_create() { return new Device; }
+
+void device_delete(void *device) { delete static_cast<Device *>(device); }
+
+// Runs until `wanted` bytes came out (0: until all input went in), the output is full, or
+// `max_cycles` have passed. Room for `capacity` bytes is offered to the core all the while.
+void device_step(void *device, const uint8_t *input, uint64_t count, uint8_t *output,
+                 uint64_t capacity, uint64_t wanted, uint64_t max_cycles, Counts *counts) {
+    Vcore &core = *static_cast<Device *>(device)->core;
+    uint64_t consumed = 0, produced = 0, cycles = 0;
+    if (wanted > capacity) wanted = capacity;
+    while (cycles < max_cycles && (wanted ? produced < wanted : consumed < count)) {
+        core.rx___05Fvalid = consumed < count;
+        core.rx___05Fpayload = consumed < count ? input[consumed] : 0;
+        core.tx___05Fready = produced < capacity;
+        core.clk = 0;
+        core.eval();
+        if (core.rx___05Fvalid && core.rx___05Fready) ++consumed;
+        if (core.tx___05Fvalid && core.tx___05Fready) output[produced++] = core.tx___05Fpayload;
+        core.clk = 1;
+        core.eval();
+        ++cycles;
+    }
+    *counts = {consumed, produced, cycles};
+}
+
+}
