@@ -47,7 +47,7 @@ def convert_file(checkpoint: str, output: str) -> None:
 def describe(model: IntegerModel, title: str) -> Table:
     """What a user wants to know of a model: dimensions, bytes by use, origin."""
     shape = model.shape
-    packed = [model.tensor(f"{name}.trits") for name in matrix_shapes(shape)]
+    packed = [model[f"{name}.trits"] for name in matrix_shapes(shape)]
     ternary_bytes = sum(trits.nbytes for trits in packed)
     embedding_bytes = sum(model.tensor(f"embedding.{part}").nbytes for part in ("codes", "scale"))
     total_bytes = sum(tensor.nbytes for tensor in model.tensors.values())

@@ -125,7 +125,7 @@ class IntegerModel:
             if not is_packed(self.tensors[f"{name}.trits"], columns):
                 raise ValueError(f"{name}.trits must hold packed trits only")
 
-    def tensor(self, name: str) -> np.ndarray:
+    def __getitem__(self, name: str) -> np.ndarray:
         """Tensor `name` as it is stored."""
         return self.tensors[name]
 
@@ -134,10 +134,10 @@ class IntegerModel:
         mantissa, exponent = self.tensors[name].tolist()
         return Scale(mantissa, exponent)
 
-    def trits(self, name: str) -> np.ndarray:
-        """``int8`` trits (rows, columns) of a packed tensor, such as ``"layers.0.attn.i.trits"``."""
-        _, columns = matrix_shapes(self.shape)[name.removesuffix(".trits")]
-        return unpack(self.tensors[name], columns)
+    def trits(self, matrix: str) -> np.ndarray:
+        """``int8`` trits (rows, columns) of a matrix, such as ``"layers.0.attn.i"``."""
+        _, columns = matrix_shapes(self.shape)[matrix]
+        return unpack(self.tensors[f"{matrix}.trits"], columns)
 
     @property
     def tokenizer_json(self) -> str:
