@@ -49,7 +49,7 @@ def describe(model: IntegerModel, title: str) -> Table:
     shape = model.shape
     packed = [model[f"{name}.trits"] for name in matrix_shapes(shape)]
     ternary_bytes = sum(trits.nbytes for trits in packed)
-    embedding_bytes = sum(model.tensor(f"embedding.{part}").nbytes for part in ("codes", "scale"))
+    embedding_bytes = model["embedding.codes"].nbytes + model["embedding.scale"].nbytes
     total_bytes = sum(tensor.nbytes for tensor in model.tensors.values())
     nonzero = sum(map(count_nonzero, packed)) / shape.ternary_weights
     rows = {
