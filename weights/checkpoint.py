@@ -303,7 +303,7 @@ def _locate_tensors(directory: Path) -> dict[str, TensorFile]:
         )
     weight_map = _read_json(index_path).get("weight_map")
     if not isinstance(weight_map, dict) or not all(
-        isinstance(name, str) and Path(name).name == name for name in weight_map.values()
+        isinstance(name, str) and name and Path(name).name == name for name in weight_map.values()
     ):
         raise ModelError(
             f"{index_path}: weight_map must give a file of this folder for each tensor; "

@@ -1,0 +1,44 @@
+"""Fixtures and options that all tests share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """Folder with texts and upstream's fixture; the test is skipped where there is none."""
+    if not SHARED.is_dir():
+        pytest.skip("the development data folder is not here")
+    return SHARED
+
+
+@pytest.fixture(scope="session")
+def upstream_tiny(shared: Path) -> Path:
+    """The small checkpoint that upstream's code made, and what that code computed from it."""
+    return shared / "fixtures" / "upstream-tiny"
+
+
+@pytest.fixture(scope="session")
+def validation_text(shared: Path) -> Path:
+    """The validation stories that `upstream_tiny` was measured on."""
+    return shared / "data" / "tinystories" / "valid.txt"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--slow", action="store_true", help="run the tests marked slow as well")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "slow: takes minutes; runs with --slow only")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if not config.getoption("--slow"):
+        for item in items:
+            if item.get_closest_marker("slow"):
+                item.add_marker(pytest.mark.skip(reason="slow; runs with --slow"))
