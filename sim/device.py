@@ -137,8 +137,8 @@ def library(
     verilator = Verilator.find()
     compiler = os.environ.get("CXX", "g++")
     cache = default_cache() if cache is None else cache
-    inputs = (source, HARNESS.read_text(), verilator.version, compiler, *VERILATOR_FLAGS)
-    inputs += (*FAST_FLAGS, *SLOW_FLAGS, *CXX_FLAGS)
+    flags = (*VERILATOR_FLAGS, *FAST_FLAGS, *SLOW_FLAGS, *CXX_FLAGS)
+    inputs = (source, HARNESS.read_text(), verilator.version, compiler, *flags)
     digest = hashlib.sha256("\0".join(inputs).encode()).hexdigest()[:32]
     path = cache / f"{digest}.so"
     cache.mkdir(parents=True, exist_ok=True)
@@ -355,7 +355,7 @@ class SimulatedPort:
         )
         self.cycles += counts.cycles
         self._pending = self._pending[counts.consumed :]
-        self._received += self._buffer[: counts.produced]
+        self._received += ctypes.string_at(self._buffer, counts.produced)
 
     def close(self) -> None:
         """Discard the device; a second call does nothing."""
