@@ -164,6 +164,15 @@ def test_unsupported_setting(directory: Path, key: str, value: Any) -> None:
     assert "\n" not in str(raised.value)
 
 
+@pytest.mark.parametrize(
+    "key", ["hidden_size", "num_hidden_layers", "intermediate_size", "vocab_size"]
+)
+def test_absurd_dimension(directory: Path, key: str) -> None:
+    edit_json(directory / "config.json", **{key: 10**9})
+    with pytest.raises(ModelError, match=r"config\.json: .* up to"):
+        Checkpoint(directory)
+
+
 @pytest.mark.parametrize("content", [b"", b"{", b"[1]", b"null", b"\xff\xfe{", b"[" * 100_000])
 @pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "model.safetensors.index.json"])
 def test_damaged_json(sharded: Path, name: str, content: bytes) -> None:

@@ -28,6 +28,15 @@ FLOAT_TYPES = ("F32", "F16", "BF16")
 BLOCK_ELEMENTS = 1 << 18
 """Elements that `Checkpoint.blocks` reads at a time: 1 MB of float32, which stays in cache."""
 
+LARGEST_DIMENSIONS = {
+    "hidden": 1 << 16,
+    "layers": 1 << 10,
+    "intermediate": 1 << 16,
+    "vocabulary": 1 << 20,
+}
+"""Sums of 2**16 codes just fit the accumulators' 24 bits. The other two are far beyond any model
+and keep a damaged number from asking for endless memory."""
+
 MIXER_PROJECTIONS = ("i_proj", "f_proj", "g_proj", "o_proj")
 
 
@@ -49,10 +58,12 @@ class ModelShape:
     vocabulary: int
 
     def __post_init__(self) -> None:
-        for name in ("hidden", "layers", "intermediate", "vocabulary"):
+        for name, largest in LARGEST_DIMENSIONS.items():
             value = getattr(self, name)
-            if type(value) is not int or value < 1:
-                raise ValueError(f"{name} must be a positive integer, not {value!r}")
+            if type(value) is not int or not 1 <= value <= largest:
+                raise ValueError(
+                    f"{name} must be a positive integer up to {largest}, not {value!r}"
+                )
 
     @staticmethod
     def default_intermediate(hidden: int, ratio: int = 4) -> int:
@@ -252,12 +263,13 @@ def _shape_of(config: Mapping[str, Any], path: Path) -> ModelShape:
     else:
         ratio = size("hidden_ratio") if config.get("hidden_ratio") is not None else 4
         intermediate = ModelShape.default_intermediate(hidden, ratio)
-    return ModelShape(
-        hidden=hidden,
-        layers=size("num_hidden_layers"),
-        intermediate=intermediate,
-        vocabulary=size("vocab_size"),
-    )
+    layers, vocabulary = size("num_hidden_layers"), size("vocab_size")
+    try:
+        return ModelShape(
+            hidden=hidden, layers=layers, intermediate=intermediate, vocabulary=vocabulary
+        )
+    except ValueError as error:
+        raise ModelError(f"{path}: {error}; correct it") from error
 
 
 def _token_of(
