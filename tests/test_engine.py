@@ -10,7 +10,6 @@ from amaranth.lib.memory import Memory
 from amaranth.sim import Simulator
 
 from hw.engine import EngineParameters, TernaryEngine
-from hw.layouts import EngineCommand
 
 SHAPES = [
     # rows, columns, elements, read latency, fan-out
@@ -68,7 +67,7 @@ def pack(values, width):
 
 
 def run(parameters, commands, seed=0):
-    """Commands are (groups, chunks, bank, codes, trits); returns what was written and the timing."""
+    """Commands are (groups, chunks, bank, codes, trits); returns sums and timing."""
     rng = random.Random(seed)
     p = parameters
     weights, activations, offers = [], [], []
@@ -266,7 +265,9 @@ def ecp5_cells(component, folder, monkeypatch):
 
     monkeypatch.chdir(folder)
     (folder / "top.il").write_text(rtlil.convert(component, name="top"))
-    script = "read_rtlil top.il; hierarchy -top top; synth_ecp5 -top top; tee -q -o top.json stat -json"
+    script = (
+        "read_rtlil top.il; hierarchy -top top; synth_ecp5 -top top; tee -q -o top.json stat -json"
+    )
     assert run_yosys(["-q", "-p", script]) == 0
     return json.loads((folder / "top.json").read_text())["design"]["num_cells_by_type"]
 

@@ -1,0 +1,298 @@
+"""Memories: weights and tables that the host loads, and beat-wide banks of the units.
+
+Units see one signature, ``ReadSignature``: an address, and its data ``READ_LATENCY`` cycles later.
+A register follows each block RAM, whose own clock-to-output time is long.
+
+No unit reads a word in the cycle in which it is written: what it would get is not defined.
+"""
+
+from dataclasses import dataclass, fields
+
+from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal, signed, unsigned
+from amaranth.lib import data, wiring
+from amaranth.lib.memory import Memory
+from amaranth.lib.wiring import In
+
+from hw.layouts import (
+    HALF_WORD_BITS,
+    TRIT_BITS,
+    HostSignature,
+    ReadSignature,
+    WriteSignature,
+)
+
+READ_LATENCY = 2
+"""Cycles from a unit's address to its data: the block RAM and the register behind it."""
+
+ADDRESS_STAGES = 2
+
+HOST_READ_LATENCY = ADDRESS_STAGES + READ_LATENCY + 1
+"""Cycles from a host's read strobe to its data."""
+
+HOST_WRITE_LATENCY = ADDRESS_STAGES + 1
+"""A unit may give the address of a word that many cycles after the host's write strobe."""
+
+
+def _require_positive(parameters):
+    for field in fields(parameters):
+        value = getattr(parameters, field.name)
+        if field.type is int and (not isinstance(value, int) or value < 1):
+            raise ValueError(f"{field.name} must be a positive integer, not {value!r}")
+
+
+def divide(m: Module, address, divisor: int):
+    """Quotient and remainder of ``address`` by a constant, ``ADDRESS_STAGES`` cycles later.
+
+    Only wires and registers for a power of two; else a restoring division by its odd part.
+    """
+    low = (divisor & -divisor).bit_length() - 1
+    odd = divisor >> low
+    quotient, remainder, rest = Const(0, 0), Const(0, 0), address
+    steps = len(address) - low if odd > 1 else 0
+    for stage in range(ADDRESS_STAGES):
+        for _ in range((steps + stage) // ADDRESS_STAGES):
+            trial = Cat(rest[-1], remainder)
+            fits = trial >= odd
+            remainder = Mux(fits, trial - odd, trial)[: (odd - 1).bit_length()]
+            quotient = Cat(fits, quotient)
+            rest = rest[:-1]
+        held = []
+        for value in (quotient, remainder, rest):
+            register = Signal(len(value), reset_less=True)
+            m.d.sync += register.eq(value)
+            held.append(register)
+        quotient, remainder, rest = held
+    if odd == 1:
+        return rest[low:], rest[:low]
+    return quotient, Cat(rest, remainder)
+
+
+class BlockStore(wiring.Component):
+    """Block RAM of whole words for a unit, of half-words for the host.
+
+    Half-word h of word w has the host's address ``w * half_words + h`` and is bits
+    ``[16 * h +: 16]`` of the word. A host's read borrows the unit's address for one cycle.
+
+    Members
+    -------
+    read : ``In(ReadSignature(depth, shape))``
+        Latency ``READ_LATENCY``, a word per cycle.
+    host : ``In(HostSignature(depth * half_words))``
+        An access per cycle; reads have ``HOST_READ_LATENCY``.
+    """
+
+    def __init__(self, depth: int, half_words: int, shape, readback: bool = True):
+        self.depth = depth
+        self.half_words = half_words
+        self.readback = readback
+        super().__init__(
+            {
+                "read": In(ReadSignature(depth, shape)),
+                "host": In(HostSignature(depth * half_words)),
+            }
+        )
+
+    def elaborate(self, platform):
+        m = Module()
+        layout = data.ArrayLayout(HALF_WORD_BITS, self.half_words)
+        m.submodules.memory = memory = Memory(shape=layout, depth=self.depth, init=[])
+        write_port = memory.write_port(granularity=1)
+        read_port = memory.read_port()
+
+        # The host's access, ADDRESS_STAGES later.
+        word, half = divide(m, self.host.address, self.half_words)
+        write, read, write_data = self.host.write, self.host.read, self.host.write_data
+        for _ in range(ADDRESS_STAGES):
+            early = write, read, write_data
+            write, read, write_data = Signal(), Signal(), Signal(HALF_WORD_BITS, reset_less=True)
+            m.d.sync += Cat(write, read, write_data).eq(Cat(*early))
+        m.d.comb += write_port.addr.eq(word)
+        for h in range(self.half_words):
+            m.d.comb += [
+                write_port.data[h].eq(write_data),
+                write_port.en[h].eq(write & (half == h)),
+            ]
+
+        value = Signal(layout, reset_less=True)
+        m.d.comb += read_port.addr.eq(self.read.address)
+        m.d.sync += value.eq(read_port.data)
+        m.d.comb += self.read.data.eq(value)
+        if self.readback:
+            with m.If(read):
+                m.d.comb += read_port.addr.eq(word)
+            for _ in range(READ_LATENCY):
+                early = read, half
+                read, half = Signal(), Signal(len(half), reset_less=True)
+                m.d.sync += Cat(read, half).eq(Cat(*early))
+            with m.If(read):
+                lanes = Array(value[h] for h in range(self.half_words))
+                m.d.sync += self.host.read_data.eq(lanes[half])
+        return m
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeightStoreParameters:
+    """Rows of ``lanes`` trits in block RAM.
+
+    Parameters
+    ----------
+    lanes : int
+        Trits of a row; a multiple of 8.
+    depth : int
+        Rows.
+    readback : bool
+        Whether the host can read, too; a multiplexer over the row.
+    """
+
+    lanes: int
+    depth: int
+    readback: bool = True
+
+    def __post_init__(self):
+        _require_positive(self)
+        if self.lanes % 8:
+            raise ValueError(f"lanes must be a multiple of 8, not {self.lanes!r}")
+
+    @classmethod
+    def from_geometry(cls, geometry, **options) -> "WeightStoreParameters":
+        return cls(lanes=geometry.lanes, depth=geometry.weight_rows, **options)
+
+    @property
+    def half_words(self) -> int:
+        """Half-words of a row."""
+        return TRIT_BITS * self.lanes // HALF_WORD_BITS
+
+    @property
+    def latency(self) -> int:
+        return READ_LATENCY
+
+    def create(self) -> "WeightStore":
+        return WeightStore(self)
+
+
+class WeightStore(BlockStore):
+    """``BlockStore`` of weight rows; lane l is bits ``[2 * l +: 2]``."""
+
+    def __init__(self, parameters: WeightStoreParameters):
+        self.parameters = p = parameters
+        super().__init__(p.depth, p.half_words, unsigned(TRIT_BITS * p.lanes), p.readback)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TableStoreParameters:
+    """Words of ``elements`` 16-bit table entries in block RAM.
+
+    Parameters
+    ----------
+    elements : int
+        Entries of a word.
+    depth : int
+        Words.
+    readback : bool
+        Whether the host can read, too.
+    """
+
+    elements: int
+    depth: int
+    readback: bool = True
+
+    def __post_init__(self):
+        _require_positive(self)
+
+    @classmethod
+    def from_geometry(cls, geometry, **options) -> "TableStoreParameters":
+        return cls(elements=geometry.elements, depth=geometry.table_words, **options)
+
+    @property
+    def half_words(self) -> int:
+        return self.elements
+
+    @property
+    def latency(self) -> int:
+        return READ_LATENCY
+
+    def create(self) -> "TableStore":
+        return TableStore(self)
+
+
+class TableStore(BlockStore):
+    """``BlockStore`` of signed table entries."""
+
+    def __init__(self, parameters: TableStoreParameters):
+        self.parameters = p = parameters
+        shape = data.ArrayLayout(signed(HALF_WORD_BITS), p.elements)
+        super().__init__(p.depth, p.half_words, shape, p.readback)
+
+
+@dataclass(frozen=True, kw_only=True)
+class VectorBankParameters:
+    """Beats of ``elements`` signed integers.
+
+    Parameters
+    ----------
+    elements : int
+        Elements of a beat.
+    width : int
+        Bits of an element.
+    depth : int
+        Beats.
+    element_enable : bool
+        Whether each element has its own write enable.
+    """
+
+    elements: int
+    width: int
+    depth: int
+    element_enable: bool = False
+
+    def __post_init__(self):
+        _require_positive(self)
+
+    @property
+    def latency(self) -> int:
+        return READ_LATENCY
+
+    def create(self) -> "VectorBank":
+        return VectorBank(self)
+
+
+class VectorBank(wiring.Component):
+    """Beat-wide memory with one reader and one writer.
+
+    A beat per cycle on both sides. Reads have ``READ_LATENCY``; an address given in the cycle after
+    a write gets what was written.
+
+    Members
+    -------
+    read : ``In(ReadSignature(depth, ArrayLayout(signed(width), elements)))``
+    write : ``In(WriteSignature(depth, signed(width), elements, enables))``
+        ``enables`` is ``elements`` with ``element_enable``, else 1.
+    """
+
+    def __init__(self, parameters: VectorBankParameters):
+        self.parameters = p = parameters
+        self.layout = data.ArrayLayout(signed(p.width), p.elements)
+        enables = p.elements if p.element_enable else 1
+        super().__init__(
+            {
+                "read": In(ReadSignature(p.depth, self.layout)),
+                "write": In(WriteSignature(p.depth, signed(p.width), p.elements, enables)),
+            }
+        )
+
+    def elaborate(self, platform):
+        m = Module()
+        p = self.parameters
+        m.submodules.memory = memory = Memory(shape=self.layout, depth=p.depth, init=[])
+        write_port = memory.write_port(granularity=1 if p.element_enable else None)
+        read_port = memory.read_port()
+        value = Signal(self.layout, reset_less=True)
+        m.d.comb += [
+            write_port.addr.eq(self.write.address),
+            write_port.data.eq(self.write.data),
+            write_port.en.eq(self.write.enable),
+            read_port.addr.eq(self.read.address),
+            self.read.data.eq(value),
+        ]
+        m.d.sync += value.eq(read_port.data)
+        return m

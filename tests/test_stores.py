@@ -1,0 +1,171 @@
+import random
+
+import pytest
+from amaranth.sim import Simulator
+
+from hw.stores import (
+    HOST_READ_LATENCY,
+    HOST_WRITE_LATENCY,
+    READ_LATENCY,
+    TableStoreParameters,
+    VectorBankParameters,
+    WeightStoreParameters,
+)
+
+
+def simulate(component, *testbenches):
+    simulator = Simulator(component)
+    simulator.add_clock(1e-6)
+    for testbench in testbenches:
+        simulator.add_testbench(testbench)
+    simulator.run()
+
+
+STORES = [
+    WeightStoreParameters(lanes=8, depth=1),
+    WeightStoreParameters(lanes=16, depth=5),
+    WeightStoreParameters(lanes=24, depth=11),
+    WeightStoreParameters(lanes=64, depth=7),
+    WeightStoreParameters(lanes=96, depth=13),
+    WeightStoreParameters(lanes=40, depth=40),
+    WeightStoreParameters(lanes=32, depth=9, readback=False),
+    TableStoreParameters(elements=1, depth=3),
+    TableStoreParameters(elements=4, depth=10),
+]
+
+
+@pytest.mark.parametrize("parameters", STORES, ids=str)
+def test_host_and_unit(parameters):
+    """Half-words written in any order come back to the unit as words and to the host one by one."""
+    store = parameters.create()
+    n = parameters.half_words
+    rng = random.Random(n)
+    contents = {}
+
+    async def testbench(ctx):
+        async def access(address, value=None):
+            ctx.set(store.host.address, address)
+            ctx.set(store.host.write_data, rng.getrandbits(16) if value is None else value)
+            ctx.set(store.host.write, value is not None)
+            await ctx.tick()
+            ctx.set(store.host.write, 0)
+
+        addresses = list(range(parameters.depth * n))
+        for _ in range(2):
+            rng.shuffle(addresses)
+            for address in addresses:
+                contents[address] = rng.getrandbits(16)
+                await access(address, contents[address])
+                if rng.random() < 0.3:
+                    await access(rng.randrange(len(addresses)))
+        # The write may be seen at the last possible cycle.
+        contents[0] ^= 0xFFFF
+        await access(0, contents[0])
+        await ctx.tick().repeat(HOST_WRITE_LATENCY - 1)
+
+        expected = [
+            sum(contents[word * n + h] << (16 * h) for h in range(n))
+            for word in range(parameters.depth)
+        ]
+        assert parameters.latency == READ_LATENCY
+        words = [0] + [rng.randrange(parameters.depth) for _ in range(30)]
+        for i in range(len(words) + READ_LATENCY):
+            if i >= READ_LATENCY:
+                data = ctx.get(store.read.data)
+                if hasattr(data, "as_bits"):
+                    data = data.as_bits()
+                assert data == expected[words[i - READ_LATENCY]]
+            if i < len(words):
+                ctx.set(store.read.address, words[i])
+            await ctx.tick()
+
+        if parameters.readback:
+            ctx.set(store.host.read, 1)
+            for i in range(len(addresses) + HOST_READ_LATENCY):
+                if i >= HOST_READ_LATENCY:
+                    got = ctx.get(store.host.read_data)
+                    assert got == contents[addresses[i - HOST_READ_LATENCY]]
+                if i < len(addresses):
+                    ctx.set(store.host.address, addresses[i])
+                else:
+                    ctx.set(store.host.read, 0)
+                await ctx.tick()
+            # The last result stays.
+            await ctx.tick().repeat(3)
+            assert ctx.get(store.host.read_data) == contents[addresses[-1]]
+            # A read right behind a write of the same half-word sees it.
+            await access(0, 0x1234)
+            ctx.set(store.host.address, 0)
+            ctx.set(store.host.read, 1)
+            await ctx.tick().repeat(HOST_READ_LATENCY)
+            assert ctx.get(store.host.read_data) == 0x1234
+
+    simulate(store, testbench)
+
+
+def test_signed_entries():
+    store = TableStoreParameters(elements=2, depth=3).create()
+
+    async def testbench(ctx):
+        ctx.set(store.host.address, 5)
+        ctx.set(store.host.write_data, 0x8000)
+        ctx.set(store.host.write, 1)
+        await ctx.tick()
+        ctx.set(store.host.write, 0)
+        ctx.set(store.read.address, 2)
+        await ctx.tick().repeat(HOST_WRITE_LATENCY + READ_LATENCY)
+        assert ctx.get(store.read.data[1]) == -32768
+
+    simulate(store, testbench)
+
+
+@pytest.mark.parametrize("element_enable", [False, True])
+@pytest.mark.parametrize(("elements", "width", "depth"), [(1, 24, 1), (3, 23, 5), (4, 32, 12)])
+def test_vector_bank(elements, width, depth, element_enable):
+    parameters = VectorBankParameters(
+        elements=elements, width=width, depth=depth, element_enable=element_enable
+    )
+    bank = parameters.create()
+    rng = random.Random(width)
+
+    async def testbench(ctx):
+        contents = [[0] * elements for _ in range(depth)]
+        pending = [None] * READ_LATENCY
+        for _ in range(200):
+            if pending[0] is not None:
+                assert [ctx.get(bank.read.data[i]) for i in range(elements)] == pending[0]
+            enable = rng.getrandbits(elements if element_enable else 1)
+            target, source = rng.randrange(depth), rng.randrange(depth)
+            values = [rng.getrandbits(width) - (1 << (width - 1)) for _ in range(elements)]
+            ctx.set(bank.write.enable, enable)
+            ctx.set(bank.write.address, target)
+            ctx.set(bank.write.data, values)
+            ctx.set(bank.read.address, source)
+            collision = enable and source == target
+            pending = pending[1:] + [None if collision else list(contents[source])]
+            for i in range(elements):
+                if enable >> (i if element_enable else 0) & 1:
+                    contents[target][i] = values[i]
+            await ctx.tick()
+
+    simulate(bank, testbench)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: WeightStoreParameters(lanes=12, depth=1), "lanes must be a multiple of 8, not 12"),
+        (
+            lambda: WeightStoreParameters(lanes=8, depth=0),
+            "depth must be a positive integer, not 0",
+        ),
+        (lambda: TableStoreParameters(elements="4", depth=1), "elements must be a positive .*'4'"),
+        (
+            lambda: VectorBankParameters(elements=1, width=0, depth=1),
+            "width must be a positive integer, not 0",
+        ),
+    ],
+)
+def test_parameters(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
