@@ -54,7 +54,7 @@ class Backend(Protocol):
     most_windows: int
 
     def logits(self, tokens: np.ndarray) -> Iterator[np.ndarray]:
-        """Logits (batch, vocabulary) after each token of `tokens` (batch, time), from zero state."""
+        """Logits (batch, vocabulary) after each of `tokens` (batch, time), from zero state."""
         ...
 
 

@@ -145,7 +145,7 @@ class FloatModel:
         yield rms_norm(residual, self.norm)
 
     def logits(self, tokens: np.ndarray) -> Iterator[np.ndarray]:
-        """Logits (batch, vocabulary) after each token of `tokens` (batch, time), from zero state."""
+        """Logits (batch, vocabulary) after each of `tokens` (batch, time), from zero state."""
         state = self.start(tokens.shape[0])
         for column in tokens.T:
             *_, last = self.hidden_states(column, state)

@@ -70,7 +70,7 @@ def test_published_shapes(
 
 @pytest.mark.parametrize("value", [0, -1, 1.0, True, None])
 def test_shape_refuses(value: Any) -> None:
-    with pytest.raises(ValueError, match="hidden must be a positive integer, not"):
+    with pytest.raises(ValueError, match="hidden must be a positive integer up to 65536, not"):
         ModelShape(hidden=value, layers=1, intermediate=1, vocabulary=1)
 
 

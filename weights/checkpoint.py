@@ -28,6 +28,8 @@ FLOAT_TYPES = ("F32", "F16", "BF16")
 BLOCK_ELEMENTS = 1 << 18
 """Elements that `Checkpoint.blocks` reads at a time: 1 MB of float32, which stays in cache."""
 
+HASHED_BYTES = 1 << 20  # read at a time for the digest
+
 LARGEST_DIMENSIONS = {
     "hidden": 1 << 16,
     "layers": 1 << 10,
@@ -202,9 +204,11 @@ class Checkpoint:
         paths |= {self.directory / "config.json", self.directory / "tokenizer.json"}
         whole = hashlib.sha256()
         for path in sorted(paths):
+            content = hashlib.sha256()
             with path.open("rb") as file:
-                content = hashlib.file_digest(file, "sha256").hexdigest()
-            whole.update(f"{content}  {path.name}\n".encode())
+                while part := file.read(HASHED_BYTES):
+                    content.update(part)
+            whole.update(f"{content.hexdigest()}  {path.name}\n".encode())
         return whole.hexdigest()
 
 

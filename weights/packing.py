@@ -15,7 +15,8 @@ TRIT_MASK = 3
 _NONZERO_BITS = np.uint8(0b01010101)
 _VALUES = np.array([0, 1, 0, -1], dtype=np.int8)  # code 2, a negative zero, is never written
 _POSITIONS = TRIT_BITS * np.arange(TRITS_PER_BYTE)
-_UNPACKED = _VALUES[np.arange(256)[:, None] >> _POSITIONS & TRIT_MASK]
+_UNPACKED = _VALUES[np.arange(256)[:, None] >> _POSITIONS & TRIT_MASK]  # (256, 4), by byte
+_NONZERO_COUNTS = np.count_nonzero(_UNPACKED, axis=1)
 
 
 def packed_columns(columns: int) -> int:
@@ -49,4 +50,4 @@ def is_packed(packed: np.ndarray, columns: int) -> bool:
 
 def count_nonzero(packed: np.ndarray) -> int:
     """Number of trits that are not zero."""
-    return int(np.bitwise_count(packed & _NONZERO_BITS).sum(dtype=np.int64))
+    return int(np.bincount(packed.ravel(), minlength=256) @ _NONZERO_COUNTS)

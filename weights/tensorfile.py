@@ -21,7 +21,7 @@ from safetensors import SafetensorError, safe_open
 
 from .errors import ModelError
 
-STORED_TYPES = {
+STORED_TYPES: dict[str, np.dtype[Any]] = {
     "F32": np.dtype("<f4"),
     "F16": np.dtype("<f2"),
     "BF16": np.dtype("<u2"),  # the upper half of a float32's bits
