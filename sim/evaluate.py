@@ -32,6 +32,7 @@ from typing import Protocol
 import numpy as np
 from tokenizers import Tokenizer
 
+from host.errors import HostError
 from weights.checkpoint import Checkpoint
 from weights.commandline import OneLineParser, report_failure
 from weights.errors import ModelError
@@ -253,8 +254,8 @@ def evaluate(
 
     Raises
     ------
-    ModelError, OSError
-        When model or text cannot be used.
+    HostError, ModelError, OSError
+        When device, model or text cannot be used.
     """
     source = Checkpoint(checkpoint) if checkpoint else None
     integer = IntegerModel.load(model) if model else None
@@ -312,7 +313,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error("--backend float needs --checkpoint, a model file has no latent weights")
     try:
         report = evaluate(**vars(options))
-    except (ModelError, OSError) as error:
+    except (HostError, ModelError, OSError) as error:
         return report_failure(error)
     print(json.dumps(asdict(report)))
     return 0

@@ -6,8 +6,6 @@ import argparse
 import sys
 from typing import NoReturn
 
-from .errors import ModelError
-
 FAILED = 1
 WRONG_USAGE = 2
 
@@ -19,7 +17,7 @@ class OneLineParser(argparse.ArgumentParser):
         self.exit(WRONG_USAGE, f"{self.prog}: {message}; see {self.prog} --help\n")
 
 
-def report_failure(error: ModelError | OSError) -> int:
+def report_failure(error: Exception) -> int:
     """Says in one line on standard error why a run failed. Returns its exit status."""
     message = str(error)
     if isinstance(error, OSError):
