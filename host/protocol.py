@@ -45,7 +45,7 @@ at most `POLL_CYCLES`; it answers what there is. Any other frame that arrives me
 waiting without a response. STOP ends the run after its current token. RESET ends it at once,
 whatever it is doing, and forgets the last run's id; after it the next run must reset the state.
 While a run is active, WRITE is refused as BUSY, and so are READ and CHECKSUM of every space
-except TOKENS, COUNTERS and TOTALS.
+except TOKENS and TOTALS.
 """
 
 import enum
@@ -107,12 +107,12 @@ class MemorySpace(enum.IntEnum):
     TOKENS = 3  # token buffer: prompt, then what is generated
     SUMS = 4  # read only: 2 half-words per element, sign-extended to 32 bits
     REGISTERS = 5  # read only: mantissa, sign-extended exponent of the 16 scale registers
-    COUNTERS = 6  # read only: cycles per descriptor, u32
-    TOTALS = 7  # read only: `Totals`
+    COUNTERS = 6  # read only: cycles per descriptor since the run began, u32
+    TOTALS = 7  # read only: `Totals` since the run began
 
 
 WRITABLE = (MemorySpace.WEIGHTS, MemorySpace.TABLES, MemorySpace.PROGRAM, MemorySpace.TOKENS)
-ALWAYS_READABLE = (MemorySpace.TOKENS, MemorySpace.COUNTERS, MemorySpace.TOTALS)
+ALWAYS_READABLE = (MemorySpace.TOKENS, MemorySpace.TOTALS)
 """Spaces that can be read while a run is active."""
 
 
@@ -383,12 +383,13 @@ class PollReply:
 
 @dataclass(frozen=True, kw_only=True)
 class Totals:
-    """Contents of `MemorySpace.TOTALS`: cycles u64 in which a run was active, cycles u64 in which
-    the engine worked, tokens u32 that went through the model (of the prompt, too)."""
+    """Contents of `MemorySpace.TOTALS`: cycles u64 of the run, cycles u64 in which the engine
+    worked, tokens u32 that went through the model (those of the prompt, too, but not the last
+    one chosen). While a run is active its numbers change between the half-words."""
 
-    cycles: int
-    engine_cycles: int
-    tokens: int
+    cycles: int = 0
+    engine_cycles: int = 0
+    tokens: int = 0
 
     LAYOUT = struct.Struct("<QQI")
 

@@ -1,0 +1,249 @@
+"""A device in Python: answers frames as ``host.protocol`` says, over memories that are lists.
+
+Its model is a toy: a state stirred by every token, from which the next token follows.
+"""
+
+import random
+import struct
+import zlib
+
+from host.descriptor import REGISTERS
+from host.geometry import Geometry
+from host.protocol import (
+    ALWAYS_READABLE,
+    ERROR,
+    READ_HALFWORDS,
+    RESPONSE,
+    WRITABLE,
+    Command,
+    Deframer,
+    Frame,
+    Identity,
+    MemorySpace,
+    PollReply,
+    Reason,
+    RunFlag,
+    Totals,
+    argument_struct,
+    encode_frame,
+    error_frame,
+    space_size,
+)
+from host.sampling import next_noise
+
+GEOMETRY = Geometry(
+    rows=8,
+    columns=8,
+    elements=4,
+    weight_rows=96,
+    table_words=100,
+    descriptors=12,
+    sums=32,
+    multiplicands=32,
+    vectors=32,
+    states=32,
+    activations=32,
+    tokens=24,
+)
+IDENTITY = Identity(
+    board="fake", geometry=GEOMETRY, clock_hz=25_000_000, digest=bytes(range(0x70, 0x80))
+)
+VOCABULARY = 31
+
+
+class ToyModel:
+    """What the device computes, for the tests to compare with."""
+
+    def __init__(self):
+        self.state = 0
+
+    def step(self, token: int):
+        self.state = (self.state * 31 + token * 7 + 1) & 0xFFFF
+
+    def choose(self, noise: int | None) -> int:
+        return (self.state ^ (0 if noise is None else noise >> 7)) % VOCABULARY
+
+    def sums(self) -> list[int]:
+        return [((self.state * (j + 3)) & 0xFFFF) - 0x8000 for j in range(VOCABULARY)]
+
+
+class FakeDevice:
+    """One device. ``pace`` tokens are chosen between two frames, all of them if it is None."""
+
+    def __init__(self, identity: Identity = IDENTITY, pace: int | None = None):
+        self.identity = identity
+        self.pace = pace
+        self.memory = {space: [0] * space_size(identity.geometry, space) for space in MemorySpace}
+        self.model = ToyModel()
+        self.run_id = 0
+        self.started = False
+        self.running = False
+        self.produced = 0
+        self.runs: list[tuple[int, ...]] = []
+        self.writes = 0
+        self.stops = 0
+
+    def advance(self, tokens: int | None):
+        """Take the run on by so many tokens, to its end for None."""
+        buffer = self.memory[MemorySpace.TOKENS]
+        while self.running and tokens != 0:
+            token = self.model.choose(self.noise if self.flags & RunFlag.SAMPLED else None)
+            if self.flags & RunFlag.SAMPLED:
+                self.noise = next_noise(self.noise)
+            buffer[self.produced] = token
+            self.produced += 1
+            stopped = self.flags & RunFlag.STOP_ENABLE and token == self.stop_token
+            if self.produced == self.end or stopped or self.stopping:
+                self.finish()
+            else:
+                self.model.step(token)
+            tokens = tokens if tokens is None else tokens - 1
+
+    def finish(self):
+        self.running = False
+        sums = struct.pack(f"<{VOCABULARY}i", *self.model.sums())
+        self.memory[MemorySpace.SUMS][: 2 * VOCABULARY] = struct.unpack(f"<{2 * VOCABULARY}H", sums)
+        scales = [0x4000, -16 & 0xFFFF] * REGISTERS  # 2^-2
+        self.memory[MemorySpace.REGISTERS][:] = scales
+        tokens = self.produced - 1
+        totals = Totals(cycles=100 * tokens, engine_cycles=60 * tokens, tokens=tokens)
+        self.memory[MemorySpace.TOTALS][:] = struct.unpack("<10H", totals.to_bytes())
+        counters = struct.pack("<12I", *(i * tokens for i in range(12)))
+        self.memory[MemorySpace.COUNTERS][:24] = struct.unpack("<24H", counters)
+
+    def respond(self, frame: Frame) -> Frame:
+        """The answer to a frame, given at once."""
+        reason, payload = self._execute(frame.command, frame.payload)
+        if reason is not None:
+            return error_frame(frame.sequence, frame.command, reason)
+        return Frame(command=frame.command | RESPONSE, sequence=frame.sequence, payload=payload)
+
+    def _execute(self, command: int, payload: bytes) -> tuple[Reason | None, bytes]:
+        if command not in list(Command):
+            return Reason.BAD_COMMAND, b""
+        layout = argument_struct(Command(command))
+        if command == Command.WRITE:
+            if len(payload) < layout.size or (len(payload) - layout.size) % 2:
+                return Reason.BAD_LENGTH, b""
+        elif len(payload) != layout.size:
+            return Reason.BAD_LENGTH, b""
+        arguments = layout.unpack_from(payload)
+        match command:
+            case Command.IDENTIFY:
+                return None, self.identity.to_bytes()
+            case Command.WRITE | Command.READ | Command.CHECKSUM:
+                return self._access(command, arguments, payload[layout.size :])
+            case Command.RUN:
+                return self._run(arguments), b""
+            case Command.POLL:
+                self.advance(self.pace)
+                (start,) = arguments
+                tokens = self.memory[MemorySpace.TOKENS][start : self.produced]
+                reply = PollReply(
+                    run_id=self.run_id,
+                    running=self.running,
+                    produced=self.produced,
+                    tokens=tuple(tokens[: PollReply.TOKENS_MAX]),
+                )
+                return None, reply.to_bytes()
+            case Command.STOP:
+                self.stops += 1
+                self.stopping = True
+                self.advance(1)
+            case Command.RESET:
+                self.running = self.started = False
+                self.run_id = 0
+        return None, b""
+
+    def _access(self, command: int, arguments, data: bytes) -> tuple[Reason | None, bytes]:
+        space, address, *rest = arguments
+        count = rest[0] if rest else len(data) // 2
+        if space not in list(MemorySpace) or (command == Command.WRITE and space not in WRITABLE):
+            return Reason.BAD_SPACE, b""
+        memory = self.memory[MemorySpace(space)]
+        # The hardware looks at the numbers' high bits before it looks whether it is busy.
+        beyond = max(address, count).bit_length() > max(map(len, self.memory.values())).bit_length()
+        if beyond or (command == Command.READ and count > READ_HALFWORDS):
+            return Reason.BAD_RANGE, b""
+        if self.running and not (command != Command.WRITE and space in ALWAYS_READABLE):
+            return Reason.BUSY, b""
+        if address + count > len(memory):
+            return Reason.BAD_RANGE, b""
+        if command == Command.WRITE:
+            self.writes += 1
+            memory[address : address + count] = struct.unpack(f"<{count}H", data)
+            return None, b""
+        content = struct.pack(f"<{count}H", *memory[address : address + count])
+        if command == Command.CHECKSUM:
+            content = zlib.crc32(content).to_bytes(4, "little")
+        return None, content
+
+    def _run(self, arguments) -> Reason | None:
+        run_id, flags, prompt_length, generate, stop_token, _, _, noise = arguments
+        if self.started and run_id == self.run_id:
+            return None
+        if self.running:
+            return Reason.BUSY
+        if not prompt_length or not generate:
+            return Reason.BAD_VALUE
+        if prompt_length + generate > self.identity.geometry.tokens:
+            return Reason.BAD_VALUE
+        self.runs.append(arguments)
+        self.run_id, self.flags, self.stop_token, self.noise = run_id, flags, stop_token, noise
+        self.started = self.running = True
+        self.stopping = False
+        self.produced, self.end = prompt_length, prompt_length + generate
+        if flags & RunFlag.RESET:
+            self.model = ToyModel()
+        for token in self.memory[MemorySpace.TOKENS][:prompt_length]:
+            self.model.step(token)
+        return None
+
+
+class FakePort:
+    """A line to a `FakeDevice` that loses, doubles and flips bytes with given probabilities.
+
+    ``script`` maps the number of a response to what is sent in its stead: ``None`` for nothing, or
+    a function from the frame to bytes.
+    """
+
+    def __init__(self, device, *, seed=0, drop=0.0, repeat=0.0, flip=0.0, silent=False):
+        self.device = device
+        self.random = random.Random(seed)
+        self.drop, self.repeat, self.flip, self.silent = drop, repeat, flip, silent
+        self.deframer = Deframer()
+        self.output = bytearray()
+        self.frames: list[Frame] = []
+        self.closed = False
+        self.intercept = None  # called with each frame; a Frame it returns is the response
+
+    def _noisy(self, data: bytes) -> bytes:
+        result = bytearray()
+        for byte in data:
+            if self.random.random() < self.flip:
+                byte ^= 1 << self.random.randrange(8)
+            if self.random.random() >= self.drop:
+                result.append(byte)
+            if self.random.random() < self.repeat:
+                result.append(byte)
+        return bytes(result)
+
+    def write(self, data: bytes):
+        for frame in self.deframer.feed(self._noisy(data)):
+            self.frames.append(frame)
+            response = self.intercept(frame) if self.intercept else None
+            if response is None:
+                response = self.device.respond(frame)
+            if not self.silent:
+                self.output += self._noisy(encode_frame(response))
+
+    def read(self, size: int = 1) -> bytes:
+        data = bytes(self.output[:size])
+        del self.output[:size]
+        return data
+
+    def close(self):
+        self.closed = True
+
+
+assert ERROR == 0xFF

@@ -1,0 +1,172 @@
+"""Frames and payloads of the link."""
+
+import zlib
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from host.geometry import Geometry
+from host.protocol import (
+    ARGUMENTS,
+    ESCAPE,
+    FLAG,
+    MAX_PAYLOAD,
+    VERSION,
+    Command,
+    Deframer,
+    Frame,
+    Identity,
+    MemorySpace,
+    PollReply,
+    RunRequest,
+    Totals,
+    argument_offset,
+    argument_struct,
+    encode_frame,
+    space_size,
+    write_granule,
+)
+from tests.fake_device import GEOMETRY, IDENTITY
+from weights.fixed import Scale
+
+frames = st.builds(
+    Frame,
+    command=st.integers(0, 255),
+    sequence=st.integers(0, 255),
+    payload=st.one_of(
+        st.binary(max_size=40),
+        st.lists(st.sampled_from([FLAG, ESCAPE, 0, FLAG ^ 0x20]), max_size=MAX_PAYLOAD).map(bytes),
+    ),
+)
+
+
+def pieces(data: bytes, size: int) -> list[bytes]:
+    return [data[i : i + size] for i in range(0, len(data), size)]
+
+
+def test_published_example():
+    # The CRC's check value is over "123456789"; here it is over a frame known by hand.
+    assert zlib.crc32(b"123456789") == 0xCBF43926
+    body = bytes((1, 0x7E, 0, 0))
+    crc = zlib.crc32(body).to_bytes(4, "little")
+    escaped = body.replace(b"\x7e", b"\x7d\x5e") + crc
+    assert encode_frame(Frame(command=1, sequence=0x7E)) == b"\x7e" + escaped + b"\x7e"
+
+
+@given(st.lists(frames, max_size=4), st.integers(1, 50))
+@settings(max_examples=60, deadline=None)
+def test_frames_come_back(sent, size):
+    deframer = Deframer()
+    data = b"".join(map(encode_frame, sent))
+    assert [f for piece in pieces(data, size) for f in deframer.feed(piece)] == sent
+    assert deframer.dropped == 0
+
+
+@given(st.binary(max_size=300), frames)
+@settings(max_examples=100, deadline=None)
+def test_in_step_again_after_garbage(garbage, frame):
+    deframer = Deframer()
+    list(deframer.feed(garbage))
+    assert list(deframer.feed(encode_frame(frame)))[-1:] == [frame]
+
+
+@given(frames, st.data())
+@settings(max_examples=100, deadline=None)
+def test_damage_is_noticed(frame, data):
+    wire = bytearray(encode_frame(frame))
+    at = data.draw(st.integers(1, len(wire) - 2))
+    wire[at] ^= 1 << data.draw(st.integers(0, 7))
+    assert list(Deframer().feed(wire)) in ([], [frame])
+    del wire[at]
+    assert list(Deframer().feed(wire)) == []
+
+
+@pytest.mark.parametrize("length", [MAX_PAYLOAD + 1, MAX_PAYLOAD + 2, 5000])
+def test_too_long_a_frame_is_dropped(length):
+    body = bytes((1, 2)) + length.to_bytes(2, "little") + bytes(length)
+    wire = bytes((FLAG,)) + body + zlib.crc32(body).to_bytes(4, "little") + bytes((FLAG,))
+    deframer = Deframer()
+    assert list(deframer.feed(wire)) == []
+    assert deframer.dropped == 1
+
+
+def test_frames_are_checked():
+    with pytest.raises(ValueError, match="command must fit 8 bits, not 256"):
+        Frame(command=256, sequence=0)
+    with pytest.raises(ValueError, match="payload must be at most 1024 bytes, not 1025"):
+        Frame(command=1, sequence=0, payload=bytes(1025))
+
+
+def test_identity():
+    data = IDENTITY.to_bytes()
+    assert Identity.from_bytes(data) == IDENTITY
+    assert Identity.from_bytes(data + bytes(0)).geometry == GEOMETRY
+    with pytest.raises(ValueError, match="not a Tritstream device"):
+        Identity.from_bytes(b"HELLO" + data)
+    with pytest.raises(ValueError, match=f"version {VERSION + 1} of the protocol, not {VERSION}"):
+        Identity.from_bytes(data[:4] + bytes((VERSION + 1, 0)) + b"whatever")
+    with pytest.raises(ValueError, match="identity is broken"):
+        Identity.from_bytes(data[:-1])
+    with pytest.raises(ValueError, match="board must be a name of 1 to 32 bytes"):
+        Identity(board="x" * 33, geometry=GEOMETRY, clock_hz=1, digest=bytes(16))
+    with pytest.raises(ValueError, match="digest must be 16 bytes"):
+        Identity(board="x", geometry=GEOMETRY, clock_hz=1, digest=b"")
+
+
+def test_run_request():
+    request = RunRequest(
+        run_id=0xFFFFFFFF,
+        prompt_length=3,
+        generate=9,
+        reset=True,
+        sampled=False,
+        stop_token=5,
+        inverse_temperature=Scale.from_float(1 / 0.7),
+        noise=77,
+    )
+    assert RunRequest.from_bytes(request.to_bytes()) == request
+    assert len(request.to_bytes()) == argument_struct(Command.RUN).size
+    with pytest.raises(ValueError, match="noise must be from 1 to 4294967295, not 0"):
+        RunRequest(
+            run_id=0, prompt_length=1, generate=1, reset=True, sampled=True,
+            inverse_temperature=Scale(0, 0), noise=0,
+        )  # fmt: skip
+
+
+@given(st.integers(0, 1 << 32), st.lists(st.integers(0, 0xFFFF), max_size=PollReply.TOKENS_MAX))
+@settings(max_examples=20, deadline=None)
+def test_poll_reply(run_id, tokens):
+    reply = PollReply(
+        run_id=run_id & 0xFFFFFFFF, running=True, produced=len(tokens), tokens=tuple(tokens)
+    )
+    data = reply.to_bytes()
+    assert len(data) <= MAX_PAYLOAD
+    assert PollReply.from_bytes(data) == reply
+    with pytest.raises(ValueError, match="cannot have"):
+        PollReply.from_bytes(data + b"x")
+
+
+def test_totals():
+    totals = Totals(cycles=1 << 40, engine_cycles=3, tokens=7)
+    assert Totals.from_bytes(totals.to_bytes()) == totals
+
+
+def test_arguments_lie_where_the_struct_has_them():
+    for command, fields in ARGUMENTS.items():
+        layout = argument_struct(command)
+        for i, (name, _) in enumerate(fields):
+            offset, size = argument_offset(command, name)
+            data = bytearray(layout.size)
+            data[offset : offset + size] = b"\x01" * size
+            values = layout.unpack(data)
+            assert [bool(v) for v in values] == [j == i for j in range(len(fields))]
+
+
+def test_spaces():
+    sizes = {space: space_size(GEOMETRY, space) for space in MemorySpace}
+    assert sizes[MemorySpace.WEIGHTS] == 96 * 8  # 64 lanes of 2 bits are 8 half-words
+    assert sizes[MemorySpace.TOTALS] == 10
+    for space, size in sizes.items():
+        assert size % write_granule(GEOMETRY, space) == 0
+    assert isinstance(GEOMETRY, Geometry)
