@@ -1,0 +1,122 @@
+import itertools
+import math
+import random
+
+import numpy as np
+import pytest
+from amaranth.hdl import Module
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In, Out
+from amaranth.sim import Simulator
+
+from hw.arithmetic import BASE_BITS, GUMBEL_UNIT, HIDDEN_BITS, signed
+from hw.noise import NoiseParameters
+from hw.tables import DrawNormaliser, TableUnit, gumbel, sigmoid
+
+LOWEST, HIGHEST = -(1 << 22), (1 << 22) - 1
+
+
+def feed(dut, setter, inputs, getter, latency):
+    """Outputs of ``dut`` for one input per cycle, ``latency`` cycles later."""
+    outputs = []
+
+    async def bench(ctx):
+        for cycle in range(len(inputs) + latency):
+            if cycle < len(inputs):
+                setter(ctx, inputs[cycle])
+            if cycle >= latency:
+                outputs.append(getter(ctx))
+            await ctx.tick()
+
+    simulator = Simulator(dut)
+    simulator.add_clock(1e-6)
+    simulator.add_testbench(bench)
+    simulator.run()
+    return outputs
+
+
+class Sampler(wiring.Component):
+    """A table unit behind the normaliser of its draws."""
+
+    word: In(32)
+    noise: Out(signed(BASE_BITS))
+
+    def elaborate(self, platform):
+        m = Module()
+        m.submodules.normaliser = normaliser = DrawNormaliser()
+        m.submodules.table = table = TableUnit()
+        m.d.comb += [
+            normaliser.word.eq(self.word),
+            table.draw.eq(normaliser.draw),
+            table.sample.eq(1),
+            self.noise.eq(table.noise),
+        ]
+        return m
+
+
+def test_sigmoid_is_accurate():
+    for z in [*range(LOWEST, HIGHEST, 997), *range(-70000, 70000, 13)]:
+        assert abs(sigmoid(z) / 2**15 - 1 / (1 + math.exp(-z / 2**16))) < 1e-4
+
+
+def test_sigmoid_is_monotonic_and_symmetric():
+    gates = [sigmoid(z) for z in range(-(1 << 20) - 500, (1 << 20) + 500, 101)]
+    assert all(a <= b for a, b in itertools.pairwise(gates))
+    for z in range(0, HIGHEST, 4099):
+        assert sigmoid(-z) in (32768 - sigmoid(z), 32767 - sigmoid(z), 1)
+
+
+def test_sigmoid_unit_equals_formula():
+    rng = random.Random(1)
+    inputs = [LOWEST, LOWEST + 1, -(1 << 20), -1, 0, 1, (1 << 20) - 1, 1 << 20, HIGHEST]
+    inputs += [i << 12 for i in range(-256, 257, 5)]
+    inputs += [rng.randint(LOWEST, HIGHEST) >> rng.randrange(16) for _ in range(1500)]
+    outputs = feed(
+        dut := TableUnit(),
+        lambda ctx, z: ctx.set(dut.argument, z),
+        inputs,
+        lambda ctx: ctx.get(dut.gate),
+        TableUnit.LATENCY,
+    )
+    assert outputs == [sigmoid(z) for z in inputs]
+
+
+def test_gumbel_unit_equals_formula():
+    rng = random.Random(2)
+    inputs = [1 << i for i in range(32)] + [(1 << i) - 1 for i in range(1, 33)]
+    inputs += [rng.getrandbits(32) >> rng.randrange(31) | 1 for _ in range(1500)]
+    outputs = feed(
+        dut := Sampler(),
+        lambda ctx, t: ctx.set(dut.word, t),
+        inputs,
+        lambda ctx: ctx.get(dut.noise),
+        DrawNormaliser.LATENCY + TableUnit.LATENCY,
+    )
+    assert outputs == [gumbel(t) for t in inputs]
+
+
+def test_gumbel_is_accurate():
+    rng = random.Random(3)
+    for _ in range(20000):
+        t = rng.getrandbits(32) >> rng.randrange(20) | 1
+        if t < 0.9 * 2**32:
+            exact = -math.log(-math.log1p(-t / 2**32))
+            assert abs(gumbel(t) / 2**GUMBEL_UNIT - exact) < 5e-3
+
+
+def test_gumbel_is_monotonic():
+    words = sorted({1 << i for i in range(32)} | {i << 20 | 1 for i in range(1, 4096)})
+    noise = [gumbel(t) for t in words]
+    assert all(a >= b for a, b in itertools.pairwise(noise))
+
+
+def test_gumbel_distribution():
+    words = NoiseParameters(elements=1).compute(0x1234567, 50000)
+    noise = np.array([gumbel(t) for t in words]) / 2**GUMBEL_UNIT
+    assert noise.mean() == pytest.approx(0.5772, abs=0.02)
+    assert noise.var() == pytest.approx(math.pi**2 / 6, rel=0.03)
+    # The largest of Gumbel-perturbed logits is distributed as the softmax.
+    logits = np.log([0.5, 0.3, 0.15, 0.05])
+    chosen = (noise.reshape(-1, 4) + logits).argmax(axis=1)
+    shares = np.bincount(chosen, minlength=4) / len(chosen)
+    assert shares == pytest.approx([0.5, 0.3, 0.15, 0.05], abs=0.015)
