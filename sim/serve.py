@@ -1,0 +1,105 @@
+"""Serve a simulated board on a socket or a pseudo-terminal, as if it were at the end of a cable.
+
+``python -m sim.serve sim_small`` prints the address; the host's programs take it as their device.
+"""
+
+import argparse
+import contextlib
+import functools
+import os
+import pty
+import select
+import socket
+import sys
+import tty
+from collections.abc import Callable
+
+from sim.device import STEP_CYCLES, SimulatedPort, SimulationError
+
+REST_CYCLES = 20_000_000
+"""Cycles without a byte in or out after which the clock stops until the next byte comes in."""
+CHUNK = 65_536
+
+
+def serve(
+    port: SimulatedPort,
+    wait: Callable[[float | None], bool],
+    receive: Callable[[], bytes],
+    send: Callable[[bytes], None],
+) -> None:
+    """Move bytes between ``port`` and one client until the client goes.
+
+    ``wait`` returns whether input is there within so many seconds, ``receive`` returns it (nothing
+    when the client has gone), and ``send`` delivers all it is given.
+    """
+    idle = 0
+    while True:
+        resting = idle >= REST_CYCLES and not port.out_waiting
+        if wait(None if resting else 0):
+            data = receive()
+            if not data:
+                return
+            port.write(data)
+            idle = 0
+        idle += port.run(STEP_CYCLES, wanted=CHUNK)
+        if port.in_waiting:
+            send(port.read(port.in_waiting))
+            idle = 0
+
+
+def serve_socket(port: SimulatedPort, listener: socket.socket) -> None:
+    """Serve one client after the other; the device keeps its state between them."""
+    while True:
+        client, _ = listener.accept()
+        with client, contextlib.suppress(ConnectionError):
+            client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            receive = functools.partial(client.recv, CHUNK)
+            serve(port, _readable(client.fileno()), receive, client.sendall)
+
+
+def serve_terminal(port: SimulatedPort, master: int) -> None:
+    """Serve whoever has the terminal open; without end, since clients come and go unseen."""
+
+    def send(data: bytes) -> None:
+        while data:
+            data = data[os.write(master, data) :]
+
+    serve(port, _readable(master), lambda: os.read(master, CHUNK), send)
+
+
+def _readable(descriptor: int) -> Callable[[float | None], bool]:
+    return lambda seconds: bool(select.select([descriptor], [], [], seconds)[0])
+
+
+def open_terminal() -> tuple[int, int, str]:
+    """A new raw pseudo-terminal: our end, the clients' end (kept open), and the latter's path."""
+    master, slave = pty.openpty()
+    tty.setraw(slave)
+    return master, slave, os.ttyname(slave)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m sim.serve", description="Serve a simulated board."
+    )
+    parser.add_argument("board")
+    way = parser.add_mutually_exclusive_group()
+    way.add_argument("--port", type=int, default=0, help="TCP port on this machine (default: any)")
+    way.add_argument("--pty", action="store_true", help="a pseudo-terminal instead of a socket")
+    arguments = parser.parse_args()
+    try:
+        with SimulatedPort(arguments.board) as port, contextlib.suppress(KeyboardInterrupt):
+            if arguments.pty:
+                master, _, path = open_terminal()
+                print(path, flush=True)
+                serve_terminal(port, master)
+            else:
+                with socket.create_server(("127.0.0.1", arguments.port)) as listener:
+                    print(f"socket://127.0.0.1:{listener.getsockname()[1]}", flush=True)
+                    serve_socket(port, listener)
+    except (SimulationError, ValueError, OSError) as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main()
