@@ -1,0 +1,340 @@
+"""Arithmetic of scales: one operation at a time, a few bits per cycle, without a multiplier."""
+
+from dataclasses import dataclass
+
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, signed
+from amaranth.lib import stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from host.descriptor import ScalarOp
+from hw.layouts import ScalarCommand, ScalarResult, raw_layout
+from weights.fixed import EXPONENT_BITS, MANTISSA_BITS, ZERO, Scale
+
+DIGITS = MANTISSA_BITS + 1
+"""Digits of every result before it is normalised by one bit, if at all."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScalarParameters:
+    """Speed of a scalar unit.
+
+    Parameters
+    ----------
+    digits_per_cycle : int
+        1, 2, 4, 8 or 16 digits of the result, each an adder deep.
+    """
+
+    digits_per_cycle: int = 1
+
+    def __post_init__(self):
+        if self.digits_per_cycle not in (1, 2, 4, 8, 16):
+            raise ValueError(
+                f"digits_per_cycle must be 1, 2, 4, 8 or 16, not {self.digits_per_cycle!r}"
+            )
+
+    def cycles(self, op: ScalarOp) -> int:
+        """Cycles from the acceptance of a command to the first one in which ``busy`` is low.
+
+        The same for every operation except MOVE, with a result that is taken at once.
+        """
+        digits = 1 if op == ScalarOp.MOVE else DIGITS // self.digits_per_cycle
+        return 1 + 1 + digits + 1
+
+    def compute(self, op: ScalarOp, a: Scale, b: Scale) -> Scale:
+        match op:
+            case ScalarOp.MUL:
+                return a * b
+            case ScalarOp.DIV:
+                return a / b
+            case ScalarOp.ADD:
+                return a + b
+            case ScalarOp.SQRT:
+                return b.sqrt()
+            case ScalarOp.MOVE:
+                return b
+        raise ValueError(f"op must be a ScalarOp, not {op!r}")
+
+    def create(self) -> "ScalarUnit":
+        return ScalarUnit(self)
+
+
+class ScalarUnit(wiring.Component):
+    """``result = a op b`` on scales, to the bit as ``weights.fixed.Scale``.
+
+    One adder forms a digit of the result per step: products by adding and shifting, quotients and
+    square roots by trial subtraction. Sums align their operands in the same number of steps. Each
+    operation ends with 16 digits of which the first may be zero, normalised on the way out.
+    Exponents wrap at 10 bits.
+
+    A command takes ``parameters.cycles(op)`` cycles, and the next one is accepted after that.
+
+    Members
+    -------
+    command : ``In(stream.Signature(ScalarCommand))``
+    result : ``Out(stream.Signature(ScalarResult))``
+    busy : ``Out(1)``
+        From the cycle after a command's acceptance until its result was transferred.
+    """
+
+    command: In(stream.Signature(ScalarCommand))
+    result: Out(stream.Signature(ScalarResult))
+    busy: Out(1)
+
+    def __init__(self, parameters: ScalarParameters):
+        self.parameters = parameters
+        super().__init__()
+
+    def elaborate(self, platform):
+        m = Module()
+        command = self.command.payload
+        held = Signal(ScalarCommand, reset_less=True)
+        op, a, b = held.op, held.a, held.b
+        multiply = op == ScalarOp.MUL
+        divide = op == ScalarOp.DIV
+        root = op == ScalarOp.SQRT
+        move = op == ScalarOp.MOVE
+        align = ~(multiply | divide | root)
+
+        # Normalised mantissas: their top bit tells zero from the rest.
+        a_given = a.mantissa[-1] & ~move
+        b_given = b.mantissa[-1]
+
+        exponent = Signal(signed(EXPONENT_BITS), reset_less=True)
+        zero = Signal(reset_less=True)
+        distance = Signal(range(2 * DIGITS), reset_less=True)  # that the smaller addend must move
+        # left: partial product, partial remainder, or the larger addend.
+        # right: factor, divisor, radicand, or the smaller addend.
+        # digits: the other factor and then the product's lower half, quotient, or root.
+        left = Signal(DIGITS + 1, reset_less=True)
+        right = Signal(DIGITS + 2, reset_less=True)
+        digits = Signal(DIGITS, reset_less=True)
+
+        # One digit after the other.
+        step = left, right, digits, distance
+        for _ in range(self.parameters.digits_per_cycle):
+            step = self._step(m, step, multiply, root, align)
+
+        # Preparation.
+        difference = Signal(signed(EXPONENT_BITS + 1))
+        swap = Signal()
+        gap = Signal(EXPONENT_BITS)
+        m.d.comb += [
+            difference.eq(a.exponent - b.exponent),
+            swap.eq(~a_given | b_given & (difference < 0)),
+            gap.eq(Mux(swap, -difference, difference)),
+        ]
+        odd = b.exponent[0]
+        radicand = Mux(odd, b.mantissa << 1, b.mantissa)
+
+        # Result: 16 digits, of which a leading one moves them down.
+        digit_sum = left[:MANTISSA_BITS] + right[:MANTISSA_BITS]
+        product = Cat(digits[-2:], left[: DIGITS - 2])
+        value = Signal(DIGITS)
+        m.d.comb += value.eq(Mux(align, digit_sum, Mux(multiply, product, digits)))
+        result = self.result.payload
+        m.d.comb += result.register.eq(held.result)
+        with m.If(~zero):
+            m.d.comb += [
+                result.value.mantissa.eq(Mux(value[-1], value[1:], value)),
+                result.value.exponent.eq(exponent + value[-1]),
+            ]
+
+        count = Signal(range(DIGITS // self.parameters.digits_per_cycle))
+        with m.FSM():
+            with m.State("idle"):
+                m.d.comb += self.command.ready.eq(1)
+                with m.If(self.command.valid):
+                    m.d.sync += held.eq(command)
+                    m.next = "prepare"
+            with m.State("prepare"):
+                m.d.sync += [
+                    count.eq(Mux(move, 0, DIGITS // self.parameters.digits_per_cycle - 1)),
+                    distance.eq(Mux(gap >= 2 * DIGITS, 2 * DIGITS - 1, gap)),
+                    left.eq(0),
+                    right.eq(b.mantissa),
+                    digits.eq(a.mantissa),
+                ]
+                with m.If(multiply):
+                    m.d.sync += exponent.eq(a.exponent + b.exponent + MANTISSA_BITS - 1)
+                    m.d.sync += zero.eq(~a_given | ~b_given)
+                with m.Elif(divide):
+                    m.d.sync += exponent.eq(difference - MANTISSA_BITS)
+                    m.d.sync += zero.eq(~a_given | ~b_given)
+                    m.d.sync += left.eq(a.mantissa)
+                with m.Elif(root):
+                    m.d.sync += exponent.eq((b.exponent >> 1) - (MANTISSA_BITS - 1) // 2)
+                    m.d.sync += zero.eq(~b_given)
+                    m.d.sync += right.eq(radicand)
+                    m.d.sync += digits.eq(0)
+                with m.Else():
+                    m.d.sync += zero.eq(~a_given & ~b_given)
+                    with m.If(swap):
+                        m.d.sync += exponent.eq(b.exponent)
+                        m.d.sync += left.eq(b.mantissa)
+                        m.d.sync += right.eq(Mux(move, 0, a.mantissa))
+                    with m.Else():
+                        m.d.sync += exponent.eq(a.exponent)
+                        m.d.sync += left.eq(a.mantissa)
+                m.next = "digits"
+            with m.State("digits"):
+                m.d.sync += Cat(left, right, digits, distance).eq(Cat(*step))
+                m.d.sync += count.eq(count - 1)
+                with m.If(count == 0):
+                    m.next = "result"
+            with m.State("result"):
+                m.d.comb += self.result.valid.eq(1)
+                with m.If(self.result.ready):
+                    m.next = "idle"
+        m.d.comb += self.busy.eq(~self.command.ready)
+        return m
+
+    @staticmethod
+    def _step(m, state, multiply, root, align):
+        """Logic for one digit; returns the state after it."""
+        left, right, digits, distance = state
+        width = DIGITS + 3
+        minuend = Signal(width)
+        operand = Signal(width)
+        total = Signal(width)
+        m.d.comb += [
+            minuend.eq(left),
+            operand.eq(Mux(multiply, Mux(digits[0], right, 0), right)),
+        ]
+        with m.If(root):
+            m.d.comb += minuend.eq(Cat(right[-2:], left))
+            m.d.comb += operand.eq(Cat(Const(1, 2), digits))
+        m.d.comb += total.eq(
+            (Cat(Const(1, 1), minuend) + Cat(~multiply, operand ^ (~multiply).replicate(width)))[1:]
+        )
+        fits = ~total[-1]
+        remainder = Mux(fits, total, minuend)
+
+        next_left = Signal(len(left))
+        next_right = Signal(len(right))
+        next_digits = Signal(len(digits))
+        next_distance = Signal(len(distance))
+        m.d.comb += [
+            next_left.eq(left),
+            next_right.eq(right),
+            next_digits.eq(digits),
+            next_distance.eq(distance),
+        ]
+        with m.If(multiply):
+            m.d.comb += Cat(next_digits, next_left).eq(Cat(digits[1:], total))
+        with m.Elif(root):
+            m.d.comb += next_left.eq(remainder)
+            m.d.comb += next_right.eq(right << 2)
+            m.d.comb += next_digits.eq(Cat(fits, digits))
+        with m.Elif(align):
+            with m.If(distance != 0):
+                m.d.comb += next_right.eq(right >> 1)
+                m.d.comb += next_distance.eq(distance - 1)
+        with m.Else():
+            m.d.comb += next_left.eq(remainder << 1)
+            m.d.comb += next_digits.eq(Cat(fits, digits))
+        return next_left, next_right, next_digits, next_distance
+
+
+@dataclass(frozen=True, kw_only=True)
+class NormaliserParameters:
+    """Width of the integers that become scales.
+
+    Parameters
+    ----------
+    width : int
+        Bits of the unsigned value, at most 64.
+    """
+
+    width: int = 48
+
+    def __post_init__(self):
+        if not isinstance(self.width, int) or not 1 <= self.width <= 64:
+            raise ValueError(f"width must be an integer from 1 to 64, not {self.width!r}")
+
+    @property
+    def latency(self) -> int:
+        """Cycles from the acceptance of a value to ``valid`` of its scale."""
+        return 4
+
+    @property
+    def cycles(self) -> int:
+        """Cycles from one acceptance to the next, with a result that is taken at once."""
+        return self.latency + 1
+
+    def compute(self, value: int, exponent: int) -> Scale:
+        return Scale.from_int(value, exponent) if value else ZERO
+
+    def create(self) -> "Normaliser":
+        return Normaliser(self)
+
+
+class Normaliser(wiring.Component):
+    """``value * 2**exponent`` of an unsigned integer as a scale, truncated (``Scale.from_int``).
+
+    Shifts by 16s, by 4s and by 1s in a cycle each; one value at a time.
+
+    Members
+    -------
+    raw : ``In(stream.Signature(raw_layout(width)))``
+    result : ``Out(stream.Signature(ScalarResult))``
+    busy : ``Out(1)``
+        From the cycle after a value's acceptance until its scale was transferred.
+    """
+
+    def __init__(self, parameters: NormaliserParameters):
+        self.parameters = parameters
+        super().__init__(
+            {
+                "raw": In(stream.Signature(raw_layout(parameters.width))),
+                "result": Out(stream.Signature(ScalarResult)),
+                "busy": Out(1),
+            }
+        )
+
+    def elaborate(self, platform):
+        m = Module()
+        width = self.parameters.width
+        raw = self.raw.payload
+        top = max(width, 2 * MANTISSA_BITS + 1)
+
+        register = Signal.like(raw.register, reset_less=True)
+        value = Signal(top, reset_less=True)
+        exponent = Signal(signed(EXPONENT_BITS), reset_less=True)
+        m.d.comb += self.raw.ready.eq(~self.busy)
+        accept = self.raw.valid & self.raw.ready
+        with m.If(accept):
+            m.d.sync += register.eq(raw.register)
+            m.d.sync += value.eq(raw.value << (top - width))
+            m.d.sync += exponent.eq(raw.exponent + (width - MANTISSA_BITS))
+
+        # After a stage that moves by multiples of `unit`, fewer than `unit` leading zeros are left,
+        # and bits that no later stage can move into the mantissa end here.
+        for unit, kept in ((16, MANTISSA_BITS + 15), (4, MANTISSA_BITS + 3), (1, MANTISSA_BITS)):
+            shifted = Signal(kept, reset_less=True)
+            moved = Signal(signed(EXPONENT_BITS), reset_less=True)
+            moves = Signal(2)
+            with m.Switch(Cat(value[-unit * (i + 1) :].any() for i in range(3))):
+                for pattern, count in (("--1", 0), ("-10", 1), ("100", 2), ("000", 3)):
+                    with m.Case(pattern):
+                        m.d.comb += moves.eq(count)
+                        if count * unit < len(value):
+                            m.d.sync += shifted.eq((value << (count * unit))[: len(value)][-kept:])
+                        else:
+                            m.d.sync += shifted.eq(0)
+            m.d.sync += moved.eq(exponent - moves * unit)
+            value, exponent = shifted, moved
+
+        result = self.result.payload
+        m.d.comb += result.register.eq(register)
+        with m.If(value[-1]):
+            m.d.comb += result.value.mantissa.eq(value)
+            m.d.comb += result.value.exponent.eq(exponent)
+
+        # A one that accompanies the value through the stages.
+        stages = Signal(self.parameters.latency)
+        m.d.sync += stages.eq(Cat(accept, stages))
+        m.d.comb += self.result.valid.eq(stages[-1])
+        m.d.comb += self.busy.eq(stages.any())
+        with m.If(self.result.valid & ~self.result.ready):
+            m.d.sync += stages[-1].eq(1)
+        return m
