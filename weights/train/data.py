@@ -1,0 +1,198 @@
+"""Text to tokens to windows.
+
+The token stream is that of `sim.evaluate`: for every story the start token, then the story's
+tokens. Training takes it in windows at a phase that changes with every epoch; each epoch uses
+(almost) every token once, in an order that depends on seed and epoch only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from torch import Tensor
+
+from sim.evaluate import SEPARATOR, stories
+
+from ..errors import ModelError
+
+START_TOKEN = 0
+VALIDATION = ("valid", "validation", "test")
+"""A file whose name begins so is never trained on."""
+HELD_OUT = 100
+"""Where no such file is there, one in so many stories is held out."""
+BATCH_STORIES = 1000
+HUB_TEXTS = {
+    "roneneldan/TinyStories": ("TinyStoriesV2-GPT4-train.txt", "TinyStoriesV2-GPT4-valid.txt")
+}
+"""Data sets that may be given by their hub name, and the files to fetch."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Texts:
+    """Stories, without the separators."""
+
+    training: list[str]
+    validation: list[str]
+
+
+def locate(data: str) -> Path:
+    """The directory of text files that `data` names: a directory, or a data set on the hub."""
+    if Path(data).is_dir():
+        return Path(data)
+    if data not in HUB_TEXTS:
+        known = ", ".join(HUB_TEXTS)
+        raise ModelError(f"{data}: not a directory; give a folder of .txt files, or one of {known}")
+    try:
+        from huggingface_hub import snapshot_download
+    except ImportError as error:
+        raise ModelError(f"{data}: needs the package huggingface_hub; install it") from error
+    try:
+        files = list(HUB_TEXTS[data])
+        return Path(snapshot_download(data, repo_type="dataset", allow_patterns=files))
+    except Exception as error:  # no narrower class covers network, hub and cache
+        raise ModelError(f"{data}: cannot be fetched ({error}); give a directory") from error
+
+
+def read_texts(data: str) -> Texts:
+    """All stories of the ``.txt`` files of a directory, in the order of the files' names.
+
+    Raises
+    ------
+    ModelError
+        When there is no text for training or none for validation.
+    """
+    directory = locate(data)
+    training: list[str] = []
+    validation: list[str] = []
+    separate = False
+    for path in sorted(directory.glob("*.txt")):
+        held_out = path.name.lower().replace("tinystoriesv2-gpt4-", "").startswith(VALIDATION)
+        separate |= held_out
+        try:
+            found = list(stories(path.read_text(encoding="utf-8")))
+        except (OSError, UnicodeDecodeError) as error:
+            raise ModelError(f"{path}: cannot be read as UTF-8 ({error}); remove it") from error
+        (validation if held_out else training).extend(found)
+    if not separate:
+        validation = training[::HELD_OUT]
+        del training[::HELD_OUT]
+    if not training or not validation:
+        raise ModelError(f"{directory}: no text in .txt files; give a folder with stories")
+    return Texts(training=training, validation=validation)
+
+
+def train_tokenizer(texts: Iterable[str], vocabulary: int) -> Tokenizer:
+    """A byte-level BPE with `vocabulary` tokens; token 0 separates texts.
+
+    Raises
+    ------
+    ModelError
+        When the vocabulary has no room for all bytes, or the text does not fill it.
+    """
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    if vocabulary <= len(alphabet):
+        raise ModelError(f"vocabulary must be above {len(alphabet)}, not {vocabulary}")
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary,
+        special_tokens=[SEPARATOR],
+        initial_alphabet=alphabet,
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    if tokenizer.get_vocab_size() != vocabulary:
+        raise ModelError(
+            f"the text gives {tokenizer.get_vocab_size()} tokens, not {vocabulary}; "
+            "give more text or a smaller vocabulary"
+        )
+    return tokenizer
+
+
+def token_stream(texts: list[str], tokenizer: Tokenizer) -> np.ndarray:
+    """``uint16`` or ``int32`` tokens of all texts, each after the start token."""
+    kind = np.uint16 if tokenizer.get_vocab_size() <= 1 << 16 else np.int32
+
+    def pieces() -> Iterator[np.ndarray]:
+        for first in range(0, len(texts), BATCH_STORIES):
+            batch = texts[first : first + BATCH_STORIES]
+            for encoding in tokenizer.encode_batch(batch, add_special_tokens=False):
+                yield np.array([START_TOKEN, *encoding.ids], dtype=kind)
+
+    return np.concatenate(list(pieces()))
+
+
+def first_windows(stream: np.ndarray, count: int, length: int) -> np.ndarray:
+    """The first windows (count, length) of a stream, fewer when it is short.
+
+    The same as `sim.evaluate.token_windows`.
+    """
+    count = min(count, stream.size // length)
+    if count == 0:
+        raise ModelError(f"validation has {stream.size} tokens, below {length}; give more text")
+    return stream[: count * length].reshape(count, length).astype(np.int64)
+
+
+class Windows:
+    """The windows of every step of a run, on one device.
+
+    Parameters
+    ----------
+    stream : tokens of the training text
+    length : predicted tokens of a window
+    batch : windows of a step, over all processes
+    rank, world : this process's share is every `world`-th window from `rank` on
+    """
+
+    def __init__(
+        self,
+        stream: np.ndarray,
+        *,
+        length: int,
+        batch: int,
+        seed: int,
+        device: torch.device,
+        rank: int = 0,
+        world: int = 1,
+    ) -> None:
+        self.length, self.batch, self.seed = length, batch, seed
+        self.rank, self.world = rank, world
+        self.stream = torch.from_numpy(stream.astype(np.int32)).to(device)
+        self.per_epoch = (stream.size - 1) // length - 1
+        if self.per_epoch < 1:
+            raise ModelError(f"training has {stream.size} tokens; windows of {length} need more")
+        self.offsets = torch.arange(length + 1, device=device)
+        self._orders: dict[int, Tensor] = {}
+
+    def order(self, epoch: int) -> Tensor:
+        """Starts of an epoch's windows, in the order of their use."""
+        if epoch not in self._orders:
+            generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
+            phase = torch.randint(self.length, (1,), generator=generator)
+            starts = phase + self.length * torch.randperm(self.per_epoch, generator=generator)
+            kept = {e: o for e, o in self._orders.items() if e == epoch - 1}
+            self._orders = kept | {epoch: starts.to(self.stream.device)}
+        return self._orders[epoch]
+
+    def starts(self, step: int) -> Tensor:
+        """Starts (batch / world) of this process's windows of a step."""
+        first, last = step * self.batch, (step + 1) * self.batch
+        pieces = []
+        while first < last:
+            epoch, index = divmod(first, self.per_epoch)
+            count = min(last - first, self.per_epoch - index)
+            pieces.append(self.order(epoch)[index : index + count])
+            first += count
+        whole = pieces[0] if len(pieces) == 1 else torch.cat(pieces)
+        return whole[self.rank :: self.world]
+
+    def gather(self, starts: Tensor) -> tuple[Tensor, Tensor]:
+        """(tokens, targets), each (batch, length), of windows that begin at `starts`."""
+        windows = self.stream[starts[:, None] + self.offsets].long()
+        return windows[:, :-1], windows[:, 1:]

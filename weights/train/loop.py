@@ -1,0 +1,498 @@
+"""The training run: from a configuration and a directory of text to a checkpoint.
+
+A run writes into its output directory: ``state.json`` and parts (to go on from), ``metrics.jsonl``,
+``curves.png``, ``tokenizer.json``, and at its end ``checkpoint/`` in upstream's format and
+``result.json``. Started again with the same configuration and directory it goes on from the state,
+and its curve is the one of a run that was never stopped.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from tokenizers import Tokenizer
+from torch import Tensor, distributed, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from sim.evaluate import token_bytes
+
+from ..errors import ModelError
+from .config import Config
+from .data import Texts, Windows, first_windows, read_texts, token_stream, train_tokenizer
+from .export import export
+from .model import LanguageModel
+from .report import Metrics, plot
+from .schedule import learning_rate
+from .state import (
+    load_state,
+    random_state,
+    restore_random_state,
+    save_state,
+    write_atomically,
+)
+
+BETAS = (0.9, 0.95)
+WARM_UPS = 3
+"""Updates before a CUDA graph is captured; their effect is undone."""
+EVALUATION_TOKENS = 1 << 15
+"""Tokens that an evaluation takes at once."""
+RESERVE_SECONDS = 10.0
+"""Before the deadline: time to evaluate and save."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What the command line says beside the configuration.
+
+    Members
+    -------
+    data : directory of text files, or a hub name
+    output : directory to write to
+    deadline : seconds after which to stop with a saved state, or None
+    state_limit : MiB that a file of the state may have
+    tokenizer : a tokenizer to use instead of a new one, or None
+    compile : `torch.compile` and, with one process, CUDA graphs; None for where CUDA is
+    device : ``cpu``, ``cuda``, or None for the best there is
+    """
+
+    data: str
+    output: Path
+    deadline: float | None = None
+    state_limit: float = 1024.0
+    tokenizer: Path | None = None
+    compile: bool | None = None
+    device: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """How a run ended. `validation` is in nats per token; peak memory is the GPU allocator's."""
+
+    finished: bool
+    step: int
+    tokens: int
+    validation: float
+    bits_per_byte: float
+    seconds: float
+    tokens_per_second: float
+    peak_memory_mib: float
+
+
+class Processes:
+    """The processes of ``torchrun``, or this one alone."""
+
+    def __init__(self, device: str | None) -> None:
+        self.world = int(os.environ.get("WORLD_SIZE", "1"))
+        self.rank = int(os.environ.get("RANK", "0"))
+        local = int(os.environ.get("LOCAL_RANK", "0"))
+        kind = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        self.device = torch.device(kind, local) if kind == "cuda" else torch.device(kind)
+        if kind == "cuda":
+            if not torch.cuda.is_available():
+                raise ModelError("device cuda: PyTorch finds no GPU; give --device cpu")
+            torch.cuda.set_device(self.device)
+        if self.world > 1:
+            distributed.init_process_group("nccl" if kind == "cuda" else "gloo")
+
+    @property
+    def first(self) -> bool:
+        """Whether this process writes the files."""
+        return self.rank == 0
+
+    def agree(self, wish: bool) -> bool:
+        """Whether the first process wishes it."""
+        if self.world == 1:
+            return wish
+        decision = torch.tensor([int(wish)], device=self.device)
+        distributed.broadcast(decision, 0)
+        return bool(decision.item())
+
+    def mean(self, value: Tensor) -> float:
+        """The mean of a scalar over all processes."""
+        if self.world > 1:
+            value = value.clone()
+            distributed.all_reduce(value)
+        return float(value) / self.world
+
+    def wait(self) -> None:
+        if self.world > 1:
+            distributed.barrier()
+
+    def close(self) -> None:
+        if self.world > 1:
+            distributed.destroy_process_group()
+
+
+def prepare_tokenizer(config: Config, options: Options, texts: Texts) -> Tokenizer:
+    """The run's tokenizer: that of its directory, a given one, or a new one."""
+    kept = options.output / "tokenizer.json"
+    source = kept if kept.exists() else options.tokenizer
+    if source is None:
+        tokenizer = train_tokenizer(texts.training, config.model.vocabulary)
+    else:
+        try:
+            tokenizer = Tokenizer.from_str(source.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise ModelError(f"{source}: cannot be read ({error.strerror})") from error
+        except Exception as error:  # the package raises nothing narrower
+            raise ModelError(f"{source}: not a tokenizer ({error})") from error
+    if tokenizer.get_vocab_size() > config.model.vocabulary:
+        raise ModelError(
+            f"{source}: {tokenizer.get_vocab_size()} tokens, "
+            f"but model.vocabulary is {config.model.vocabulary}; make them agree"
+        )
+    return tokenizer
+
+
+@contextmanager
+def full_precision() -> Iterator[None]:
+    """No TF32: an evaluation is to agree with the float reference."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+@torch.no_grad()
+def evaluate(model: LanguageModel, windows: np.ndarray, device: torch.device) -> float:
+    """Mean loss in nats over the windows' predictions, in float32 as the float reference has it."""
+    model.eval()
+    total = 0.0
+    count = max(1, EVALUATION_TOKENS // windows.shape[1])
+    with full_precision():
+        for first in range(0, len(windows), count):
+            part = torch.from_numpy(windows[first : first + count]).to(device)
+            # Around compiled parts: they are made for the shapes of training.
+            with torch.compiler.set_stance("force_eager"):
+                logits = model(part[:, :-1])
+            losses = nn.functional.cross_entropy(
+                logits.flatten(0, 1).float(), part[:, 1:].flatten(), reduction="sum"
+            )
+            total += float(losses)
+    model.train()
+    return total / windows[:, 1:].size
+
+
+class Trainer:
+    """One process's part of a run: model, optimiser and data, and how a step is made."""
+
+    def __init__(
+        self, config: Config, stream: np.ndarray, processes: Processes, compile: bool
+    ) -> None:
+        self.config, self.processes = config, processes
+        training, device = config.training, processes.device
+        if training.batch % processes.world:
+            raise ModelError(
+                f"training.batch must be a multiple of {processes.world} processes, "
+                f"not {training.batch}"
+            )
+        torch.manual_seed(training.seed)
+        self.model = LanguageModel(config.model).to(device)
+        self.windows = Windows(
+            stream,
+            length=training.length,
+            batch=training.batch,
+            seed=training.seed,
+            device=device,
+            rank=processes.rank,
+            world=processes.world,
+        )
+        self.optimizer = self._make_optimizer()
+        self.rate = self.optimizer.param_groups[0]["lr"]
+        self.total = torch.zeros((), device=device)
+        self.starts = self.windows.starts(0).clone()
+        if compile:
+            self.model.compile_parts()
+        self.wrapped: nn.Module = self.model
+        if processes.world > 1:
+            self.wrapped = DistributedDataParallel(self.model)
+        self._graph: torch.cuda.CUDAGraph | None = None
+        if compile and device.type == "cuda" and processes.world == 1:
+            self._capture()
+
+    def _make_optimizer(self) -> torch.optim.AdamW:
+        decayed = [p for p in self.model.parameters() if p.ndim == 2]
+        others = [p for p in self.model.parameters() if p.ndim != 2]
+        on_gpu = self.processes.device.type == "cuda"
+        # A tensor, so that a captured step sees its changes.
+        rate = torch.tensor(self.config.training.learning_rate, device=self.processes.device)
+        return torch.optim.AdamW(
+            [
+                {"params": decayed, "weight_decay": self.config.training.weight_decay},
+                {"params": others, "weight_decay": 0.0},
+            ],
+            lr=rate,
+            betas=BETAS,
+            fused=True,
+            capturable=on_gpu,
+        )
+
+    def _autocast(self) -> AbstractContextManager[Any]:
+        if self.processes.device.type == "cpu":
+            return nullcontext()  # slower than float32 there
+        return torch.autocast("cuda", torch.bfloat16, cache_enabled=False)
+
+    def _update(self) -> None:
+        """One step from `starts`, all on the device."""
+        self.optimizer.zero_grad(set_to_none=True)
+        tokens, targets = self.windows.gather(self.starts)
+        with self._autocast():
+            loss = self.wrapped(tokens, targets)
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.model.parameters(), self.config.training.clip, foreach=True)
+        self.optimizer.step()
+        self.total += loss.detach()
+
+    def _capture(self) -> None:
+        """Records a step as a CUDA graph: one launch instead of hundreds."""
+        before = {name: tensor.clone() for name, tensor in self.tensors().items()}
+        random = random_state()
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(WARM_UPS):
+                self._update()
+        torch.cuda.current_stream().wait_stream(stream)
+        self._graph = torch.cuda.CUDAGraph()
+        self.optimizer.zero_grad(set_to_none=True)
+        with torch.cuda.graph(self._graph):
+            self._update()
+        self.restore(before)
+        restore_random_state(random)
+        self.total.zero_()
+
+    def step(self, number: int) -> None:
+        """Makes step `number`; adds its loss to `total`."""
+        training = self.config.training
+        rate = learning_rate(number, training.steps, training.learning_rate, training.warmup)
+        self.rate.fill_(rate)
+        self.starts.copy_(self.windows.starts(number))
+        if self._graph is None:
+            self._update()
+        else:
+            self._graph.replay()
+
+    def take_loss(self, steps: int) -> float:
+        """The mean loss of the last `steps` steps, over all processes."""
+        loss = self.processes.mean(self.total) / steps
+        self.total.zero_()
+        return loss
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All that changes with a step, by name."""
+        found = {f"model.{name}": p for name, p in self.model.named_parameters()}
+        for name, parameter in self.model.named_parameters():
+            moments = self.optimizer.state.get(parameter, {})
+            for key in ("exp_avg", "exp_avg_sq", "step"):
+                if key in moments:
+                    found[f"optimizer.{key}.{name}"] = moments[key]
+        return found
+
+    @torch.no_grad()
+    def restore(self, tensors: dict[str, Tensor]) -> None:
+        """Puts `tensors` into place; moments that are not among them become zero."""
+        for name, parameter in self.model.named_parameters():
+            parameter.copy_(tensors[f"model.{name}"])
+            keys = ("exp_avg", "exp_avg_sq", "step")
+            given = {k: tensors.get(f"optimizer.{k}.{name}") for k in keys}
+            moments = self.optimizer.state.get(parameter)
+            if moments:
+                for key, value in given.items():
+                    moments[key].zero_() if value is None else moments[key].copy_(value)
+            elif given["step"] is not None:
+                device = parameter.device if self.optimizer.defaults["capturable"] else None
+                self.optimizer.state[parameter] = {
+                    "step": given["step"].to(device or parameter.device),
+                    "exp_avg": given["exp_avg"].to(parameter.device),
+                    "exp_avg_sq": given["exp_avg_sq"].to(parameter.device),
+                }
+
+
+class Stop:
+    """Becomes true at the deadline, or when the process is asked to end."""
+
+    def __init__(self, deadline: float | None, begin: float) -> None:
+        self.at = math.inf if deadline is None else begin + deadline - RESERVE_SECONDS
+        self.asked = False
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> Stop:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._before[number] = signal.signal(number, self._ask)
+        return self
+
+    def __exit__(self, *details: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _ask(self, number: int, frame: object) -> None:
+        self.asked = True
+
+    def __bool__(self) -> bool:
+        return self.asked or time.monotonic() >= self.at
+
+
+def _settle(config: Config, options: Options) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+    """The state to go on from, if there is one."""
+    state = load_state(options.output)
+    if state is not None and state[1].get("config") != config.digest():
+        raise ModelError(
+            f"{options.output}: holds a run of another configuration; give another --out"
+        )
+    return state
+
+
+def train(config: Config, options: Options, begin: float | None = None) -> Result:
+    """Runs until the last step, the deadline (counted from monotonic `begin`) or a signal.
+
+    Raises
+    ------
+    ModelError, OSError
+        When data, state or output directory cannot be used.
+    """
+    begin = time.monotonic() if begin is None else begin
+    options.output.mkdir(parents=True, exist_ok=True)
+    processes = Processes(options.device)
+    try:
+        with Stop(options.deadline, begin) as stop:
+            return _run(config, options, processes, stop)
+    finally:
+        processes.close()
+
+
+def _run(config: Config, options: Options, processes: Processes, stop: Stop) -> Result:
+    training, device = config.training, processes.device
+    state = _settle(config, options)
+    texts = read_texts(options.data)
+    if processes.first:
+        tokenizer = prepare_tokenizer(config, options, texts)
+        write_atomically(options.output / "tokenizer.json", tokenizer.to_str().encode())
+    processes.wait()
+    tokenizer = prepare_tokenizer(config, options, texts)
+    validation = first_windows(
+        token_stream(texts.validation, tokenizer), training.validation_windows, training.length
+    )
+    sizes = token_bytes(tokenizer, config.model.vocabulary)
+    bytes_per_token = float(sizes[validation[:, 1:]].mean())
+    compile = options.compile if options.compile is not None else device.type == "cuda"
+    trainer = Trainer(config, token_stream(texts.training, tokenizer), processes, compile)
+    step, seconds = 0, 0.0
+    if state is not None:
+        tensors, facts = state
+        trainer.restore(tensors)
+        restore_random_state(tensors)
+        step, seconds = facts["step"], facts["seconds"]
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    metrics = Metrics(options.output, step) if processes.first else None
+
+    def record(**values: Any) -> None:
+        if metrics is not None:
+            metrics.add(step=step, tokens=step * training.batch * training.length, **values)
+
+    def save() -> None:
+        if processes.first:
+            tensors = trainer.tensors() | random_state()
+            facts = {"step": step, "seconds": seconds, "config": config.digest()}
+            save_state(options.output, tensors, facts, options.state_limit)
+
+    def record_validation(loss: float) -> None:
+        record(validation=loss, bits_per_byte=loss / math.log(2) / bytes_per_token)
+
+    saved = last = time.monotonic()
+    first_step, rate, training_seconds = step, 0.0, 0.0
+    with _progress(processes.first, training.steps) as show:
+        while step < training.steps:
+            count = min(training.report - step % training.report, training.steps - step)
+            for number in range(step, step + count):
+                trainer.step(number)
+            step += count
+            loss = trainer.take_loss(count)  # waits for the device
+            now = time.monotonic()
+            elapsed, last = now - last, now
+            seconds, training_seconds = seconds + elapsed, training_seconds + elapsed
+            rate = count * training.batch * training.length / elapsed
+            record(
+                loss=loss,
+                learning_rate=float(trainer.rate),
+                seconds=round(seconds, 3),
+                tokens_per_second=round(rate),
+            )
+            show(step, loss, rate)
+            if not math.isfinite(loss):
+                raise ModelError(f"step {step}: the loss is {loss}; lower the learning rate")
+            if training.evaluate and step % training.evaluate == 0 and step < training.steps:
+                record_validation(evaluate(trainer.model, validation, device))
+                last = time.monotonic()
+            if processes.agree(bool(stop)):
+                break
+            if processes.agree(last - saved >= training.save_seconds):
+                save()
+                saved = last = time.monotonic()
+    save()
+    loss = evaluate(trainer.model, validation, device)
+    if step == training.steps:  # not where a run was interrupted, so that curves stay the same
+        record_validation(loss)
+    done = (step - first_step) * training.batch * training.length
+    result = Result(
+        finished=step == training.steps,
+        step=step,
+        tokens=step * training.batch * training.length,
+        validation=loss,
+        bits_per_byte=loss / math.log(2) / bytes_per_token,
+        seconds=round(seconds, 3),
+        tokens_per_second=round(done / training_seconds) if training_seconds else 0,
+        peak_memory_mib=_peak_memory(device),
+    )
+    if processes.first:
+        facts = asdict(result) | {"parameters": sum(p.numel() for p in trainer.model.parameters())}
+        text = json.dumps(facts | {"config": asdict(config)}, indent=1) + "\n"
+        write_atomically(options.output / "result.json", text.encode())
+        if config.model.architecture == "matmul-free" and config.model.ternary:
+            export(trainer.model, tokenizer, options.output / "checkpoint")
+        plot(options.output)
+    processes.wait()
+    return result
+
+
+def _peak_memory(device: torch.device) -> float:
+    if device.type != "cuda":
+        return 0.0
+    return round(torch.cuda.max_memory_reserved() / (1 << 20), 1)
+
+
+@contextmanager
+def _progress(shown: bool, steps: int) -> Iterator[Callable[[int, float, float], None]]:
+    """A bar on standard error with loss and speed; where that is no terminal, one line per call."""
+    console = Console(stderr=True)
+    if not shown or not console.is_terminal:
+
+        def write(step: int, loss: float, rate: float) -> None:
+            if shown:
+                console.print(f"step {step}/{steps}  loss {loss:.4f}  {rate:,.0f} tokens/s")
+
+        yield write
+        return
+    text = TextColumn("step {task.completed}/{task.total}  {task.fields[text]}")
+    with Progress(text, BarColumn(), TimeRemainingColumn(), console=console) as bar:
+        task = bar.add_task("", total=steps, text="")
+
+        def update(step: int, loss: float, rate: float) -> None:
+            bar.update(task, completed=step, text=f"loss {loss:.4f}  {rate:,.0f} tokens/s")
+
+        yield update
