@@ -1,0 +1,1 @@
+"""Benches that drive the generated Verilog with cocotb, against the same golden formulas."""
