@@ -2,27 +2,17 @@
 
 from dataclasses import dataclass, fields
 
-from amaranth.hdl import Cat, Const, Module, Mux, Signal, signed
+from amaranth.hdl import Cat, Module, Mux, Signal, signed
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from hw.arithmetic import SUM_BITS
-from hw.layouts import CODE_BITS, TRIT_BITS, EngineCommand, ReadSignature, SumSignature
+from hw.layouts import CODE_BITS, TRIT_BITS, EngineCommand, ReadSignature, SumSignature, add
 
 COUNT_BITS = 16
 
 KEEP = {"keep": 1}
 """Copies of a register that synthesis must not merge again: each serves its neighbours."""
-
-
-def add(left, right, carry):
-    """``left + right + carry`` of signed values, one carry chain wherever it is mapped.
-
-    The carry enters as an addition of its own below the lowest bit, because synthesis makes a third
-    operand of ``a + b + c``.
-    """
-    total = Cat(Const(1, 1), left).as_signed() + Cat(carry, right).as_signed()
-    return total[1:].as_signed()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,6 +1,6 @@
-"""Payloads and port signatures that several units share."""
+"""Payloads, port signatures and an adder that several units share."""
 
-from amaranth.hdl import Shape, signed, unsigned
+from amaranth.hdl import Cat, Const, Shape, signed, unsigned
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -134,3 +134,13 @@ class HostSignature(wiring.Signature):
                 "read_data": In(HALF_WORD_BITS),
             }
         )
+
+
+def add(left, right, carry):
+    """``left + right + carry`` of signed values, one carry chain wherever it is mapped.
+
+    The carry enters as an addition of its own below the lowest bit, because synthesis makes a third
+    operand of ``a + b + c``.
+    """
+    total = Cat(Const(1, 1), left).as_signed() + Cat(carry, right).as_signed()
+    return total[1:].as_signed()

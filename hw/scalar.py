@@ -7,7 +7,7 @@ from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from host.descriptor import ScalarOp
-from hw.layouts import ScalarCommand, ScalarResult, raw_layout
+from hw.layouts import ScalarCommand, ScalarResult, add, raw_layout
 from weights.fixed import EXPONENT_BITS, MANTISSA_BITS, ZERO, Scale
 
 DIGITS = MANTISSA_BITS + 1
@@ -103,8 +103,9 @@ class ScalarUnit(wiring.Component):
         zero = Signal(reset_less=True)
         distance = Signal(range(2 * DIGITS), reset_less=True)  # that the smaller addend must move
         # left: partial product, partial remainder, or the larger addend.
-        # right: factor, divisor, radicand, or the smaller addend.
-        # digits: the other factor and then the product's lower half, quotient, or root.
+        # right: factor, divisor, or radicand.
+        # digits: the other factor and then the product's lower half; the quotient, at first behind
+        # the dividend's last bit; the root; or the smaller addend.
         left = Signal(DIGITS + 1, reset_less=True)
         right = Signal(DIGITS + 2, reset_less=True)
         digits = Signal(DIGITS, reset_less=True)
@@ -112,31 +113,44 @@ class ScalarUnit(wiring.Component):
         # One digit after the other.
         step = left, right, digits, distance
         for _ in range(self.parameters.digits_per_cycle):
-            step = self._step(m, step, multiply, root, align)
+            step = self._step(m, step, multiply, divide, root)
 
         # Preparation.
-        difference = Signal(signed(EXPONENT_BITS + 1))
+        added = Signal(signed(EXPONENT_BITS + 1))
         swap = Signal()
         gap = Signal(EXPONENT_BITS)
         m.d.comb += [
-            difference.eq(a.exponent - b.exponent),
-            swap.eq(~a_given | b_given & (difference < 0)),
-            gap.eq(Mux(swap, -difference, difference)),
+            added.eq(
+                add(
+                    a.exponent,
+                    b.exponent.as_unsigned() ^ (~multiply).replicate(EXPONENT_BITS),
+                    ~multiply,
+                )
+            ),
+            swap.eq(~a_given | b_given & added[-1]),
+            # A negative difference -n becomes n - 1; the smaller addend makes one step at once.
+            gap.eq(added ^ added[-1].replicate(EXPONENT_BITS)),
         ]
-        odd = b.exponent[0]
-        radicand = Mux(odd, b.mantissa << 1, b.mantissa)
+        smaller = Mux(swap, a.mantissa[1:] & (~move).replicate(MANTISSA_BITS - 1), b.mantissa)
 
         # Result: 16 digits, of which a leading one moves them down.
-        digit_sum = left[:MANTISSA_BITS] + right[:MANTISSA_BITS]
+        digit_sum = left[:MANTISSA_BITS] + digits[:MANTISSA_BITS]
         product = Cat(digits[-2:], left[: DIGITS - 2])
         value = Signal(DIGITS)
+        offset = Signal(signed(5))
         m.d.comb += value.eq(Mux(align, digit_sum, Mux(multiply, product, digits)))
+        with m.If(multiply):
+            m.d.comb += offset.eq(MANTISSA_BITS - 1)
+        with m.Elif(divide):
+            m.d.comb += offset.eq(-MANTISSA_BITS)
+        with m.Elif(root):
+            m.d.comb += offset.eq(-(MANTISSA_BITS - 1) // 2)
         result = self.result.payload
         m.d.comb += result.register.eq(held.result)
         with m.If(~zero):
             m.d.comb += [
                 result.value.mantissa.eq(Mux(value[-1], value[1:], value)),
-                result.value.exponent.eq(exponent + value[-1]),
+                result.value.exponent.eq(add(exponent, offset, value[-1])),
             ]
 
         count = Signal(range(DIGITS // self.parameters.digits_per_cycle))
@@ -150,31 +164,33 @@ class ScalarUnit(wiring.Component):
                 m.d.sync += [
                     count.eq(Mux(move, 0, DIGITS // self.parameters.digits_per_cycle - 1)),
                     distance.eq(Mux(gap >= 2 * DIGITS, 2 * DIGITS - 1, gap)),
-                    left.eq(0),
-                    right.eq(b.mantissa),
-                    digits.eq(a.mantissa),
+                    left.eq(
+                        Mux(
+                            divide,
+                            a.mantissa[1:],
+                            Mux(swap, b.mantissa, a.mantissa) & align.replicate(MANTISSA_BITS),
+                        )
+                    ),
+                    right.eq(Mux(root & b.exponent[0], b.mantissa << 1, b.mantissa)),
+                    exponent.eq(added),
+                    zero.eq(~a_given | ~b_given),
                 ]
                 with m.If(multiply):
-                    m.d.sync += exponent.eq(a.exponent + b.exponent + MANTISSA_BITS - 1)
-                    m.d.sync += zero.eq(~a_given | ~b_given)
+                    m.d.sync += digits.eq(a.mantissa)
                 with m.Elif(divide):
-                    m.d.sync += exponent.eq(difference - MANTISSA_BITS)
-                    m.d.sync += zero.eq(~a_given | ~b_given)
-                    m.d.sync += left.eq(a.mantissa)
+                    m.d.sync += digits.eq(a.mantissa[0] << (DIGITS - 1))
                 with m.Elif(root):
-                    m.d.sync += exponent.eq((b.exponent >> 1) - (MANTISSA_BITS - 1) // 2)
-                    m.d.sync += zero.eq(~b_given)
-                    m.d.sync += right.eq(radicand)
-                    m.d.sync += digits.eq(0)
+                    m.d.sync += [
+                        digits.eq(0),
+                        exponent.eq(b.exponent >> 1),
+                        zero.eq(~b_given),
+                    ]
                 with m.Else():
-                    m.d.sync += zero.eq(~a_given & ~b_given)
-                    with m.If(swap):
-                        m.d.sync += exponent.eq(b.exponent)
-                        m.d.sync += left.eq(b.mantissa)
-                        m.d.sync += right.eq(Mux(move, 0, a.mantissa))
-                    with m.Else():
-                        m.d.sync += exponent.eq(a.exponent)
-                        m.d.sync += left.eq(a.mantissa)
+                    m.d.sync += [
+                        digits.eq(smaller),
+                        exponent.eq(Mux(swap, b.exponent, a.exponent)),
+                        zero.eq(~a_given & ~b_given),
+                    ]
                 m.next = "digits"
             with m.State("digits"):
                 m.d.sync += Cat(left, right, digits, distance).eq(Cat(*step))
@@ -189,25 +205,24 @@ class ScalarUnit(wiring.Component):
         return m
 
     @staticmethod
-    def _step(m, state, multiply, root, align):
+    def _step(m, state, multiply, divide, root):
         """Logic for one digit; returns the state after it."""
         left, right, digits, distance = state
         width = DIGITS + 3
         minuend = Signal(width)
         operand = Signal(width)
         total = Signal(width)
-        m.d.comb += [
-            minuend.eq(left),
-            operand.eq(Mux(multiply, Mux(digits[0], right, 0), right)),
-        ]
         with m.If(root):
             m.d.comb += minuend.eq(Cat(right[-2:], left))
-            m.d.comb += operand.eq(Cat(Const(1, 2), digits))
-        m.d.comb += total.eq(
-            (Cat(Const(1, 1), minuend) + Cat(~multiply, operand ^ (~multiply).replicate(width)))[1:]
-        )
+            m.d.comb += operand.eq(~Cat(Const(1, 2), digits, Const(0, 1)))
+        with m.Elif(divide):
+            m.d.comb += minuend.eq(Cat(digits[-1], left))
+            m.d.comb += operand.eq(~Cat(right, Const(0, 1)))
+        with m.Else():
+            m.d.comb += minuend.eq(left)
+            m.d.comb += operand.eq(Mux(digits[0], right, 0))
+        m.d.comb += total.eq(add(minuend, operand, ~multiply))
         fits = ~total[-1]
-        remainder = Mux(fits, total, minuend)
 
         next_left = Signal(len(left))
         next_right = Signal(len(right))
@@ -215,23 +230,18 @@ class ScalarUnit(wiring.Component):
         next_distance = Signal(len(distance))
         m.d.comb += [
             next_left.eq(left),
-            next_right.eq(right),
+            next_right.eq(Mux(root, right << 2, right)),
             next_digits.eq(digits),
             next_distance.eq(distance),
         ]
         with m.If(multiply):
             m.d.comb += Cat(next_digits, next_left).eq(Cat(digits[1:], total))
-        with m.Elif(root):
-            m.d.comb += next_left.eq(remainder)
-            m.d.comb += next_right.eq(right << 2)
+        with m.Elif(divide | root):
+            m.d.comb += next_left.eq(Mux(fits, total, minuend))
             m.d.comb += next_digits.eq(Cat(fits, digits))
-        with m.Elif(align):
-            with m.If(distance != 0):
-                m.d.comb += next_right.eq(right >> 1)
-                m.d.comb += next_distance.eq(distance - 1)
-        with m.Else():
-            m.d.comb += next_left.eq(remainder << 1)
-            m.d.comb += next_digits.eq(Cat(fits, digits))
+        with m.Elif(distance != 0):
+            m.d.comb += next_digits.eq(digits >> 1)
+            m.d.comb += next_distance.eq(distance - 1)
         return next_left, next_right, next_digits, next_distance
 
 

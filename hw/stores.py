@@ -8,7 +8,7 @@ No unit reads a word in the cycle in which it is written: what it would get is n
 
 from dataclasses import dataclass, fields
 
-from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal, signed, unsigned
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, signed, unsigned
 from amaranth.lib import data, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In
@@ -125,8 +125,8 @@ class BlockStore(wiring.Component):
                 read, half = Signal(), Signal(len(half), reset_less=True)
                 m.d.sync += Cat(read, half).eq(Cat(*early))
             with m.If(read):
-                lanes = Array(value[h] for h in range(self.half_words))
-                m.d.sync += self.host.read_data.eq(lanes[half])
+                lane = value.as_value().word_select(half, HALF_WORD_BITS)
+                m.d.sync += self.host.read_data.eq(lane)
         return m
 
 
