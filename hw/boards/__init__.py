@@ -1,0 +1,82 @@
+"""Boards: data only. Every module of this package holds one, named ``BOARD``."""
+
+import importlib
+import pkgutil
+from dataclasses import dataclass
+
+from host.geometry import Geometry
+from host.protocol import DIGEST_BYTES
+
+
+@dataclass(frozen=True, kw_only=True)
+class Board:
+    """One board and the machine that is built for it.
+
+    Parameters
+    ----------
+    name : str
+        Name of the board's module in this package; what users type.
+    geometry : Geometry
+        Size of the machine.
+    clock_hz : int
+        Clock of the machine, made from the board's own by a PLL.
+    baud : int or None
+        Rate of the board's UART; must divide the clock to within 2 %.
+    platform : str or None
+        ``module:class`` of the amaranth-boards platform. None for a simulated board, which
+        needs neither that package nor any tool.
+    device : str or None
+        Part number, the key of ``hw.estimate.CAPACITY``.
+    """
+
+    name: str
+    geometry: Geometry
+    clock_hz: int
+    baud: int | None = None
+    platform: str | None = None
+    device: str | None = None
+
+    def __post_init__(self):
+        if (self.platform is None) != (self.baud is None):
+            raise ValueError(f"a board with a platform, and no other, must have a baud: {self!r}")
+        if self.baud is not None and not 0.98 < self.divisor * self.baud / self.clock_hz < 1.02:
+            raise ValueError(
+                f"baud must divide a clock of {self.clock_hz} Hz to within 2 %, not {self.baud!r}"
+            )
+
+    @property
+    def simulated(self) -> bool:
+        """Whether the board exists in simulation only."""
+        return self.platform is None
+
+    @property
+    def divisor(self) -> int:
+        """Clock cycles per bit of the UART."""
+        return round(self.clock_hz / self.baud)
+
+    def create_platform(self):
+        """A new platform object of amaranth-boards; a platform serves one build."""
+        if self.simulated:
+            raise ValueError(f"{self.name} is a simulated board: there is no hardware of it")
+        module, _, name = self.platform.partition(":")
+        return getattr(importlib.import_module(module), name)()
+
+    def core(self, digest: bytes = bytes(DIGEST_BYTES)):
+        """The board's machine, to simulate or to build; ``digest`` is what it says of its build."""
+        from hw.core import Core
+
+        return Core(
+            geometry=self.geometry, board_name=self.name, clock_hz=self.clock_hz, digest=digest
+        )
+
+
+def names() -> list[str]:
+    """All boards that there are, sorted."""
+    return sorted(module.name for module in pkgutil.iter_modules(__path__))
+
+
+def board(name: str) -> Board:
+    """The board of that name; ``ValueError`` lists the known ones."""
+    if name not in names():
+        raise ValueError(f"board must be one of {', '.join(names())}, not {name!r}")
+    return importlib.import_module(f"{__name__}.{name}").BOARD

