@@ -11,7 +11,6 @@ from host.descriptor import REGISTERS
 from host.geometry import Geometry
 from host.protocol import (
     ALWAYS_READABLE,
-    ERROR,
     READ_HALFWORDS,
     RESPONSE,
     WRITABLE,
@@ -54,27 +53,34 @@ VOCABULARY = 31
 class ToyModel:
     """What the device computes, for the tests to compare with."""
 
-    def __init__(self):
+    def __init__(self, vocabulary: int = VOCABULARY):
+        self.vocabulary = vocabulary
         self.state = 0
 
     def step(self, token: int):
         self.state = (self.state * 31 + token * 7 + 1) & 0xFFFF
 
     def choose(self, noise: int | None) -> int:
-        return (self.state ^ (0 if noise is None else noise >> 7)) % VOCABULARY
+        return (self.state ^ (0 if noise is None else noise >> 7)) % self.vocabulary
 
     def sums(self) -> list[int]:
-        return [((self.state * (j + 3)) & 0xFFFF) - 0x8000 for j in range(VOCABULARY)]
+        return [((self.state * (j + 3)) & 0xFFFF) - 0x8000 for j in range(self.vocabulary)]
 
 
 class FakeDevice:
-    """One device. ``pace`` tokens are chosen between two frames, all of them if it is None."""
+    """One device. Every POLL finds ``pace`` tokens more chosen, all of them if it is None."""
 
-    def __init__(self, identity: Identity = IDENTITY, pace: int | None = None):
+    def __init__(
+        self,
+        identity: Identity = IDENTITY,
+        pace: int | None = None,
+        vocabulary: int = VOCABULARY,
+    ):
         self.identity = identity
+        self.vocabulary = vocabulary
         self.pace = pace
         self.memory = {space: [0] * space_size(identity.geometry, space) for space in MemorySpace}
-        self.model = ToyModel()
+        self.model = ToyModel(self.vocabulary)
         self.run_id = 0
         self.started = False
         self.running = False
@@ -108,8 +114,9 @@ class FakeDevice:
         tokens = self.produced - 1
         totals = Totals(cycles=100 * tokens, engine_cycles=60 * tokens, tokens=tokens)
         self.memory[MemorySpace.TOTALS][:] = struct.unpack("<10H", totals.to_bytes())
-        counters = struct.pack("<12I", *(i * tokens for i in range(12)))
-        self.memory[MemorySpace.COUNTERS][:24] = struct.unpack("<24H", counters)
+        steps = self.identity.geometry.descriptors
+        counters = struct.pack(f"<{steps}I", *(i * tokens for i in range(steps)))
+        self.memory[MemorySpace.COUNTERS][:] = struct.unpack(f"<{2 * steps}H", counters)
 
     def respond(self, frame: Frame) -> Frame:
         """The answer to a frame, given at once."""
@@ -194,7 +201,7 @@ class FakeDevice:
         self.stopping = False
         self.produced, self.end = prompt_length, prompt_length + generate
         if flags & RunFlag.RESET:
-            self.model = ToyModel()
+            self.model = ToyModel(self.vocabulary)
         for token in self.memory[MemorySpace.TOKENS][:prompt_length]:
             self.model.step(token)
         return None
@@ -203,8 +210,8 @@ class FakeDevice:
 class FakePort:
     """A line to a `FakeDevice` that loses, doubles and flips bytes with given probabilities.
 
-    ``script`` maps the number of a response to what is sent in its stead: ``None`` for nothing, or
-    a function from the frame to bytes.
+    ``intercept`` is called with each frame that arrives; a frame that it returns is sent in the
+    response's stead.
     """
 
     def __init__(self, device, *, seed=0, drop=0.0, repeat=0.0, flip=0.0, silent=False):
@@ -215,7 +222,7 @@ class FakePort:
         self.output = bytearray()
         self.frames: list[Frame] = []
         self.closed = False
-        self.intercept = None  # called with each frame; a Frame it returns is the response
+        self.intercept = None
 
     def _noisy(self, data: bytes) -> bytes:
         result = bytearray()
@@ -244,6 +251,3 @@ class FakePort:
 
     def close(self):
         self.closed = True
-
-
-assert ERROR == 0xFF

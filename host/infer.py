@@ -1,0 +1,305 @@
+"""Text from a device: ``python host/infer.py --prompt "Once upon a time"``.
+
+Text goes to standard output as it comes, progress and figures to standard error. The exit status
+is 0, 1 for a run that failed, 2 for wrong usage, 130 after Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if __name__ == "__main__" and not __package__:
+    # Run as a file of a checkout: the packages lie beside this one's folder, not within it.
+    sys.path.pop(0)
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from host.errors import HostError, UsageError
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+    from host.driver import Device
+    from weights.model import IntegerModel
+
+DEFAULT_DEVICE = "sim://ulx3s_85f"
+ZOO = Path(__file__).resolve().parents[1] / "weights" / "zoo"
+DEFAULT_MODEL = "stories"
+"""Name of the shipped model that runs unless another one is given."""
+
+INTERRUPTED = 130
+REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
+
+
+class TextStream:
+    """Turns tokens into text as they come, without the halves of characters split over tokens.
+
+    Parameters
+    ----------
+    tokenizer : Tokenizer
+    context : list of int
+        The tokens before; they decide about blanks, but do not come out.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, context: list[int]):
+        self._tokenizer = tokenizer
+        self._tokens = context[-4:]
+        self._shown = len(self._decode())
+
+    def _decode(self) -> str:
+        return self._tokenizer.decode(self._tokens, skip_special_tokens=True)
+
+    def feed(self, token: int) -> str:
+        """The text that one more token completes."""
+        self._tokens.append(token)
+        text = self._decode()
+        if text.endswith(REPLACEMENT):
+            return ""
+        new = text[self._shown :]
+        if len(self._tokens) > 32:  # keep what joins words, forget the rest
+            self._tokens = self._tokens[-4:]
+            text = self._decode()
+        self._shown = len(text)
+        return new
+
+    def finish(self) -> str:
+        """What is still held back."""
+        text = self._decode()
+        new, self._shown = text[self._shown :], len(text)
+        return new
+
+
+def encode_prompt(tokenizer: Tokenizer, prompt: str) -> list[int]:
+    """Tokens of a prompt.
+
+    Raises
+    ------
+    UsageError
+        It is empty, or holds what the tokenizer cannot say.
+    """
+    if not prompt:
+        raise UsageError("prompt is empty; give at least one character with --prompt")
+    try:
+        prompt.encode()
+    except UnicodeEncodeError:
+        raise UsageError("prompt is not valid UTF-8; give it in the terminal's encoding") from None
+
+    def survives(text: str) -> bool:
+        ids = tokenizer.encode(text, add_special_tokens=False).ids
+        return bool(ids) and tokenizer.decode(ids, skip_special_tokens=True) == text
+
+    # Some tokenizers drop a blank at the beginning of a text.
+    if not survives(prompt) and not survives(prompt.lstrip(" ") or prompt):
+        lost = sorted({c for c in prompt if not survives(c) and not survives(f"a{c}a")})
+        what = ", ".join(map(repr, lost[:8])) or "special tokens"
+        raise UsageError(f"prompt holds what the model's tokenizer does not know: {what}")
+    return tokenizer.encode(prompt, add_special_tokens=False).ids
+
+
+def default_model() -> Path:
+    """The shipped model.
+
+    Raises
+    ------
+    HostError
+        There is none.
+    """
+    shipped = sorted(ZOO.glob("*.safetensors"))
+    named = [path for path in shipped if path.stem.startswith(DEFAULT_MODEL)]
+    if not shipped:
+        raise HostError(f"{ZOO}: there is no shipped model; give one with --model FILE")
+    return (named or shipped)[0]
+
+
+@contextlib.contextmanager
+def _loading(show: bool) -> Iterator[Any]:
+    """A progress callback that draws a bar on standard error, if that is a terminal."""
+    if not show or not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
+
+    columns = (TextColumn("loading"), BarColumn(), DownloadColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("loading")
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def figures(device: Device, model: IntegerModel, generated: int, seconds: float) -> dict[str, Any]:
+    """Speed of a run: tokens/s, cycles per token and the share of the engine's peak.
+
+    A device that counts cycles is judged by its own clock, so that a simulated board shows the
+    speed of the board; the others by the time that has passed.
+    """
+    totals, identity = device.totals(), device.identify()
+    speed: dict[str, Any] = {
+        "tokens_per_s": generated / seconds if seconds > 0 else None,
+        "cycles_per_token": None,
+        "utilization": None,
+    }
+    if totals.cycles and totals.tokens:
+        shape = model.shape
+        head = shape.vocabulary * shape.hidden  # only where a token is chosen
+        trits = totals.tokens * (shape.ternary_weights - head) + generated * head
+        speed["cycles_per_token"] = totals.cycles / totals.tokens
+        speed["tokens_per_s"] = identity.clock_hz * totals.tokens / totals.cycles
+        speed["utilization"] = trits / (identity.geometry.lanes * totals.cycles)
+    return speed
+
+
+def run(arguments: Any) -> None:
+    """Load, generate, report."""
+    from tokenizers import Tokenizer
+
+    from host.driver import open_device
+    from host.sampling import initial_noise, inverse_temperature
+    from weights.model import IntegerModel
+
+    inverse_temperature(arguments.temperature)  # wrong usage first, before anything slow
+    initial_noise(arguments.seed)
+    if arguments.tokens < 1:
+        raise UsageError(f"tokens must be at least 1, not {arguments.tokens}")
+    if not arguments.prompt:
+        encode_prompt(None, "")  # type: ignore[arg-type]
+    path = arguments.model or default_model()
+    model = IntegerModel.load(path)
+    try:
+        tokenizer = Tokenizer.from_str(model.tokenizer_json)
+    except Exception as error:  # the library raises no narrower one
+        raise HostError(f"{path}: its tokenizer cannot be read ({error})") from None
+    prompt = [model.start_token, *encode_prompt(tokenizer, arguments.prompt)]
+    stop = None if arguments.no_stop else model.end_token
+
+    with contextlib.closing(open_device(arguments.device)) as device:
+        with _loading(not arguments.json) as progress:
+            device.load(model, progress)
+        show = (lambda text: None) if arguments.json else _print
+        show(arguments.prompt)
+        stream = TextStream(tokenizer, prompt)
+        tokens: list[int] = []
+        pieces: list[str] = []
+        start = time.perf_counter()
+        answer = device.generate(
+            prompt,
+            arguments.tokens,
+            temperature=arguments.temperature,
+            seed=arguments.seed,
+            stop=stop,
+        )
+        try:
+            with contextlib.closing(answer):  # type: ignore[type-var]
+                for token in answer:
+                    tokens.append(token)
+                    if token != stop:
+                        pieces.append(stream.feed(token))
+                        show(pieces[-1])
+            seconds = time.perf_counter() - start
+            pieces.append(stream.finish())
+            show(pieces[-1])
+        finally:
+            show("\n")
+        speed = figures(device, model, len(tokens), seconds)
+        if arguments.json:
+            report = {
+                "prompt": arguments.prompt,
+                "text": "".join(pieces),
+                "tokens": tokens,
+                **speed,
+                "device": arguments.device,
+                "model": str(path),
+            }
+            _print(json.dumps(report) + "\n")
+        else:
+            _report(device.identify(), speed, len(tokens), seconds)
+
+
+def _print(text: str) -> None:
+    sys.stdout.write(text)
+    sys.stdout.flush()
+
+
+def _report(identity: Any, speed: dict[str, Any], tokens: int, seconds: float) -> None:
+    parts = [f"{tokens} tokens in {seconds:.1f} s"]
+    rate = speed["tokens_per_s"]
+    if speed["cycles_per_token"] is not None:
+        parts.append(f"{identity.board} at {identity.clock_hz / 1e6:g} MHz: {rate:,.1f} tokens/s")
+        parts.append(f"{speed['cycles_per_token']:,.0f} cycles/token")
+        parts.append(f"{speed['utilization']:.1%} of the engine's peak")
+    elif rate is not None:
+        parts.append(f"{rate:,.1f} tokens/s")
+    print(", ".join(parts), file=sys.stderr)
+
+
+def _parse(argv: list[str] | None) -> Any:
+    from weights.commandline import OneLineParser
+
+    parser = OneLineParser(
+        prog="infer.py" if not __package__ else "python -m host.infer",
+        description="Generates text on a device.",
+    )
+    parser.add_argument(
+        "--device",
+        default=DEFAULT_DEVICE,
+        metavar="URL",
+        help="sim://BOARD, golden://, a serial port's path, socket://HOST:PORT "
+        "(default: %(default)s)",
+    )
+    parser.add_argument(
+        "--model", type=Path, metavar="FILE", help="integer model (default: the shipped one)"
+    )
+    parser.add_argument("--prompt", required=True, metavar="TEXT", help="the text to go on with")
+    parser.add_argument(
+        "--tokens", type=int, default=100, metavar="N", help="how many at most (default: 100)"
+    )
+    parser.add_argument(
+        "--temperature",
+        type=float,
+        default=0.0,
+        metavar="T",
+        help="0 is greedy (default), 1 the model's own distribution",
+    )
+    parser.add_argument("--seed", type=int, default=0, metavar="S", help="of the sampling")
+    parser.add_argument(
+        "--no-stop", action="store_true", help="go on after the token that ends a text"
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object at the end")
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run with these arguments; the exit status."""
+    from weights.commandline import FAILED, WRONG_USAGE, report_failure
+    from weights.errors import ModelError
+
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a terminal that cannot show a character
+    try:
+        run(_parse(argv))
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except UsageError as error:
+        report_failure(error)
+        return WRONG_USAGE
+    except BrokenPipeError:
+        # Nobody reads any more; keep the interpreter from complaining about it at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
+    except (HostError, ModelError, OSError) as error:
+        return report_failure(error)
+    return 0
+
+
+if __name__ == "__main__":
+    try:
+        status = main()
+    except KeyboardInterrupt:  # before main was ready for it
+        status = INTERRUPTED
+    sys.exit(status)

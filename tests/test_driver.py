@@ -1,0 +1,405 @@
+"""The host's end of the link, against the device in Python on lines of all kinds."""
+
+import contextlib
+import os
+import pty
+import random
+import struct
+import threading
+import tty
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+import host.driver
+from host.driver import LinkDevice, open_device
+from host.errors import DeviceError, FitError, UsageError
+from host.image import Image
+from host.protocol import (
+    RESPONSE,
+    VERSION,
+    Command,
+    Deframer,
+    Frame,
+    MemorySpace,
+    Reason,
+    Totals,
+    encode_frame,
+    error_frame,
+)
+from host.sampling import initial_noise, inverse_temperature, next_noise
+from hw.arithmetic import TOKEN_STEP, xorshift
+from tests.fake_device import GEOMETRY, IDENTITY, VOCABULARY, FakeDevice, FakePort, ToyModel
+from weights.fixed import ONE
+
+SECTIONS = {
+    MemorySpace.PROGRAM: random.Random(1).randbytes(12 * 16),
+    MemorySpace.TABLES: random.Random(2).randbytes(2 * 333),
+    MemorySpace.WEIGHTS: random.Random(3).randbytes(96 * 16),
+}
+
+
+@pytest.fixture(autouse=True)
+def image(monkeypatch):
+    """Images whose content does not matter, of a model that does not either."""
+
+    def compile_image(model, geometry):
+        return Image(
+            geometry=geometry,
+            sections=SECTIONS,
+            steps=tuple(f"step {i}" for i in range(12)),
+            trits_per_token=100,
+            vocabulary=VOCABULARY,
+        )
+
+    monkeypatch.setattr(host.driver, "compile_image", compile_image)
+
+
+def loaded(port: FakePort, **options) -> LinkDevice:
+    device = LinkDevice(port, **({"patience": 0.002, "attempts": 30, "clock_hz": 1e10} | options))
+    device.load(None)
+    return device
+
+
+def expected(prompt, tokens, temperature=0.0, seed=0, stop=None):
+    model, noise, result = ToyModel(), initial_noise(seed), []
+    for token in prompt:
+        model.step(token)
+    for _ in range(tokens):
+        result.append(model.choose(noise if temperature else None))
+        noise = next_noise(noise)
+        model.step(result[-1])
+        if result[-1] == stop:
+            break
+    return result
+
+
+def test_load():
+    port = FakePort(FakeDevice())
+    device = LinkDevice(port)
+    calls = []
+    device.load(None, lambda done, total: calls.append((done, total)))
+    for space, content in SECTIONS.items():
+        memory = port.device.memory[space]
+        assert struct.pack(f"<{len(memory)}H", *memory)[: len(content)] == content
+    total = sum(map(len, SECTIONS.values()))
+    assert calls[0] == (0, total) and calls[-1] == (total, total)
+    assert [done for done, _ in calls] == sorted(done for done, _ in calls)
+    for frame in port.frames:  # whole rows of weights
+        if frame.command == Command.WRITE and frame.payload[0] == MemorySpace.WEIGHTS:
+            assert (len(frame.payload) - 5) % (GEOMETRY.lanes // 4) == 0
+    writes = port.device.writes
+    device.load(None)  # all there already
+    assert port.device.writes == writes
+    port.device.memory[MemorySpace.TABLES][7] ^= 1
+    device.load(None)
+    assert writes < port.device.writes < 2 * writes
+
+
+@pytest.mark.parametrize("prompt", [1, 5, 22, 23, 24, 60])
+@pytest.mark.parametrize("tokens, pace", [(1, None), (7, 1), (70, 3), (70, None)])
+@pytest.mark.parametrize("temperature", [0.0, 0.8])
+def test_generate_of_any_length(prompt, tokens, pace, temperature):
+    device = loaded(FakePort(FakeDevice(pace=pace)))
+    ids = [(5 * i + 1) % VOCABULARY for i in range(prompt)]
+    result = list(device.generate(ids, tokens, temperature=temperature, seed=5))
+    assert result == expected(ids, tokens, temperature, 5)
+    totals = device.totals()
+    assert totals.tokens == prompt + tokens - 1
+    assert totals.cycles == 100 * totals.tokens
+    assert device.counters()[2] == ("step 2", 2 * totals.tokens)
+
+
+def test_stop_token():
+    device = loaded(FakePort(FakeDevice(pace=2)))
+    free = expected([3], 60)
+    stop = free[30]
+    result = list(device.generate([3], 60, stop=stop))
+    assert result == expected([3], 60, stop=stop) == free[: free.index(stop) + 1]
+
+
+def test_logits():
+    device = loaded(FakePort(FakeDevice()))
+    tokens = [4, 9, 30, 0]
+    model = ToyModel()
+    rows = list(device.logits(tokens))
+    assert len(rows) == 4
+    for token, row in zip(tokens, rows, strict=True):
+        model.step(token)
+        assert row.dtype == np.float64
+        assert np.array_equal(row, np.array(model.sums()) * 0.25)
+    assert [bool(run[1] & 1) for run in device._port.device.runs] == [True, False, False, False]
+
+
+@pytest.mark.parametrize("fault", ["drop", "repeat", "flip"])
+def test_noisy_line(fault):
+    """A byte in 400 is damaged: everything is repeated until it is right."""
+    for seed in range(3):
+        port = FakePort(FakeDevice(pace=2), seed=seed, **{fault: 1 / 400})
+        device = loaded(port)
+        assert list(device.generate([1, 2], 40, temperature=1.0)) == expected([1, 2], 40, 1.0)
+        (row,) = device.logits([7])
+        model = ToyModel()
+        model.step(7)
+        assert np.array_equal(row, np.array(model.sums()) * 0.25)
+        assert port.deframer.dropped > 0
+
+
+def test_silent_device():
+    device = LinkDevice(FakePort(FakeDevice(), silent=True), name="x", patience=0.01, attempts=3)
+    with pytest.raises(DeviceError, match=r"^x: no answer to IDENTIFY after 3 tries, check that"):
+        device.identify()
+
+
+def test_wrong_baud_rate():
+    port = FakePort(FakeDevice(), flip=1.0)
+    port.write = lambda data: port.output.extend(b"\x00\xf0")
+    device = LinkDevice(port, name="x", patience=0.01, attempts=3)
+    with pytest.raises(DeviceError, match="only 6 bytes of noise; check baud rate"):
+        device.identify()
+
+
+def test_device_that_falls_silent():
+    port = FakePort(FakeDevice(pace=1))
+    device = loaded(port, attempts=3)
+    tokens = device.generate([1], 20)
+    next(tokens)
+    port.silent = True
+    with pytest.raises(DeviceError, match="no answer to IDENTIFY after 3 tries"):
+        list(tokens)
+    port.silent = False
+    device.reset()
+    assert list(device.generate([1], 20)) == expected([1], 20)
+
+
+def test_slow_device():
+    """One that answers no poll in time, but lives, is waited for."""
+    port = FakePort(FakeDevice())
+    device = loaded(port, attempts=2)
+    lost = []
+
+    def intercept(frame):
+        if frame.command == Command.POLL and len(lost) < 7:
+            lost.append(frame)
+            return Frame(command=0x80, sequence=0)
+        return None
+
+    port.intercept = intercept
+    assert list(device.generate([1], 4)) == expected([1], 4)
+
+
+def test_other_version():
+    port = FakePort(FakeDevice(replace(IDENTITY, version=VERSION + 1)))
+    with pytest.raises(
+        DeviceError, match=f"speaks version {VERSION + 1} of the protocol, not {VERSION}; use"
+    ):
+        LinkDevice(port).identify()
+
+
+def test_another_kind_of_device():
+    port = FakePort(FakeDevice())
+    port.intercept = lambda frame: Frame(
+        command=frame.command | RESPONSE, sequence=frame.sequence, payload=b"OK"
+    )
+    with pytest.raises(DeviceError, match="not a Tritstream device"):
+        LinkDevice(port).identify()
+
+
+def test_busy_device():
+    port = FakePort(FakeDevice())
+    device = LinkDevice(port, patience=0.05, attempts=8, clock_hz=1e9)
+    device.identify()
+    times = []
+
+    def intercept(frame):
+        times.append(frame)
+        if len(times) < 5:
+            return error_frame(frame.sequence, frame.command, Reason.BUSY)
+        return None
+
+    port.intercept = intercept
+    device.load(None)
+    assert len(times) > 5
+    port.intercept = lambda f: error_frame(f.sequence, f.command, Reason.BUSY)
+    with pytest.raises(DeviceError, match="still busy"):
+        device.reset()
+
+
+def test_refusal():
+    port = FakePort(FakeDevice())
+    port.intercept = lambda f: error_frame(f.sequence, f.command, Reason.BAD_COMMAND)
+    with pytest.raises(DeviceError, match=r"refuses IDENTIFY \(bad command\)"):
+        LinkDevice(port).identify()
+
+
+def test_memory_that_forgets():
+    port = FakePort(FakeDevice())
+    memory = port.device.memory[MemorySpace.WEIGHTS]
+
+    def intercept(frame):
+        memory[5] = 0
+        return None
+
+    port.intercept = intercept
+    with pytest.raises(DeviceError, match="weights do not keep what is written to half-words 0"):
+        loaded(port)
+
+
+def test_too_large_a_model(monkeypatch):
+    monkeypatch.setitem(SECTIONS, MemorySpace.TABLES, bytes(1000))
+    with pytest.raises(FitError, match="tables need 500 half-words, it has 400; use a smaller"):
+        loaded(FakePort(FakeDevice()))
+
+
+def test_stopped_in_the_middle():
+    port = FakePort(FakeDevice(pace=1))
+    device = loaded(port)
+    tokens = device.generate([1], 1000)
+    first = [next(tokens) for _ in range(50)]
+    tokens.close()
+    assert port.device.stops == 1 and not port.device.running
+    assert first == expected([1], 50)
+
+    def interrupt(frame):
+        if frame.command == Command.POLL:
+            port.intercept = None
+            raise KeyboardInterrupt
+        return None
+
+    tokens = device.generate([2], 10)
+    next(tokens)
+    port.intercept = interrupt
+    with pytest.raises(KeyboardInterrupt):
+        next(tokens)
+    assert port.device.stops == 2 and not port.device.running
+    assert list(device.generate([1], 30)) == expected([1], 30)
+
+
+def test_run_that_does_not_stop_is_reset():
+    port = FakePort(FakeDevice(pace=0))
+    device = loaded(port, attempts=3)
+    tokens = device.generate([1], 10)
+    port.device._execute = lambda command, payload, was=port.device._execute: (
+        (None, b"") if command == Command.STOP else was(command, payload)
+    )
+
+    def interrupt(frame):
+        if frame.command == Command.POLL:
+            port.intercept = None
+            raise KeyboardInterrupt
+        return None
+
+    port.intercept = interrupt
+    with pytest.raises(KeyboardInterrupt):
+        next(tokens)
+    assert port.frames[-1].command == Command.RESET and not port.device.running
+
+
+def test_arguments():
+    device = LinkDevice(FakePort(FakeDevice()))
+    with pytest.raises(UsageError, match="no model is loaded"):
+        device.generate([1], 1)
+    device.load(None)
+    for arguments, message in (
+        (([], 1), "prompt must hold at least one token"),
+        (([VOCABULARY], 1), "prompt: tokens must be from 0 to 30, not 31"),
+        (([-1], 1), "tokens must be from 0 to 30, not -1"),
+        (([1], 0), "tokens must be a positive integer, not 0"),
+        (([1], 1, 0.009), "temperature must be 0 .greedy. or from 0.01 to 100, not 0.009"),
+        (([1], 1, float("nan")), "temperature must be"),
+        (([1], 1, float("inf")), "temperature must be"),
+        (([1], 1, -1.0), "temperature must be"),
+        (([1], 1, 1.0, -1), "seed must be an integer from 0 to 4294967295, not -1"),
+        (([1], 1, 1.0, 1 << 32), "seed must be"),
+        (([1], 1, 1.0, 0, 99), "stop: tokens must be from 0 to 30, not 99"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            device.generate(*arguments)
+
+
+def test_noise_is_that_of_the_hardware():
+    states = [initial_noise(seed) for seed in (0, 1, 2, 0xFFFFFFFF)]
+    assert len(set(states)) == 4 and 0 not in states
+    assert initial_noise(1) == 0x514E28B7  # MurmurHash3's fmix32(1)
+    for state in states:
+        assert next_noise(state) == xorshift(state, TOKEN_STEP)
+    assert inverse_temperature(0) == inverse_temperature(1) == ONE
+    assert float(inverse_temperature(0.01)) == pytest.approx(100, rel=1e-4)
+
+
+# Lines of the operating system ------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def terminal(device):
+    """A `FakeDevice` at the other end of a pseudo-terminal; its path."""
+    master, slave = pty.openpty()
+    tty.setraw(slave)
+    deframer = Deframer()
+
+    def serve():
+        with contextlib.suppress(OSError):
+            while data := os.read(master, 4096):
+                for frame in deframer.feed(data):
+                    os.write(master, encode_frame(device.respond(frame)))
+
+    thread = threading.Thread(target=serve, daemon=True)
+    thread.start()
+    try:
+        yield os.ttyname(slave)
+    finally:
+        os.close(slave)
+        thread.join(1)  # the last slave closed: reading fails
+        os.close(master)
+
+
+def test_serial_port():
+    fake = FakeDevice(pace=4)
+    with terminal(fake) as path:
+        device = open_device(f"{path}?baud=115200")
+        try:
+            device.load(None)
+            assert list(device.generate([3, 1], 50)) == expected([3, 1], 50)
+            with pytest.raises(DeviceError, match=f"{path}: another program uses this port"):
+                open_device(path)
+            assert list(device.generate([3, 1], 5)) == expected([3, 1], 5)
+        finally:
+            device.close()
+        again = open_device(path)
+        assert again.identify() == IDENTITY
+        again.close()
+
+
+@pytest.mark.parametrize(
+    "url, kind, message",
+    [
+        ("/dev/nonsense", DeviceError, "there is no such serial port"),
+        ("/dev/null", DeviceError, "cannot open this serial port"),
+        ("", UsageError, "must be a path"),
+        ("/dev/ttyUSB0?baud=fast", UsageError, "must be a path, as in"),
+        ("/dev/ttyUSB0?speed=9600", UsageError, "must be a path, as in"),
+        ("http://example", UsageError, "must be sim://BOARD, golden://"),
+        ("sim://", UsageError, "needs the name of a board"),
+        ("socket://127.0.0.1:1", DeviceError, "cannot connect"),
+        ("socket://nonsense", DeviceError, "cannot connect"),
+    ],
+)
+def test_urls(url, kind, message):
+    with pytest.raises(kind, match=message):
+        open_device(url)
+
+
+def test_lost_connection():
+    port = FakePort(FakeDevice())
+    device = loaded(port)
+
+    def broken(size):
+        raise OSError("device reports readiness to read but returned no data")
+
+    port.read = broken
+    with pytest.raises(DeviceError, match=r"connection lost .* connect it again"):
+        device.reset()
+    device.close()
+    assert port.closed
+    assert device.totals() == Totals()
