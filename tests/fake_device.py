@@ -75,12 +75,14 @@ class FakeDevice:
         identity: Identity = IDENTITY,
         pace: int | None = None,
         vocabulary: int = VOCABULARY,
+        toy: type[ToyModel] = ToyModel,
     ):
+        self.toy = toy
         self.identity = identity
         self.vocabulary = vocabulary
         self.pace = pace
         self.memory = {space: [0] * space_size(identity.geometry, space) for space in MemorySpace}
-        self.model = ToyModel(self.vocabulary)
+        self.model = self.toy(self.vocabulary)
         self.run_id = 0
         self.started = False
         self.running = False
@@ -107,8 +109,9 @@ class FakeDevice:
 
     def finish(self):
         self.running = False
-        sums = struct.pack(f"<{VOCABULARY}i", *self.model.sums())
-        self.memory[MemorySpace.SUMS][: 2 * VOCABULARY] = struct.unpack(f"<{2 * VOCABULARY}H", sums)
+        count = self.vocabulary
+        sums = struct.pack(f"<{count}i", *self.model.sums())
+        self.memory[MemorySpace.SUMS][: 2 * count] = struct.unpack(f"<{2 * count}H", sums)
         scales = [0x4000, -16 & 0xFFFF] * REGISTERS  # 2^-2
         self.memory[MemorySpace.REGISTERS][:] = scales
         tokens = self.produced - 1
@@ -201,7 +204,7 @@ class FakeDevice:
         self.stopping = False
         self.produced, self.end = prompt_length, prompt_length + generate
         if flags & RunFlag.RESET:
-            self.model = ToyModel(self.vocabulary)
+            self.model = self.toy(self.vocabulary)
         for token in self.memory[MemorySpace.TOKENS][:prompt_length]:
             self.model.step(token)
         return None
