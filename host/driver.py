@@ -78,7 +78,8 @@ class Port(Protocol):
 class Device(Protocol):
     """What runs a model. `HostError` is all that its methods raise for faults of the outside."""
 
-    def identify(self) -> Identity: ...
+    def identify(self) -> Identity | None:
+        """What the device says of itself; None for one that is no machine."""
 
     def load(self, model: IntegerModel, progress: Progress | None = None) -> None:
         """Put a model into the device. Raises FitError for one that is too large."""
@@ -368,11 +369,11 @@ class LinkDevice:
             At once, for an argument that cannot be used.
         """
         image = self._loaded()
-        prompt = self._tokens(image, prompt_ids, "prompt")
+        prompt = check_tokens(prompt_ids, image.vocabulary, "prompt")
         if isinstance(tokens, bool) or not isinstance(tokens, int) or tokens < 1:
             raise UsageError(f"tokens must be a positive integer, not {tokens!r}")
         if stop is not None:
-            self._tokens(image, [stop], "stop")
+            check_tokens([stop], image.vocabulary, "stop")
         return self._generate(
             prompt, tokens, inverse_temperature(temperature), temperature != 0,
             initial_noise(seed), stop,
@@ -476,7 +477,7 @@ class LinkDevice:
     def logits(self, tokens: Sequence[int]) -> Iterator[np.ndarray]:
         """Logits after each token; see `Device.logits`."""
         image = self._loaded()
-        return self._logits(image, self._tokens(image, tokens, "sequence"))
+        return self._logits(image, check_tokens(tokens, image.vocabulary, "sequence"))
 
     def _logits(self, image: Image, tokens: list[int]) -> Iterator[np.ndarray]:
         self._start_accounts()
@@ -546,16 +547,16 @@ class LinkDevice:
             raise UsageError(f"{self.name}: no model is loaded; load one first")
         return self.image
 
-    def _tokens(self, image: Image, tokens: Sequence[int], what: str) -> list[int]:
-        result = [int(token) for token in tokens]
-        if not result:
-            raise UsageError(f"{what} must hold at least one token")
-        for token in result:
-            if not 0 <= token < image.vocabulary:
-                raise UsageError(
-                    f"{what}: tokens must be from 0 to {image.vocabulary - 1}, not {token!r}"
-                )
-        return result
+
+def check_tokens(tokens: Sequence[int], vocabulary: int, what: str) -> list[int]:
+    """The tokens as a list. Raises UsageError for none, or for one outside the vocabulary."""
+    result = [int(token) for token in tokens]
+    if not result:
+        raise UsageError(f"{what} must hold at least one token")
+    for token in result:
+        if not 0 <= token < vocabulary:
+            raise UsageError(f"{what}: tokens must be from 0 to {vocabulary - 1}, not {token!r}")
+    return result
 
 
 def _reason(payload: bytes) -> str:

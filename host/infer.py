@@ -145,7 +145,7 @@ def figures(device: Device, model: IntegerModel, generated: int, seconds: float)
         "cycles_per_token": None,
         "utilization": None,
     }
-    if totals.cycles and totals.tokens:
+    if identity and totals.cycles and totals.tokens:
         shape = model.shape
         head = shape.vocabulary * shape.hidden  # only where a token is chosen
         trits = totals.tokens * (shape.ternary_weights - head) + generated * head
