@@ -16,6 +16,8 @@ from .errors import ModelError
 from .model import IntegerModel, matrix_shapes
 from .packing import count_nonzero
 from .quantise import convert
+from .store_commands import COMMANDS as STORE_COMMANDS
+from .store_commands import add_store_commands, run_store_command
 
 WIDTH = 80
 
@@ -28,6 +30,7 @@ def _parser() -> OneLineParser:
     command.add_argument("output", metavar="OUT", help="model file to write, .safetensors")
     command = commands.add_parser("info", help="show what a model file holds")
     command.add_argument("model", metavar="MODEL", help="a file that 'convert' wrote")
+    add_store_commands(commands)
     return parser
 
 
@@ -80,6 +83,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if options.command == "convert":
             convert_file(options.checkpoint, options.output)
+        elif options.command in STORE_COMMANDS:
+            return run_store_command(options)
         else:
             model = IntegerModel.load(options.model)
             Console(width=WIDTH).print(describe(model, options.model))

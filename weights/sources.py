@@ -1,0 +1,386 @@
+"""Where checkpoints come from by name: the hub, mirrors of it, and directories.
+
+A source is written as ``hub``, as the base URL of a mirror, or as the path of a directory. All of
+them keep the hub's layout, so that a mirror is any web server, and a directory what one serves:
+``BASE/ORG/NAME/resolve/REVISION/FILE``. A directory may also hold plain checkpoints, such as git
+clones, as ``BASE/ORG/NAME``, which stand for the revision ``main``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+from urllib.parse import quote, urlsplit, urlunsplit
+
+from .errors import ModelError
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfFileMetadata
+
+HUB = "hub"
+NO_HUB = "no-hub"
+HUB_URL = "https://huggingface.co"
+MAIN = "main"
+SOURCES_VARIABLE = "TRITSTREAM_SOURCES"
+
+CONFIG_FILE = "config.json"
+TOKENIZER_FILE = "tokenizer.json"
+WEIGHTS_FILE = "model.safetensors"
+INDEX_FILE = "model.safetensors.index.json"
+
+_PART = r"[A-Za-z0-9_][\w.-]*"
+_COORDINATES = re.compile(rf"({_PART})/({_PART})(?:@({_PART}(?:/{_PART})*))?", re.ASCII)
+_FILE_NAME = re.compile(_PART, re.ASCII)
+_SHA1_DIGITS = 40
+_SHA256_DIGITS = 64
+
+
+class SourceError(ModelError):
+    """A source does not have a checkpoint, or does not hand it over."""
+
+
+class AbsentError(SourceError):
+    """A source answers, but does not have what was asked for."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Coordinates:
+    """A checkpoint's place on a hub, written ``ORG/NAME@REVISION``.
+
+    Members
+    -------
+    organisation, name : of the repository
+    revision : branch, tag or commit
+    """
+
+    organisation: str
+    name: str
+    revision: str = MAIN
+
+    @classmethod
+    def parse(cls, text: str) -> Coordinates | None:
+        """The coordinates that `text` writes, ``main`` where it gives no revision, or None."""
+        match = _COORDINATES.fullmatch(text)
+        if match is None:
+            return None
+        return cls(organisation=match[1], name=match[2], revision=match[3] or MAIN)
+
+    def __str__(self) -> str:
+        return f"{self.organisation}/{self.name}@{self.revision}"
+
+    @property
+    def folder(self) -> str:
+        """Where a source keeps the files, below its base; the revision is one step of the path."""
+        return f"{self.organisation}/{self.name}/resolve/{quote(self.revision, safe='')}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """A checkpoint that a source handed over.
+
+    Members
+    -------
+    directory : holds the checkpoint's files, for as long as nobody touches the work folder
+    commit : what the revision stood for, where the source knows
+    """
+
+    directory: Path
+    commit: str | None = None
+
+
+class Source(Protocol):
+    """Something that hands over checkpoints. ``str`` gives it as the user would write it."""
+
+    @property
+    def remote(self) -> bool:
+        """Whether asking touches the network."""
+
+    def commit(self, wanted: Coordinates) -> str | None:
+        """What the revision stands for now, or None where it is not told. Raises `SourceError`."""
+
+    def checkpoint(self, wanted: Coordinates, work: Path) -> Found:
+        """Gets a checkpoint, whole; nobody else may use the folder `work` meanwhile.
+
+        Raises
+        ------
+        SourceError
+            When this source cannot; what it left in `work` makes the next attempt shorter.
+        """
+
+
+@dataclass(frozen=True, kw_only=True)
+class DirectorySource:
+    """A directory of checkpoints, which are used where they are."""
+
+    path: Path
+
+    remote = False
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+    def commit(self, wanted: Coordinates) -> str | None:
+        return None
+
+    def checkpoint(self, wanted: Coordinates, work: Path) -> Found:
+        repository = self.path / wanted.organisation / wanted.name
+        places = [repository / "resolve" / wanted.revision]
+        if wanted.revision == MAIN:
+            places.append(repository)
+        for place in places:
+            if (place / CONFIG_FILE).is_file():
+                return Found(directory=place)
+        raise AbsentError("not there" if self.path.is_dir() else "no such directory")
+
+
+@dataclass(frozen=True, kw_only=True)
+class WebSource:
+    """The hub, or a web server with the same layout.
+
+    A server that speaks the hub's protocol tells commit and digest of each file: all files then
+    come from one commit, and their contents are checked. Of any other only the sizes are known.
+
+    Members
+    -------
+    base : URL, without a slash at its end
+    is_hub : whether the user's hub token, if there is one, is for this server
+    """
+
+    base: str
+    is_hub: bool = False
+
+    remote = True
+
+    def __str__(self) -> str:
+        if self.is_hub:
+            return HUB
+        parts = urlsplit(self.base)
+        return urlunsplit(parts._replace(netloc=parts.netloc.split("@")[-1]))  # no password
+
+    def commit(self, wanted: Coordinates) -> str | None:
+        return self.ask(wanted, CONFIG_FILE).commit_hash
+
+    def checkpoint(self, wanted: Coordinates, work: Path) -> Found:
+        return _Download(self, wanted, work).run()
+
+    def ask(self, wanted: Coordinates, name: str) -> HfFileMetadata:
+        """What the server says of file `name`. Raises `SourceError`."""
+        from huggingface_hub import get_hf_file_metadata
+
+        url = f"{self.base}/{wanted.folder}/{name}"
+        with _explained(name):
+            return get_hf_file_metadata(url, headers=self.headers(url), token=False)
+
+    def headers(self, url: str) -> dict[str, str]:
+        """Headers for `url`, with the user's token for the hub's own host only."""
+        from huggingface_hub import constants
+        from huggingface_hub.utils import build_hf_headers
+
+        constants.HF_HUB_DISABLE_TELEMETRY = True  # or a mirror's user would ask the hub as well
+        ours = urlsplit(url)[:2] == urlsplit(self.base)[:2]
+        token = None if self.is_hub and ours else False
+        headers: dict[str, str] = build_hf_headers(token=token, library_name="tritstream")
+        return headers | {"Accept-Encoding": "identity"}  # byte ranges are of the file itself
+
+
+class _Download:
+    """One checkpoint on its way from a server.
+
+    A file lies in a folder named by what the server says of its content, under its own name once
+    it is whole and checked. So what an earlier attempt left is used only for the same content.
+    """
+
+    def __init__(self, source: WebSource, wanted: Coordinates, work: Path) -> None:
+        self.source = source
+        self.wanted = wanted
+        self.work = work
+        self.commit: str | None = None
+
+    def run(self) -> Found:
+        files = [self.file(CONFIG_FILE), self.file(TOKENIZER_FILE)]
+        try:
+            files.append(self.file(WEIGHTS_FILE))
+        except AbsentError:
+            index = self.file(INDEX_FILE)
+            files += [index, *(self.file(name) for name in _shard_names(index))]
+        directory = self.work / "checkpoint"
+        shutil.rmtree(directory, ignore_errors=True)
+        directory.mkdir()
+        for file in files:
+            _link(file, directory / file.name)
+        return Found(directory=directory, commit=self.commit)
+
+    def file(self, name: str) -> Path:
+        """Fetches one file, or the rest of it."""
+        facts = self.source.ask(self.wanted, name)
+        if facts.commit_hash:  # the next files come from the same commit
+            self.wanted = replace(self.wanted, revision=facts.commit_hash)
+            self.commit = facts.commit_hash
+        content = f"{facts.etag} {facts.size}"
+        folder = self.work / hashlib.sha256(content.encode()).hexdigest()[:16]
+        if facts.etag is None:  # nothing tells whether what lies there is the same content
+            shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True, exist_ok=True)
+        whole = folder / name
+        if not whole.exists():
+            part = folder / f"{name}.part"
+            self.fill(part, facts, name)
+            part.replace(whole)
+        return whole
+
+    def fill(self, part: Path, facts: HfFileMetadata, name: str) -> None:
+        """Completes `part`, or raises `SourceError`; wrong content does not stay."""
+        from huggingface_hub.file_download import http_get
+
+        done = part.stat().st_size if part.exists() else 0
+        if facts.size is None or done > facts.size:
+            done = 0
+        headers = self.source.headers(facts.location)
+        with _explained(name), part.open("ab" if done else "wb") as file:
+            http_get(
+                facts.location,
+                file,
+                resume_size=done,
+                headers=headers,
+                expected_size=facts.size,
+                displayed_filename=name,
+            )
+            file.flush()
+            os.fsync(file.fileno())
+        if facts.commit_hash and facts.etag and not _matches(part, facts.etag):
+            part.unlink()
+            raise SourceError(f"{name}: content does not match its digest, discarded; try again")
+
+
+@contextmanager
+def _explained(name: str) -> Iterator[None]:
+    """Turns what goes wrong with file `name` on the network into a `SourceError` of one line."""
+    from huggingface_hub.errors import HfHubHTTPError
+
+    try:
+        yield
+    except HfHubHTTPError as error:
+        status = error.response.status_code
+        if status in (404, 410):
+            raise AbsentError(f"{name} is not there") from error
+        if status in (401, 403):
+            raise SourceError(
+                f"{name}: status {status}, not there or not public; 'hf auth login' if it is yours"
+            ) from error
+        raise SourceError(f"{name}: the server answered with status {status}") from error
+    except OSError as error:
+        if error.errno is not None:  # of this machine: the disk is full, say
+            raise
+        raise SourceError(f"{name}: {_first_line(error)}") from error
+    except Exception as error:  # of the HTTP client, which differs between releases of the hub's
+        raise SourceError(f"{name}: {_first_line(error)}") from error
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), "") or type(error).__name__
+
+
+def _shard_names(index: Path) -> list[str]:
+    """The files that an index lists; `SourceError` when it is none, or leads elsewhere."""
+    try:
+        names = sorted(set(json.loads(index.read_bytes())["weight_map"].values()))
+        if not all(_FILE_NAME.fullmatch(name) for name in names):
+            raise ValueError(names)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise SourceError(f"{index.name}: not an index of shards") from error
+    return names
+
+
+def _matches(path: Path, etag: str) -> bool:
+    """Whether a file has the content that the hub's ETag names: by SHA-256, or as a git blob."""
+    if len(etag) == _SHA256_DIGITS:
+        digest = hashlib.sha256()
+    elif len(etag) == _SHA1_DIGITS:
+        digest = hashlib.sha1(f"blob {path.stat().st_size}\0".encode(), usedforsecurity=False)
+    else:
+        return True
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest() == etag
+
+
+def _link(file: Path, target: Path) -> None:
+    """`file` under a second name, or moved where the file system has no links."""
+    try:
+        os.link(file, target)
+    except OSError:
+        file.replace(target)
+
+
+def parse_source(text: str, base: Path) -> Source:
+    """The source that `text` writes; a relative path starts from `base`."""
+    if text == HUB:
+        return WebSource(base=os.environ.get("HF_ENDPOINT", HUB_URL).rstrip("/"), is_hub=True)
+    if text.startswith(("https://", "http://")):
+        return WebSource(base=text.rstrip("/"))
+    if not text or "://" in text:
+        raise ModelError(f"{text!r}: a source must be 'hub', an https:// URL or a directory")
+    return DirectorySource(path=base / Path(text).expanduser())
+
+
+def user_folder(variable: str, default: str) -> Path:
+    """This program's folder below the one that an XDG `variable` names, or below ~/`default`."""
+    folder = os.environ.get(variable, "")
+    return (Path(folder) if os.path.isabs(folder) else Path.home() / default) / "tritstream"
+
+
+def configured_sources(first: Sequence[str] = ()) -> tuple[Source, ...]:
+    """The sources in the order in which they are asked.
+
+    Those of the command line come first, then the comma-separated ones of ``TRITSTREAM_SOURCES``,
+    then ``sources = [...]`` of ``tritstream/config.toml`` in the user's configuration folder. The
+    hub comes last, unless one of these lists says where, or says ``no-hub``.
+
+    Parameters
+    ----------
+    first : from the command line
+
+    Raises
+    ------
+    ModelError
+        When one of them is no source, or the configuration file is damaged.
+    """
+    here = Path.cwd()
+    listed = [(text, here) for text in first]
+    variable = os.environ.get(SOURCES_VARIABLE, "").split(",")
+    listed += [(text.strip(), here) for text in variable if text.strip()]
+    config = user_folder("XDG_CONFIG_HOME", ".config") / "config.toml"
+    listed += [(text, config.parent) for text in _config_sources(config)]
+    words = [text for text, _ in listed]
+    if HUB not in words and NO_HUB not in words:
+        listed.append((HUB, here))
+    sources = [parse_source(text, base) for text, base in listed if text != NO_HUB]
+    return tuple(dict.fromkeys(sources))
+
+
+def _config_sources(path: Path) -> list[str]:
+    try:
+        config: Mapping[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return []
+    except ValueError as error:
+        raise ModelError(f"{path}: not valid TOML ({error}); correct it") from error
+    sources = config.get("sources", [])
+    if not isinstance(sources, list) or not all(isinstance(text, str) for text in sources):
+        raise ModelError(f"{path}: sources must be a list of strings, not {sources!r}; correct it")
+    return sources
