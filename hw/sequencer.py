@@ -146,9 +146,9 @@ class Sequencer(wiring.Component):
             count_write.addr.eq(step),
         ]
 
-        busy = Signal(Wait)
+        busy = Signal(3)
         m.d.comb += busy.eq(Cat(self.engine_busy, self.vector_busy, self.scalar_busy))
-        own = Signal(Wait)
+        own = Signal(3)
         with m.Switch(descriptor.unit):
             with m.Case(Unit.CONTROL):
                 m.d.comb += own.eq(Wait.ENGINE | Wait.VECTOR | Wait.SCALAR)
@@ -158,7 +158,7 @@ class Sequencer(wiring.Component):
                 m.d.comb += own.eq(Wait.VECTOR)
             with m.Case(Unit.SCALAR):
                 m.d.comb += own.eq(Wait.SCALAR)
-        blocked = (busy.as_value() & (own.as_value() | descriptor.wait)).any()
+        blocked = (busy & (own | descriptor.wait)).any()
 
         choosing = Signal()
         m.d.comb += choosing.eq(position + 1 >= run.prompt_length)
@@ -190,18 +190,18 @@ class Sequencer(wiring.Component):
             self.engine.payload.activations.eq(descriptor.source),
             self.engine.payload.dest.eq(descriptor.dest),
             self.engine.payload.bank.eq(descriptor.space[1]),
-            self.scalar.payload.op.as_value().eq(descriptor.op),
+            self.scalar.payload.op.eq(descriptor.op),
             self.scalar.payload.a.eq(operand),
             self.scalar.payload.b.as_value().eq(operand_b),
             self.scalar.payload.result.eq(descriptor.result),
             *(
                 getattr(self.vector.payload, name).eq(getattr(descriptor, name))
-                for name in ("b_register", "shift", "length", "operand", "address", "source", "dest")
+                for name in (
+                    *("op", "space", "b_register", "shift", "length", "operand"),
+                    *("address", "source", "dest", "result"),
+                )
             ),
-            self.vector.payload.op.as_value().eq(descriptor.op),
-            self.vector.payload.space.as_value().eq(descriptor.space),
-            self.vector.payload.result.eq(descriptor.result),
-            self.vector.payload.a.eq(operand),
+                        self.vector.payload.a.eq(operand),
             self.vector.payload.b.as_value().eq(operand_b),
             self.vector.payload.token.eq(token),
             self.vector.payload.first.eq(first),
