@@ -12,7 +12,16 @@ from hw.layouts import CODE_BITS, TRIT_BITS, EngineCommand, ReadSignature, SumSi
 COUNT_BITS = 16
 
 KEEP = {"keep": 1}
-"""Copies of a register that synthesis must not merge again: each serves its neighbours."""
+"""Copies of a register that synthesis must not merge again: each serves its neighbours.
+
+Amaranth gives attributes to the wire, not to its flip-flop, and Yosys merges equal flip-flops. The
+copies last only when a build runs ``KEEP_SCRIPT`` right after it has read the design.
+"""
+
+KEEP_SCRIPT = (
+    r"select -set copies w:* a:keep=1 %i %ci1:+$dff[Q] t:$dff %i; setattr -set keep 1 @copies; "
+    "select -clear"
+)
 
 
 @dataclass(frozen=True, kw_only=True)

