@@ -40,6 +40,13 @@ def minimum(value, limit: int):
     return value.clip(None, limit) if hasattr(value, "clip") else min(value, limit)
 
 
+def maximum(value, limit: int):
+    """``max(value, limit)`` for a constant limit."""
+    if isinstance(value, Value | ValueCastable):
+        return Mux(value < limit, limit, value)
+    return value.clip(limit, None) if hasattr(value, "clip") else max(value, limit)
+
+
 def saturate(value, bits: int):
     """``value`` limited to ``bits`` bits of two's complement."""
     low, high = -(1 << (bits - 1)), (1 << (bits - 1)) - 1
@@ -54,12 +61,12 @@ def saturate(value, bits: int):
 
 def block_shift(peak_exponent: int) -> int:
     """Right shift that brings a vector of that peak (a scale's exponent) into 24 bits."""
-    return max(0, peak_exponent + 15 - (NORMAL_BITS - 1))
+    return maximum(peak_exponent + 15 - (NORMAL_BITS - 1), 0)
 
 
 def shift_amount(shift: int, exponent: int = 0) -> int:
     """Right shift of a product with a coefficient of that exponent."""
-    return max(0, min(63, shift - exponent))
+    return minimum(maximum(shift - exponent, 0), 63)
 
 
 def interpolate(base, delta, fraction):

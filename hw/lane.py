@@ -1,0 +1,216 @@
+"""Datapath of one element of the vector unit."""
+
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, signed
+from amaranth.lib import data, wiring
+from amaranth.lib.wiring import In, Out
+
+from host.descriptor import Space, VectorOp
+from hw.arithmetic import (
+    GATE_MAX,
+    GATE_ONE,
+    GUMBEL_UNIT,
+    HIDDEN_BITS,
+    NORMAL_BITS,
+    PRODUCT_SHIFT,
+    RESIDUAL_BITS,
+    SUM_BITS,
+    minimum,
+    round_shift,
+    saturate,
+)
+from hw.layouts import CODE_BITS, HALF_WORD_BITS
+from hw.noise import WORD_BITS
+from hw.pipeline import delay
+from hw.tables import DrawNormaliser, TableUnit
+from weights.fixed import HIDDEN_FRACTION
+
+COEFFICIENT_BITS = 16
+PRODUCT_BITS = NORMAL_BITS + COEFFICIENT_BITS
+ENERGY_BITS = 2 * COEFFICIENT_BITS - 1
+AMOUNT_BITS = 6
+FINE_BITS = 3  # of a shift amount, for the second half of a shifter
+WIDE_BITS = RESIDUAL_BITS + 1
+"""A term limited to this width changes no sum with a residual that is then limited to 32 bits."""
+
+LaneControl = data.StructLayout(
+    {
+        "op": 4,
+        "space": 3,
+        "block": 4,  # right shift of the main operand
+        "tabled": 1,  # the coefficient comes from the table, else it is ``constant``
+        "constant": signed(COEFFICIENT_BITS),
+        "amount": AMOUNT_BITS,  # right shift of its product
+        "factor": signed(COEFFICIENT_BITS),  # of the last product, where it is a constant
+        "code_amount": AMOUNT_BITS,
+        "gate_shift": 4,
+        "sample": 1,  # add noise to the key
+        "first": 1,  # hidden states read as zero
+    }
+)
+"""What is the same for all elements of a step."""
+
+
+def any_of(op, *ops: VectorOp):
+    """Whether ``op`` is one of the given ones."""
+    hits = [op == one for one in ops]
+    while len(hits) > 1:
+        hits = [hits[0] | hits[1], *hits[2:]]
+    return hits[0]
+
+
+class VectorLane(wiring.Component):
+    """One element per cycle through every formula of ``VectorOp``.
+
+    ``docs/arithmetic.md`` has the formulas. Data that meet in one result enter at different times;
+    the times below count from the cycle of the main operand. All of ``control`` but ``constant``
+    (from the main operand's cycle) is constant while a step's elements are under way.
+
+    Members
+    -------
+    control : In(LaneControl)
+    vector, sum, multiplicand, state, code : In
+        Main operand, chosen by ``op`` and ``space``, at 0; candidate or residual (``vector``),
+        gate factor (``multiplicand``) and hidden state (``state``) at ``LATE``.
+    table : In(signed(16))
+        Coefficient at 0, or lower bound at ``BOUND``.
+    word : In(32)
+        Random word at ``WORD``.
+    energy : Out(31)
+        Square of NORM's element at ``ENERGY``.
+    result : Out(signed(32))
+        Element, PEAK's gained element or CHOOSE's key at ``RESULT``.
+    result_code : Out(signed(8))
+        QUANT's code at ``RESULT``.
+    """
+
+    ARGUMENT = 6
+    WORD = ARGUMENT - DrawNormaliser.LATENCY
+    GATE = ARGUMENT + TableUnit.LATENCY
+    BOUND = GATE - 1
+    LATE = GATE + 1
+    ENERGY = LATE + 2
+    RESULT = ENERGY + 1
+
+    control: In(LaneControl)
+    vector: In(signed(RESIDUAL_BITS))
+    sum: In(signed(SUM_BITS))
+    multiplicand: In(signed(SUM_BITS))
+    state: In(signed(HIDDEN_BITS))
+    table: In(signed(HALF_WORD_BITS))
+    code: In(signed(CODE_BITS))
+    word: In(WORD_BITS)
+    energy: Out(ENERGY_BITS)
+    result: Out(signed(RESIDUAL_BITS))
+    result_code: Out(signed(CODE_BITS))
+
+    def elaborate(self, platform):
+        m = Module()
+        op = self.control.op
+        is_update = op == VectorOp.UPDATE
+
+        # 1: main operand and its coefficient
+        operand = Signal(signed(RESIDUAL_BITS), reset_less=True)
+        with m.If(op == VectorOp.EMBED):
+            m.d.sync += operand.eq(self.code)
+        with m.Else(), m.Switch(self.control.space[:2]):
+            for space, source in (
+                (Space.VECTORS, self.vector),
+                (Space.SUMS, self.sum),
+                (Space.MULTIPLICANDS, self.multiplicand),
+                (Space.STATES, self.state),
+            ):
+                with m.Case(space):
+                    m.d.sync += operand.eq(source)
+        coefficient = Signal(signed(COEFFICIENT_BITS), reset_less=True)
+        m.d.sync += coefficient.eq(Mux(self.control.tabled, self.table, self.control.constant))
+
+        # 2, 3: normal operand and product
+        normal = Signal(signed(NORMAL_BITS), reset_less=True)
+        m.d.sync += normal.eq(operand >> self.control.block)
+        coefficient = delay(m, coefficient, 1, name="coefficient")
+        product = Signal(signed(PRODUCT_BITS), reset_less=True)
+        m.d.sync += product.eq(normal * coefficient)
+
+        # 4, 5: round_shift in two halves
+        coarse = Signal(signed(PRODUCT_BITS + 1), reset_less=True)
+        multiple = Cat(Const(0, FINE_BITS), self.control.amount[FINE_BITS:])
+        m.d.sync += coarse.eq((product << 1) >> multiple)
+        rounded = Signal(signed(PRODUCT_BITS), reset_less=True)
+        m.d.sync += rounded.eq(((coarse >> self.control.amount[:FINE_BITS]) + 1) >> 1)
+
+        # 6: argument of the gate, or term of the result
+        term = Signal(signed(WIDE_BITS), reset_less=True)
+        narrow = any_of(op, VectorOp.SILU, VectorOp.UPDATE, VectorOp.GATE)
+        m.d.sync += term.eq(
+            Mux(narrow, saturate(rounded, HIDDEN_BITS), saturate(rounded, WIDE_BITS))
+        )
+
+        # 7 to 12: gate and noise
+        m.submodules.normaliser = normaliser = DrawNormaliser()
+        m.submodules.table_unit = table_unit = TableUnit()
+        m.d.comb += [
+            normaliser.word.eq(self.word),
+            table_unit.draw.eq(normaliser.draw),
+            table_unit.argument.eq(term),
+            table_unit.sample.eq(op == VectorOp.CHOOSE),
+        ]
+        term = delay(m, term, TableUnit.LATENCY - 1, name="term_to_bound")
+        bound = Signal(signed(HALF_WORD_BITS), reset_less=True)
+        gated = Signal(signed(HIDDEN_BITS), reset_less=True)
+        m.d.sync += [
+            bound.eq(self.table),
+            gated.eq(Mux(is_update, GATE_ONE - self.table, term)),
+        ]
+
+        # 13: product with the gate
+        product = Signal(signed(HIDDEN_BITS + COEFFICIENT_BITS - 1), reset_less=True)
+        m.d.sync += product.eq(gated * table_unit.gate)
+        bound = delay(m, bound, 1, name="bound")
+        noise = delay(m, table_unit.noise, 1, name="noise")
+        term = delay(m, term, 2, name="term_to_late")
+
+        # 14: factors of the last product, and what its result is added to
+        silu = round_shift(product, 15)
+        forget = minimum((bound + silu)[: COEFFICIENT_BITS + 1], GATE_MAX)
+        state = Mux(self.control.first, 0, self.state)
+        left = Signal(signed(NORMAL_BITS), reset_less=True)
+        right = Signal(signed(COEFFICIENT_BITS), reset_less=True)
+        base = Signal(signed(RESIDUAL_BITS), reset_less=True)
+        m.d.sync += [left.eq(silu), right.eq(self.control.factor), base.eq(0)]
+        with m.Switch(op):
+            with m.Case(VectorOp.NORM):
+                m.d.sync += [left.eq(term), right.eq(term)]
+            with m.Case(VectorOp.QUANT):
+                m.d.sync += left.eq(term)
+            with m.Case(VectorOp.UPDATE):
+                candidate = self.vector[:HIDDEN_BITS].as_signed()
+                m.d.sync += [left.eq(state - candidate), right.eq(forget), base.eq(candidate)]
+            with m.Case(VectorOp.GATE):
+                m.d.sync += right.eq(self.multiplicand >> self.control.gate_shift)
+            with m.Case(VectorOp.RESIDUAL):
+                m.d.sync += base.eq(self.vector)
+            with m.Case(VectorOp.CHOOSE):
+                scaled = noise << (HIDDEN_FRACTION - GUMBEL_UNIT)
+                m.d.sync += base.eq(Mux(self.control.sample, scaled, 0))
+
+        # 15: the last product
+        product = Signal(signed(PRODUCT_BITS), reset_less=True)
+        m.d.sync += product.eq(left * right)
+        m.d.comb += self.energy.eq(product)
+        base = delay(m, base, 1, name="base")
+        term = delay(m, term, 2, name="term_to_result")
+
+        # 16: rounded and added in one carry chain: the rounding bit enters below bit 0
+        twice = Signal(signed(WIDE_BITS + 1))
+        is_product = any_of(op, VectorOp.SILU, VectorOp.GATE)
+        with m.If(is_update):
+            m.d.comb += twice.eq((product << 1) >> 15)
+        with m.Elif(is_product):
+            m.d.comb += twice.eq((product << 1) >> PRODUCT_SHIFT)
+        with m.Else():
+            m.d.comb += twice.eq(term << 1)
+        total = (Cat(Const(1, 1), base).as_signed() + twice) >> 1
+        m.d.sync += self.result.eq(saturate(total, RESIDUAL_BITS))
+        shifted = ((product << 1) >> self.control.code_amount)[: CODE_BITS + 1]
+        m.d.sync += self.result_code.eq((shifted + 1) >> 1)
+        return m

@@ -1,0 +1,395 @@
+import dataclasses
+import random
+from types import SimpleNamespace
+
+import pytest
+from amaranth.hdl import Value
+from amaranth.sim import Simulator
+
+from host.descriptor import Space, VectorOp
+from hw.arithmetic import HIDDEN_BITS, NORM_SHIFT, RESIDUAL_BITS, SUM_BITS
+from hw.vector import VectorCommand, VectorParameters
+from weights.fixed import FULL_SCALE, HIDDEN_FRACTION, ONE, ZERO, Scale
+
+WIDTHS = {
+    "tables": 16,
+    "vectors": RESIDUAL_BITS,
+    "sums": SUM_BITS,
+    "multiplicands": SUM_BITS,
+    "states": HIDDEN_BITS,
+    "activations": 8,
+}
+READ = ("tables", "vectors", "sums", "multiplicands", "states")
+WRITTEN = ("vectors", "states", "activations")
+TARGETS = {
+    VectorOp.EMBED: "vectors",
+    VectorOp.QUANT: "activations",
+    VectorOp.SILU: "vectors",
+    VectorOp.UPDATE: "states",
+    VectorOp.GATE: "vectors",
+    VectorOp.RESIDUAL: "vectors",
+}
+OPERANDS = {
+    VectorOp.EMBED: {"tables"},
+    VectorOp.UPDATE: {"vectors", "states"},
+    VectorOp.RESIDUAL: {"vectors"},
+}
+BEATS = 64
+PARAMETERS = {
+    elements: VectorParameters(
+        elements=elements,
+        columns=8,
+        table_words=BEATS,
+        **{name: BEATS * elements for name in WIDTHS if name != "tables"},
+        read_latency=latency,
+    )
+    for elements, latency in ((1, 2), (2, 2), (4, 3))
+}
+
+
+def limits(name):
+    return -(1 << (WIDTHS[name] - 1)), (1 << (WIDTHS[name] - 1)) - 1
+
+
+def pack(values, width):
+    return sum((v & ((1 << width) - 1)) << (i * width) for i, v in enumerate(values))
+
+
+def unpack(word, width, count):
+    values = (word >> (i * width) & ((1 << width) - 1) for i in range(count))
+    return [v - (v >> (width - 1) << width) for v in values]
+
+
+class Bench:
+    """A vector unit among memories that lists hold."""
+
+    def __init__(self, parameters, seed):
+        self.p = parameters
+        self.dut = parameters.create()
+        self.rng = random.Random(seed)
+        self.memories = {name: self.values(name, BEATS * parameters.elements) for name in WIDTHS}
+        self.writes = {}
+        self.operands = set()
+
+    def values(self, name, count):
+        """Integers of all magnitudes and both extremes."""
+        low, high = limits(name)
+        extremes = (low, high, 0, -1, 1)
+        return [
+            self.rng.choice(extremes)
+            if self.rng.random() < 0.15
+            else self.rng.randint(low, high) >> self.rng.randrange(WIDTHS[name])
+            for _ in range(count)
+        ]
+
+    def fill(self, name, values, beat=0):
+        start = beat * self.p.elements
+        self.memories[name][start : start + len(values)] = values
+
+    async def serve(self, ctx):
+        """Memories: reads take ``read_latency`` cycles, writes are seen by the next read."""
+        dut, elements = self.dut, self.p.elements
+        ports = {name: getattr(dut, name) for name in READ}
+        writes = {name: getattr(dut, f"{name}_write") for name in WRITTEN}
+        sampled = [port.address for port in ports.values()]
+        for port in writes.values():
+            sampled += [port.enable, port.address, Value.cast(port.data)]
+        targets = [Value.cast(port.data) for port in ports.values()]
+        pending = [[0] * len(ports)] * (self.p.read_latency - 1)
+        async for _, _, *values in ctx.tick().sample(*sampled):
+            addresses = dict(zip(ports, values, strict=False))
+            words = [
+                pack(self.memories[name][a * elements : (a + 1) * elements], WIDTHS[name])
+                for name, a in addresses.items()
+            ]
+            pending.append(words)
+            for target, word in zip(targets, pending.pop(0), strict=True):
+                ctx.set(target, word)
+            for i, name in enumerate(WRITTEN):
+                enable, address, word = values[len(ports) + 3 * i :][:3]
+                if enable:
+                    if name in self.operands:
+                        assert addresses[name] != address, f"{name} read while written"
+                    assert (name, address) not in self.writes
+                    beat = unpack(word, WIDTHS[name], elements)
+                    self.writes[name, address] = beat
+                    self.fill(name, beat, address)
+
+    async def issue(self, ctx, **fields):
+        """Run one step and compare everything that it leaves behind."""
+        dut, p = self.dut, self.p
+        fields = {
+            **{name: 0 for name in VectorCommand.members},
+            "length": 1,
+            "a": ZERO,
+            "b": ZERO,
+            "noise": 1,
+            "result": self.rng.randrange(16),
+            **fields,
+        }
+        command = SimpleNamespace(**fields)
+        # What must not matter.
+        if command.op not in (VectorOp.UPDATE, VectorOp.GATE):
+            fields["first"] = self.rng.getrandbits(1)
+        if command.op in (VectorOp.SILU, VectorOp.UPDATE, VectorOp.RESIDUAL):
+            fields["b_register"] = self.rng.getrandbits(1)
+        expected = p.compute(command, self.memories)
+        previous_choice = ctx.get(dut.choice)
+        self.writes.clear()
+        self.operands = OPERANDS.get(command.op, set()) | {Space(command.space).name.lower()}
+        stall = self.rng.choice((0, 0, 1, 5))
+
+        for _ in range(self.rng.choice((0, 0, 1, 3))):
+            await ctx.tick()
+        payload = {
+            name: dataclasses.asdict(value) if isinstance(value, Scale) else value
+            for name, value in fields.items()
+        }
+        ctx.set(dut.command.payload, payload)
+        ctx.set(dut.command.valid, 1)
+        ctx.set(dut.statistic.ready, stall == 0)
+        assert not ctx.get(dut.busy) and ctx.get(dut.command.ready)
+        await ctx.tick()
+        ctx.set(dut.command.valid, 0)
+        ctx.set(dut.command.payload, {})
+        cycles, statistics = 0, []
+        while ctx.get(dut.busy):
+            cycles += 1
+            assert cycles < 1000
+            assert not ctx.get(dut.command.ready)
+            if ctx.get(dut.statistic.valid):
+                payload = ctx.get(dut.statistic.payload)
+                statistics.append((payload.value, payload.exponent, payload.register))
+                ctx.set(dut.statistic.ready, len(statistics) > stall)
+            await ctx.tick()
+
+        name = VectorOp(command.op).name
+        if expected.value is None:
+            assert not statistics, name
+        else:
+            assert len(statistics) == 1 + stall, name
+            assert set(statistics) == {(expected.value, expected.exponent, command.result)}, name
+            cycles -= stall
+        assert cycles == p.cycles(command.length, command.op), name
+        choice = previous_choice if expected.choice is None else expected.choice
+        assert ctx.get(dut.choice) == choice, name
+        if expected.elements:
+            target = TARGETS[command.op]
+            dest = command.dest
+            if command.op == VectorOp.QUANT:
+                dest *= p.columns // p.elements
+            beats = -(-command.length // p.elements)
+            assert set(self.writes) == {(target, dest + i) for i in range(beats)}, name
+            written = [v for i in range(beats) for v in self.writes[target, dest + i]]
+            assert written[: command.length] == expected.elements, name
+        else:
+            assert not self.writes, name
+
+    def run(self, steps):
+        async def bench(ctx):
+            await steps(self, ctx)
+
+        simulator = Simulator(self.dut)
+        simulator.add_clock(1e-6)
+        simulator.add_testbench(self.serve, background=True)
+        simulator.add_testbench(bench)
+        simulator.run()
+
+    # Operands as programs make them.
+
+    def lengths(self):
+        elements = self.p.elements
+        return [1, 3, 2 * elements, 4 * elements + 1, self.rng.randint(1, 7 * elements)]
+
+    def place(self, length):
+        """First beat of a vector of that length."""
+        return self.rng.randrange(BEATS - -(-length // self.p.elements) + 1)
+
+    def at(self, name, beat, length):
+        start = beat * self.p.elements
+        return self.memories[name][start : start + length]
+
+    def peak(self, name, beat, length):
+        return Scale.from_int(max(map(abs, self.at(name, beat, length))))
+
+    def scale(self, low, high):
+        """A scale with an exponent of the given range."""
+        return Scale(self.rng.randint(1 << 14, (1 << 15) - 1), self.rng.randint(low, high))
+
+
+def run(elements, seed):
+    def decorate(steps):
+        Bench(PARAMETERS[elements], seed).run(steps)
+
+    return decorate
+
+
+each_width = pytest.mark.parametrize("elements", PARAMETERS)
+
+
+@each_width
+def test_embed(elements):
+    @run(elements, 1)
+    async def steps(bench, ctx):
+        bench.memories["tables"] = [
+            bench.rng.randrange(-(1 << 15), 1 << 15) for _ in bench.memories["tables"]
+        ]
+        for length in (*bench.lengths(), 4 * elements, 6 * elements - 1):
+            stride = 1 + -(-length // (2 * elements)) + bench.rng.randrange(2)
+            rows = BEATS // stride
+            token = bench.rng.randrange(rows)
+            address = bench.rng.randrange(BEATS - (token + 1) * stride + 1)
+            scale = bench.rng.choice((0, 1, 32767, bench.rng.randrange(32768)))
+            bench.fill("tables", [scale], address + token * stride)
+            await bench.issue(
+                ctx, op=VectorOp.EMBED, length=length, shift=3, token=token, operand=stride,
+                address=address, dest=bench.place(length),
+            )  # fmt: skip
+
+
+@each_width
+@pytest.mark.parametrize("op", [VectorOp.NORM, VectorOp.PEAK, VectorOp.QUANT])
+def test_norms(elements, op):
+    @run(elements, 2)
+    async def steps(bench, ctx):
+        for length in bench.lengths():
+            for space in (Space.VECTORS, Space.SUMS):
+                source, address = bench.place(length), bench.place(length)
+                bench.fill("tables", [32767, -32767, 0][:length], address)
+                bench.memories["tables"] = [max(t, -32767) for t in bench.memories["tables"]]
+                if length == 3:
+                    name = space.name.lower()
+                    bench.fill(name, [limits(name)[bench.rng.getrandbits(1)]] * 3, source)
+                fields = {
+                    "op": op, "space": space, "length": length, "source": source,
+                    "address": address, "a": bench.peak(space.name.lower(), source, length),
+                    "shift": NORM_SHIFT if op == VectorOp.NORM else 15,
+                }  # fmt: skip
+                if op == VectorOp.QUANT:
+                    command = SimpleNamespace(**{**fields, "op": VectorOp.PEAK, "b": ZERO})
+                    peak = bench.p.compute(command, bench.memories)
+                    fields["b"] = FULL_SCALE / Scale.from_int(peak.value, peak.exponent)
+                    beats_per_row = bench.p.columns // elements
+                    beats = -(-length // elements)
+                    fields["dest"] = bench.rng.randint(0, (BEATS - beats) // beats_per_row)
+                    fields["b_register"] = 1
+                await bench.issue(ctx, **fields)
+
+
+@each_width
+def test_norm_by_scale(elements):
+    @run(elements, 3)
+    async def steps(bench, ctx):
+        for length in bench.lengths():
+            source = bench.place(length)
+            await bench.issue(
+                ctx, op=VectorOp.NORM, length=length, source=source, b_register=1, b=ONE,
+                shift=NORM_SHIFT + ONE.exponent, a=bench.peak("vectors", source, length),
+            )  # fmt: skip
+            shift = bench.rng.choice((8, 12))
+            sums = [v >> 8 + 8 - shift for v in bench.at("multiplicands", source, length)]
+            bench.fill("multiplicands", sums, source)
+            await bench.issue(
+                ctx, op=VectorOp.NORM, length=length, source=source, b_register=1, b=ONE,
+                shift=shift, a=ONE, space=Space.MULTIPLICANDS,
+            )  # fmt: skip
+
+
+@each_width
+@pytest.mark.parametrize("op", [VectorOp.SILU, VectorOp.UPDATE, VectorOp.GATE])
+def test_gates(elements, op):
+    @run(elements, 4)
+    async def steps(bench, ctx):
+        bench.memories["tables"] = [max(t, 0) for t in bench.memories["tables"]]
+        for length in bench.lengths():
+            for scale in (ZERO, bench.scale(-38, -20), bench.scale(-45, -38), Scale(32767, 400)):
+                operand = bench.place(length)
+                low, high = limits("states")
+                candidates = [max(low, min(high, v)) for v in bench.at("vectors", operand, length)]
+                bench.fill("vectors", candidates, operand)
+                address = bench.rng.choice((8, 9)) if op == VectorOp.GATE else bench.place(length)
+                fields = {"space": Space.SUMS, "b": scale, "shift": -HIDDEN_FRACTION}
+                if op == VectorOp.GATE and bench.rng.getrandbits(1):
+                    unit = Scale.from_int(1, -HIDDEN_FRACTION)
+                    fields = {"space": Space.STATES, "b": unit, "shift": -HIDDEN_FRACTION}
+                await bench.issue(
+                    ctx, op=op, length=length, source=bench.place(length), operand=operand,
+                    address=address, dest=bench.place(length), **fields,
+                    first=op == VectorOp.UPDATE and bench.rng.random() < 0.2,
+                )  # fmt: skip
+
+
+@each_width
+def test_residual(elements):
+    @run(elements, 5)
+    async def steps(bench, ctx):
+        for length in bench.lengths():
+            for scale in (ZERO, bench.scale(-40, -20), bench.scale(-28, -24), Scale(32767, 400)):
+                operand = bench.place(length)
+                await bench.issue(
+                    ctx, op=VectorOp.RESIDUAL, length=length, space=Space.SUMS, b=scale,
+                    source=bench.place(length), operand=operand, shift=bench.rng.randint(-24, -8),
+                    dest=bench.rng.choice((operand, bench.place(length))),
+                )  # fmt: skip
+
+
+@each_width
+@pytest.mark.parametrize("greedy", [0, 1])
+def test_choose(elements, greedy):
+    @run(elements, 6 + greedy)
+    async def steps(bench, ctx):
+        size = BEATS * elements
+        for length in (*bench.lengths(), size, size - 1):
+            for case in range(4):
+                source = bench.place(length)
+                if case == 1:  # draws
+                    bench.memories["sums"] = [bench.rng.randint(-2, 2) for _ in range(size)]
+                elif case == 2:  # all equal and least
+                    bench.memories["sums"] = [limits("sums")[0]] * size
+                elif case == 3:  # an element just behind the last is larger
+                    bench.memories["sums"] = bench.values("sums", size)
+                    end = source * elements + length
+                    bench.memories["sums"][end : end + 1] = [limits("sums")[1]] * (end < size)
+                await bench.issue(
+                    ctx, op=VectorOp.CHOOSE, length=length, space=Space.SUMS, source=source,
+                    shift=-HIDDEN_FRACTION, greedy=greedy, noise=bench.rng.randrange(1, 1 << 32),
+                    b=bench.scale(*bench.rng.choice(((-50, -40), (-32, -28), (0, 9)))),
+                )  # fmt: skip
+
+
+def test_eight_elements():
+    parameters = dataclasses.replace(
+        PARAMETERS[2],
+        elements=8,
+        **{name: 8 * BEATS for name in WIDTHS if name != "tables"},
+    )
+
+    async def steps(bench, ctx):
+        for length in (1, 8, 21):
+            source = bench.place(length)
+            await bench.issue(
+                ctx, op=VectorOp.NORM, length=length, source=source, b_register=1, b=ONE,
+                shift=NORM_SHIFT + ONE.exponent, a=bench.peak("vectors", source, length),
+            )  # fmt: skip
+            await bench.issue(
+                ctx, op=VectorOp.CHOOSE, length=length, space=Space.SUMS, source=source,
+                shift=-HIDDEN_FRACTION, noise=bench.rng.getrandbits(32), b=bench.scale(-40, -20),
+            )  # fmt: skip
+
+    Bench(parameters, 8).run(steps)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("elements", 3, "elements must be 1, 2, 4 or 8, not 3"),
+        ("elements", 0, "elements must be a positive integer, not 0"),
+        ("columns", 1, "columns must be a power of two and at least elements"),
+        ("columns", 12, "columns must be a power of two"),
+        ("sums", 2.0, "sums must be a positive integer"),
+        ("read_latency", 1, "read_latency must be at least 2, not 1"),
+    ],
+)
+def test_parameters_are_checked(field, value, message):
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(PARAMETERS[2], **{field: value})
