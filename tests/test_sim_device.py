@@ -205,6 +205,29 @@ def test_verilator_that_is_too_old(tmp_path, monkeypatch):
         device.Verilator.find()
 
 
+def test_board_is_elaborated_once(cache, compiled, monkeypatch):
+    made = []
+
+    class Board:
+        def core(self):
+            made.append(self)
+            return Echo()
+
+    sources = ["one version"]
+    monkeypatch.setattr("hw.boards.board", lambda name: Board())
+    monkeypatch.setattr(device, "_sources", lambda: sources[0])
+    for _ in range(2):
+        assert device.board_library("echo", cache=cache, progress=no_progress) == compiled
+    assert len(made) == 1
+    sources[0] = "another version that makes the same core"
+    assert device.board_library("echo", cache=cache, progress=no_progress) == compiled
+    assert len(made) == 2
+
+
+def test_sources_are_read():
+    assert "class Core" in device._sources()
+
+
 def test_unknown_board_is_refused():
     with pytest.raises(ValueError, match="board must be one of"):
         SimulatedPort("no_such_board")
