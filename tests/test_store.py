@@ -734,5 +734,16 @@ def test_commands(
     assert capsys.readouterr().err.count("\n") == 1
 
 
+def test_inline_dependencies_are_those_of_the_project() -> None:
+    """`host/infer.py` runs without an installation, so it lists what an installation has."""
+    tomllib = pytest.importorskip("tomllib")
+    script = (ROOT / "host" / "infer.py").read_text().split("# /// script\n")[1].split("# ///\n")[0]
+    inline = tomllib.loads(re.sub(r"(?m)^# ?", "", script))
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert inline["requires-python"] == project["requires-python"]
+    extra = project["optional-dependencies"]["sim"]
+    assert inline["dependencies"] == project["dependencies"] + extra
+
+
 def test_find_model(checkpoint: Path, content: str) -> None:
     assert find_model(str(checkpoint)).stem == content
