@@ -40,7 +40,7 @@ class VectorOp(enum.IntEnum):
     PEAK = 2  # space[source] with table, shift 15; result: peak of the gained vector
     QUANT = 3  # the same, then codes = gained * K into activations[dest]
     SILU = 4  # space[source] * K -> silu -> vectors[dest]
-    UPDATE = 5  # space[source] * K, lower bounds at address, candidate vectors[operand]; states[dest]
+    UPDATE = 5  # states[dest] from space[source] * K, candidate vectors[operand], bounds at address
     GATE = 6  # silu(space[source] * K) * (multiplicands[operand] >> address) -> vectors[dest]; peak
     RESIDUAL = 7  # vectors[dest] = vectors[operand] + space[source] * K; result: peak
     CHOOSE = 8  # running maximum of space[source] * K plus noise; the next token

@@ -56,8 +56,9 @@ class Geometry:
         if self.lanes % 8:
             raise ValueError(f"lanes must be a multiple of 8, not {self.lanes!r}")
         for name in ("sums", "multiplicands", "vectors", "states"):
-            if getattr(self, name) % self.elements:
-                raise ValueError(f"{name} must be a multiple of elements, not {getattr(self, name)!r}")
+            value = getattr(self, name)
+            if value % self.elements:
+                raise ValueError(f"{name} must be a multiple of elements, not {value!r}")
         if self.activations % self.columns:
             raise ValueError(f"activations must be a multiple of columns, not {self.activations!r}")
 

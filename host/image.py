@@ -26,16 +26,15 @@ from host.protocol import MemorySpace
 from weights.fixed import (
     EMBEDDING_SHIFT,
     FULL_SCALE,
+    GAIN_SHIFT,
     HIDDEN_FRACTION,
+    NORM_SHIFT,
     ONE,
     Scale,
     sum_shift,
 )
 from weights.model import IntegerModel
 from weights.packing import pack
-
-NORM_SHIFT = 23
-GAIN_SHIFT = 15
 
 # Registers. P is a vector's peak, A the peak of its gained form, E its energy, D the root of D^2.
 R_ONE, R_STATE_UNIT, R_FULL_SCALE = 0, 1, 2
@@ -79,7 +78,7 @@ def pack_tables(values: np.ndarray, elements: int) -> np.ndarray:
 
 
 def pack_embedding(codes: np.ndarray, scales: np.ndarray, elements: int) -> np.ndarray:
-    """Embedding rows: a word with the row's scale in lane 0, then words of ``2 * elements`` codes."""
+    """Embedding rows: a word with the row's scale in lane 0, words of ``2 * elements`` codes."""
     rows, length = codes.shape
     words = _ceil(length, 2 * elements)
     table = np.zeros((rows, 1 + words, elements), dtype="<i2")
@@ -91,7 +90,7 @@ def pack_embedding(codes: np.ndarray, scales: np.ndarray, elements: int) -> np.n
 
 
 def pack_weights(trits: np.ndarray, rows: int, columns: int) -> np.ndarray:
-    """A matrix in the engine's order of use: groups of ``rows``, chunks of ``columns``, 2-bit codes.
+    """A matrix in the engine's order of use: groups of ``rows``, chunks of ``columns``.
 
     Lane ``r * columns + c`` of weight row ``group * chunks + chunk`` is the trit of output
     ``group * rows + r`` and input ``chunk * columns + c``; padding is zero.
@@ -131,7 +130,9 @@ class _Assembler:
     def table(self, name: str) -> int:
         return self.add_table(pack_tables(self.model[name], self.geometry.elements))
 
-    def scalar(self, name: str, op: ScalarOp, result: int, a: int = 0, b: int | Scale = 0, **fields):
+    def scalar(
+        self, name: str, op: ScalarOp, result: int, a: int = 0, b: int | Scale = 0, **fields
+    ) -> None:
         if isinstance(b, Scale):
             operand = {"address": immediate(b.mantissa, b.exponent)}
         else:
@@ -141,7 +142,9 @@ class _Assembler:
     def vector(self, name: str, op: VectorOp, length: int, **fields) -> None:
         self.emit(name, Unit.VECTOR, op, length=length, **fields)
 
-    def product(self, name: str, trits: np.ndarray, source: int, dest: int, space: Space, wait: Wait):
+    def product(
+        self, name: str, trits: np.ndarray, source: int, dest: int, space: Space, wait: Wait
+    ) -> None:
         """One ternary matrix product; ``source`` in rows of activations, ``dest`` in beats."""
         g = self.geometry
         chunks, groups = _ceil(trits.shape[1], g.columns), _ceil(trits.shape[0], g.rows)
@@ -152,21 +155,26 @@ class _Assembler:
         self.weights.append(pack_weights(trits, g.rows, g.columns))
         self.weight_rows += groups * chunks
 
-    def norm(self, table: str, peak: int, source: int, length: int) -> None:
+    def norm(self, step: str, table: str, peak: int, source: int, length: int) -> None:
         self.vector(
-            "norm", VectorOp.NORM, length, a=peak, result=R_ENERGY, shift=NORM_SHIFT,
+            f"{step} norm", VectorOp.NORM, length, a=peak, result=R_ENERGY, shift=NORM_SHIFT,
             source=source, address=self.table(table), wait=Wait.SCALAR,
         )  # fmt: skip
 
-    def root(self, wait: Wait = Wait.VECTOR) -> None:
-        self.scalar("root", ScalarOp.SQRT, R_ROOT, b=R_ENERGY, wait=wait)
+    def root(self, step: str, wait: Wait = Wait.VECTOR) -> None:
+        self.scalar(f"{step} root", ScalarOp.SQRT, R_ROOT, b=R_ENERGY, wait=wait)
 
     def quantise(self, name: str, peak: int, source: int, length: int, dest: int) -> None:
         """Codes of a vector for matrix ``name``: its gained peak, 127 over it, then the codes."""
         step = name.rsplit(".", 1)[-1]
-        gained = {"a": peak, "shift": GAIN_SHIFT, "source": source, "address": self.table(f"{name}.gain")}
-        self.vector(f"{step} peak", VectorOp.PEAK, length, result=R_PEAK, wait=Wait.SCALAR, **gained)
-        self.scalar(f"{step} inverse", ScalarOp.DIV, R_INVERSE, a=R_FULL_SCALE, b=R_PEAK, wait=Wait.VECTOR)
+        gain = self.table(f"{name}.gain")
+        gained = {"a": peak, "shift": GAIN_SHIFT, "source": source, "address": gain}
+        self.vector(
+            f"{step} peak", VectorOp.PEAK, length, result=R_PEAK, wait=Wait.SCALAR, **gained
+        )
+        self.scalar(
+            f"{step} inverse", ScalarOp.DIV, R_INVERSE, a=R_FULL_SCALE, b=R_PEAK, wait=Wait.VECTOR
+        )
         self.vector(
             f"{step} quantise", VectorOp.QUANT, length, b=R_INVERSE, b_register=1, dest=dest,
             wait=Wait.SCALAR, **gained,
@@ -174,8 +182,9 @@ class _Assembler:
 
     def sigma(self, name: str, result: int) -> None:
         step = name.rsplit(".", 1)[-1]
+        constant = self.model.scale(f"{name}.scale")
         self.scalar(f"{step} scale", ScalarOp.DIV, result, a=R_PEAK, b=R_ROOT)
-        self.scalar(f"{step} scale", ScalarOp.MUL, result, a=result, b=self.model.scale(f"{name}.scale"))
+        self.scalar(f"{step} scale", ScalarOp.MUL, result, a=result, b=constant)
 
 
 def compile_image(model: IntegerModel, geometry: Geometry) -> Image:
@@ -227,8 +236,8 @@ def compile_image(model: IntegerModel, geometry: Geometry) -> Image:
     for n in range(shape.layers):
         attn, mlp = f"layers.{n}.attn", f"layers.{n}.mlp"
         asm.prefix = f"layer {n} "
-        asm.norm(f"{attn}.norm", R_X_PEAK, x, d)
-        asm.root()
+        asm.norm("mixer", f"{attn}.norm", R_X_PEAK, x, d)
+        asm.root("mixer")
         # Codes of f are made while the engine runs i, those of g, over i's, while it runs f.
         asm.quantise(f"{attn}.i", R_X_PEAK, x, d, dest=0)
         asm.sigma(f"{attn}.i", R_SIGMA_I)
@@ -246,24 +255,25 @@ def compile_image(model: IntegerModel, geometry: Geometry) -> Image:
             address=asm.table(f"{attn}.lower_bound"), operand=other, dest=n * beats, **hidden,
         )  # fmt: skip
         asm.vector(
-            "g energy", VectorOp.NORM, d, a=R_ONE, b=R_ONE, b_register=1, result=R_G_ENERGY, shift=b,
-            space=Space.MULTIPLICANDS, wait=Wait.ENGINE,
+            "g energy", VectorOp.NORM, d, a=R_ONE, b=R_ONE, b_register=1, result=R_G_ENERGY,
+            shift=b, space=Space.MULTIPLICANDS, wait=Wait.ENGINE,
         )  # fmt: skip
         asm.vector(
             "output gate", VectorOp.GATE, d, b=R_STATE_UNIT, result=R_H_PEAK, space=Space.STATES,
             source=n * beats, operand=0, address=b, dest=other, **hidden,
         )  # fmt: skip
-        asm.norm(f"{attn}.o.norm", R_H_PEAK, other, d)
-        asm.scalar("o epsilon", ScalarOp.MUL, R_G_ENERGY, a=R_G_ENERGY, b=model.scale(f"{attn}.o.epsilon"))
+        asm.norm("o", f"{attn}.o.norm", R_H_PEAK, other, d)
+        epsilon = model.scale(f"{attn}.o.epsilon")
+        asm.scalar("o epsilon", ScalarOp.MUL, R_G_ENERGY, a=R_G_ENERGY, b=epsilon)
         asm.scalar("o epsilon", ScalarOp.ADD, R_ENERGY, a=R_ENERGY, b=R_G_ENERGY, wait=Wait.VECTOR)
-        asm.root(Wait.NOTHING)
+        asm.root("o", Wait.NOTHING)
         asm.quantise(f"{attn}.o", R_H_PEAK, other, d, dest=0)
         asm.sigma(f"{attn}.o", R_SIGMA)
         asm.product("o", model.trits(f"{attn}.o"), 0, 0, Space.SUMS, Wait.VECTOR)
         residual("o", d)
 
-        asm.norm(f"{mlp}.norm", R_X_PEAK, x, d)
-        asm.root()
+        asm.norm("mlp", f"{mlp}.norm", R_X_PEAK, x, d)
+        asm.root("mlp")
         asm.quantise(f"{mlp}.gate", R_X_PEAK, x, d, dest=0)
         asm.sigma(f"{mlp}.gate", R_SIGMA)
         gate = model.trits(f"{mlp}.gate")
@@ -281,7 +291,7 @@ def compile_image(model: IntegerModel, geometry: Geometry) -> Image:
         asm.scalar("down epsilon", ScalarOp.MOVE, R_WORK, b=model.scale(f"{mlp}.down.epsilon"))
         asm.scalar("down epsilon", ScalarOp.DIV, R_WORK, a=R_WORK, b=R_SIGMA)
         asm.scalar("down epsilon", ScalarOp.ADD, R_ENERGY, a=R_ENERGY, b=R_WORK, wait=Wait.VECTOR)
-        asm.root(Wait.NOTHING)
+        asm.root("down", Wait.NOTHING)
         asm.quantise(f"{mlp}.down", R_H_PEAK, other, m, dest=0)
         asm.sigma(f"{mlp}.down", R_SIGMA)
         asm.product("down", model.trits(f"{mlp}.down"), 0, 0, Space.SUMS, Wait.VECTOR)
@@ -289,8 +299,8 @@ def compile_image(model: IntegerModel, geometry: Geometry) -> Image:
 
     asm.prefix = ""
     asm.emit("prefill end", Unit.CONTROL, ControlOp.PREFILL_END)
-    asm.norm("head.norm", R_X_PEAK, x, d)
-    asm.root()
+    asm.norm("head", "head.norm", R_X_PEAK, x, d)
+    asm.root("head")
     asm.quantise("head", R_X_PEAK, x, d, dest=0)
     asm.sigma("head", R_HEAD_SIGMA)
     asm.scalar("temperature", ScalarOp.MUL, R_SIGMA, a=R_HEAD_SIGMA, b=INVERSE_TEMPERATURE)

@@ -4,6 +4,7 @@ import math
 
 from host.errors import UsageError
 from weights.fixed import ONE, Scale
+from weights.noise import TOKEN_STEP, xorshift
 
 TEMPERATURE_MIN = 0.01
 TEMPERATURE_MAX = 100.0
@@ -32,10 +33,8 @@ def initial_noise(seed: int) -> int:
 
 
 def next_noise(state: int) -> int:
-    """Noise state after one sampled token: one step of xorshift32 (5, 9, 7)."""
-    state = (state ^ state << 5) & _MASK
-    state ^= state >> 9
-    return (state ^ state << 7) & _MASK
+    """Noise state after one sampled token."""
+    return xorshift(state, TOKEN_STEP)
 
 
 def inverse_temperature(temperature: float) -> Scale:

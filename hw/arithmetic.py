@@ -5,6 +5,7 @@ the gateware calls the very same ones on its signals.
 """
 
 import functools
+import itertools
 import math
 
 from amaranth.hdl import Const, Mux, Value, ValueCastable, signed
@@ -24,8 +25,6 @@ SUM_BITS = 24
 GATE_ONE = 1 << 15  # 1.0 of gates and lower bounds
 GATE_MAX = GATE_ONE - 1
 PRODUCT_SHIFT = 6  # of a gate's product, docs/arithmetic.md
-NORM_SHIFT = 23
-GAIN_SHIFT = 15
 
 
 def round_shift(value, amount):
@@ -105,7 +104,7 @@ def sigmoid_table() -> tuple[tuple[int, int], ...]:
         min(top, round((1 << SIGMOID_UNIT) / (1 + math.exp(-i / 16))))
         for i in range(TABLE_SEGMENTS + 1)
     ]
-    return tuple((a, b - a) for a, b in zip(points, points[1:], strict=False))
+    return tuple((a, b - a) for a, b in itertools.pairwise(points))
 
 
 @functools.cache
@@ -122,17 +121,5 @@ def gumbel_table() -> tuple[tuple[int, int], ...]:
     entries = []
     for k in range(16):
         points = [gumbel(2.0 ** -(k + 1) * (1 + i / 16)) for i in range(17)]
-        entries += [(a, max(-limit, b - a)) for a, b in zip(points, points[1:], strict=False)]
+        entries += [(a, max(-limit, b - a)) for a, b in itertools.pairwise(points)]
     return tuple(entries)
-
-
-def xorshift(state, triple: tuple[int, int, int]):
-    """One step of Marsaglia's 32-bit xorshift (J. Stat. Softw. 8(14), 2003)."""
-    a, b, c = triple
-    state = (state ^ (state << a)) & 0xFFFFFFFF
-    state = state ^ (state >> b)
-    return (state ^ (state << c)) & 0xFFFFFFFF
-
-
-NOISE_STEP = (13, 17, 5)  # from one vocabulary entry to the next
-TOKEN_STEP = (5, 9, 7)  # from one token to the next

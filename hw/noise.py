@@ -8,7 +8,7 @@ from amaranth.hdl import Module, Value
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
-from hw.arithmetic import NOISE_STEP, xorshift
+from weights.noise import NOISE_STEP, xorshift
 
 WORD_BITS = 32
 

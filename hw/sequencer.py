@@ -1,18 +1,18 @@
 """Runs the program once per token: fetches steps, keeps the registers, issues to the units."""
 
 from amaranth.hdl import Cat, Module, Mux, Signal, signed, unsigned
-from amaranth.lib import data, enum, stream, wiring
+from amaranth.lib import data, stream, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
 
 from host.descriptor import FIELDS, INVERSE_TEMPERATURE, REGISTERS, WORDS, ControlOp, Unit, Wait
 from host.geometry import Geometry
-from hw.arithmetic import TOKEN_STEP, xorshift
 from hw.layouts import EngineCommand, ScalarCommand, ScalarResult, ScaleLayout
 from hw.link import RunCommand
 from hw.stores import READ_LATENCY
 from hw.vector import VectorCommand
+from weights.noise import TOKEN_STEP, xorshift
 
 DescriptorLayout = data.StructLayout(
     {name: signed(width) if is_signed else unsigned(width) for name, width, is_signed in FIELDS}

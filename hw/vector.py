@@ -10,7 +10,6 @@ from amaranth.utils import exact_log2
 from host.descriptor import Space, VectorOp
 from hw import arithmetic
 from hw.arithmetic import (
-    GAIN_SHIFT,
     GUMBEL_UNIT,
     HIDDEN_BITS,
     PRODUCT_SHIFT,
@@ -34,7 +33,7 @@ from hw.layouts import (
 from hw.noise import WORD_BITS, NoiseParameters
 from hw.pipeline import delay
 from hw.tables import gumbel, sigmoid
-from weights.fixed import EXPONENT_BITS, HIDDEN_FRACTION
+from weights.fixed import EXPONENT_BITS, GAIN_SHIFT, HIDDEN_FRACTION
 
 INDEX_BITS = 16
 """Of lengths, elements and tokens."""

@@ -17,12 +17,15 @@ from hw.arithmetic import block_shift, round_shift, saturate, shift_amount
 from weights.fixed import (
     EMBEDDING_SHIFT,
     FULL_SCALE,
+    GAIN_SHIFT,
     HIDDEN_FRACTION,
+    NORM_SHIFT,
     ONE,
     Scale,
     sum_shift,
 )
 from weights.model import IntegerModel
+from weights.noise import NOISE_STEP, xorshift
 
 
 def _per_sequence(values: list[int]) -> np.ndarray | int:
@@ -71,11 +74,11 @@ def gumbel(t: np.ndarray) -> np.ndarray:
 
 @functools.lru_cache(maxsize=4)
 def _noise_basis(count: int) -> np.ndarray:
-    """xorshift is linear over GF(2): row i holds the ``count`` draws that follow state ``1 << i``."""
+    """xorshift is linear over GF(2): row i has the ``count`` draws that follow state ``1 << i``."""
     state = 1 << np.arange(32, dtype=np.int64)
     rows = np.empty((count, 32), dtype=np.uint32)
     for j in range(count):
-        state = arithmetic.xorshift(state, arithmetic.NOISE_STEP)
+        state = xorshift(state, NOISE_STEP)
         rows[j] = state
     return np.ascontiguousarray(rows.T)
 
@@ -119,8 +122,8 @@ class _Normed:
 
     def quantise(self, gain: np.ndarray) -> tuple[np.ndarray, list[Scale]]:
         """Int8 codes of the gained vector, and its peak."""
-        gained = round_shift(self.values * gain, arithmetic.GAIN_SHIFT)
-        exponents = [arithmetic.GAIN_SHIFT + s for s in self.shifts]
+        gained = round_shift(self.values * gain, GAIN_SHIFT)
+        exponents = [GAIN_SHIFT + s for s in self.shifts]
         peaks = [
             Scale.from_int(p, e) for p, e in zip(_peak(gained), exponents, strict=True)
         ]
@@ -161,9 +164,11 @@ class _Layer:
         factor = arithmetic.silu(z, sigmoid(z))
         return round_shift(factor * (sums >> self.sum_shift), arithmetic.PRODUCT_SHIFT)
 
-    def recurrence(self, normed: _Normed, state: np.ndarray) -> tuple[np.ndarray, np.ndarray, list[Scale]]:
+    def recurrence(
+        self, normed: _Normed, state: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, list[Scale]]:
         """MLGRU: new state, o_proj's sums and their scale."""
-        square = normed.energy(self.norm, arithmetic.NORM_SHIFT)
+        square = normed.energy(self.norm, NORM_SHIFT)
         codes, peaks = normed.quantise(self.i.gain)
         z = _preactivation(self.i.product(codes), _sigma(peaks, square, self.i.constant))
         candidate = arithmetic.silu(z, sigmoid(z))
@@ -178,14 +183,14 @@ class _Layer:
         normed = _Normed(gated, [Scale.from_int(p) for p in _peak(gated)])
         square = [
             e + g * self.o_epsilon
-            for e, g in zip(normed.energy(self.o_norm, arithmetic.NORM_SHIFT), energy, strict=True)
+            for e, g in zip(normed.energy(self.o_norm, NORM_SHIFT), energy, strict=True)
         ]
         codes, peaks = normed.quantise(self.o.gain)
         return state, self.o.product(codes), _sigma(peaks, square, self.o.constant)
 
     def glu(self, normed: _Normed) -> tuple[np.ndarray, list[Scale]]:
         """Gated linear unit: down_proj's sums and their scale."""
-        square = normed.energy(self.mlp_norm, arithmetic.NORM_SHIFT)
+        square = normed.energy(self.mlp_norm, NORM_SHIFT)
         codes, peaks = normed.quantise(self.gate.gain)
         sums = self.gate.product(codes)
         sigma = _sigma(peaks, square, self.gate.constant)
@@ -195,7 +200,7 @@ class _Layer:
         square = [
             e + self.down_epsilon / (s * s)
             for e, s in zip(
-                normed.energy(None, arithmetic.NORM_SHIFT + ONE.exponent), sigma, strict=True
+                normed.energy(None, NORM_SHIFT + ONE.exponent), sigma, strict=True
             )
         ]
         codes, peaks = normed.quantise(self.down.gain)
@@ -252,7 +257,7 @@ class GoldenModel:
         """Sums of the head, int64 (batch, vocabulary), and their scale per sequence."""
         if self._residual is None:
             raise ValueError("no token yet: call step() before head()")
-        square = self._residual.energy(self._head_norm, arithmetic.NORM_SHIFT)
+        square = self._residual.energy(self._head_norm, NORM_SHIFT)
         codes, peaks = self._residual.quantise(self._head.gain)
         return self._head.product(codes), _sigma(peaks, square, self._head.constant)
 

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer
 
-from hw import arithmetic
 from sim.evaluate import FloatBackend, GoldenBackend, token_windows
 from sim.golden import GoldenModel, choose, gumbel, noise, sigmoid
 from tests.checkpoints import RandomCheckpoint
 from weights.checkpoint import Checkpoint, ModelShape
 from weights.fixed import Scale
+from weights.noise import NOISE_STEP, TOKEN_STEP, xorshift
 from weights.quantise import convert
 
 
@@ -57,7 +57,7 @@ def test_noise_is_xorshift():
     state = expected = 0x12345678
     draws = noise(state, 700)
     for draw in draws:
-        expected = arithmetic.xorshift(expected, arithmetic.NOISE_STEP)
+        expected = xorshift(expected, NOISE_STEP)
         assert draw == expected
 
 
@@ -83,7 +83,7 @@ def test_sampling_follows_the_softmax():
     state, counts, draws = 99, np.zeros(5), 20_000
     for _ in range(draws):
         counts[choose(sums, sigma, inverse, state)] += 1
-        state = arithmetic.xorshift(state, arithmetic.TOKEN_STEP)
+        state = xorshift(state, TOKEN_STEP)
     # Five standard deviations of each count, plus the table's half per cent.
     slack = 5 * np.sqrt(wanted * (1 - wanted) / draws) + 0.005
     assert (np.abs(counts / draws - wanted) < slack).all()
@@ -108,9 +108,9 @@ def test_near_float_reference(upstream_tiny, validation_text):
     agree = loss = 0.0
     targets = np.roll(tokens, -1, axis=1)
     rows = np.arange(windows)
-    for t, (exact, integer) in enumerate(
-        zip(FloatBackend(checkpoint).logits(tokens), GoldenBackend(model).logits(tokens), strict=True)
-    ):
+    backends = FloatBackend(checkpoint), GoldenBackend(model)
+    both = zip(*(backend.logits(tokens) for backend in backends), strict=True)
+    for t, (exact, integer) in enumerate(both):
         agree += (exact.argmax(1) == integer.argmax(1)).mean() / 256
         if t < 255:
             for sign, logits in ((1, integer), (-1, exact)):

@@ -1,8 +1,8 @@
 import pytest
 from amaranth.sim import Simulator
 
-from hw.arithmetic import NOISE_STEP, TOKEN_STEP, xorshift
 from hw.noise import Leap, NoiseParameters
+from weights.noise import NOISE_STEP, TOKEN_STEP, xorshift
 
 PRIMES = (3, 5, 17, 257, 65537)  # of 2**32 - 1
 

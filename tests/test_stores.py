@@ -142,7 +142,7 @@ def test_vector_bank(elements, width, depth, element_enable):
             ctx.set(bank.write.data, values)
             ctx.set(bank.read.address, source)
             collision = enable and source == target
-            pending = pending[1:] + [None if collision else list(contents[source])]
+            pending = [*pending[1:], None if collision else list(contents[source])]
             for i in range(elements):
                 if enable >> (i if element_enable else 0) & 1:
                     contents[target][i] = values[i]

@@ -9,7 +9,7 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.sim import Simulator
 
-from hw.arithmetic import BASE_BITS, GUMBEL_UNIT, HIDDEN_BITS, signed
+from hw.arithmetic import BASE_BITS, GUMBEL_UNIT, signed
 from hw.noise import NoiseParameters
 from hw.tables import DrawNormaliser, TableUnit, gumbel, sigmoid
 

@@ -7,9 +7,9 @@ from amaranth.hdl import Value
 from amaranth.sim import Simulator
 
 from host.descriptor import Space, VectorOp
-from hw.arithmetic import HIDDEN_BITS, NORM_SHIFT, RESIDUAL_BITS, SUM_BITS
+from hw.arithmetic import HIDDEN_BITS, RESIDUAL_BITS, SUM_BITS
 from hw.vector import VectorCommand, VectorParameters
-from weights.fixed import FULL_SCALE, HIDDEN_FRACTION, ONE, ZERO, Scale
+from weights.fixed import FULL_SCALE, HIDDEN_FRACTION, NORM_SHIFT, ONE, ZERO, Scale
 
 WIDTHS = {
     "tables": 16,

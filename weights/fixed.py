@@ -17,6 +17,12 @@ HIDDEN_FRACTION = 16
 EMBEDDING_SHIFT = 3
 """A row scale has this many fraction bits more than the residual stream."""
 
+NORM_SHIFT = 23
+"""Right shift of a normed vector's products before they are squared."""
+
+GAIN_SHIFT = 15
+"""Right shift of a gained vector's products before they are quantised."""
+
 SUM_SHIFT_TARGET = 16
 """Sums that multiply a gate are shifted to this many bits."""
 

@@ -1,4 +1,4 @@
-"""The smallest machine, simulated only: 16 lanes, one element a cycle, room for deep thin models."""
+"""The smallest machine, simulated only: 16 lanes, one element a cycle, room for deep models."""
 
 from host.geometry import Geometry
 from hw.boards import Board
