@@ -1,9 +1,13 @@
 """What a machine will take of a device, from its geometry, without tools.
 
-Block RAM is counted, memory by memory; DSP blocks too. LUTs and flip-flops are a linear model.
+Block RAM and DSP blocks are counted, memory by memory and multiplier by multiplier. LUTs and
+flip-flops are a linear model of lanes, rows and elements. Its constants are those of engines of 16
+to 1,024 lanes and vector units of 1 to 8 elements synthesised for ECP5 by yosys 0.70 on their own;
+what is left of the whole ULX3S-85F machine (256 lanes, 2 elements) is the fixed part.
 """
 
 from host.geometry import Geometry
+from host.protocol import MAX_PAYLOAD
 
 CELLS = {"lut4": "TRELLIS_COMB", "ff": "TRELLIS_FF", "bram": "DP16KD", "dsp": "MULT18X18D"}
 """Resources by the names of reports, and of the cells that nextpnr counts for them."""
@@ -11,15 +15,75 @@ CELLS = {"lut4": "TRELLIS_COMB", "ff": "TRELLIS_FF", "bram": "DP16KD", "dsp": "M
 CAPACITY = {"LFE5U-85F": {"lut4": 83640, "ff": 83640, "bram": 208, "dsp": 156}}
 """Of devices, by part number."""
 
-SHAPES = ((512, 36), (1024, 18), (2048, 9), (4096, 4), (8192, 2), (16384, 1))
+SHAPES = ((16384, 1), (8192, 2), (4096, 4), (2048, 9), (1024, 18), (512, 36))
 """Depth and width that one block RAM can have."""
 
+BLOCK_RAM_COST, LUT_RAM_COST = 128, 4
+"""Weights by which synthesis chooses between a block RAM and LUTs as 16 x 4 bits of memory."""
 
-def block_rams(depth: int, width: int) -> int:
-    """Block RAMs of a memory in the shape that needs fewest."""
-    return min(-(-depth // d) * -(-width // w) for d, w in SHAPES)
+LUTS_PER_LUT_RAM = 6
+LUTS_PER_BANK_BIT = 0.6  # of the multiplexer behind block RAMs that are not deep enough
+LUTS_PER_ELEMENT, LUTS_PER_LANE, LUTS_PER_ROW, LUTS_PER_WEIGHT_BIT = 1970, 19.1, 39, 1.1
+FLIP_FLOPS_PER_ELEMENT, FLIP_FLOPS_PER_LANE, FLIP_FLOPS_PER_ROW = 1264, 13.2, 32
+FIXED_LUTS, FIXED_FLIP_FLOPS = 5140, 3280
+PACKING = 1.08  # LUTs after packing, where carry chains begin and end, to LUTs before
+DSP_PER_ELEMENT = 7
+
+
+def arrange(depth: int, width: int, granularity: int | None = None) -> tuple[int, int]:
+    """(block RAMs, banks) of a memory in the shape that needs fewest; banks share the outputs.
+
+    ``granularity`` is the width that has a write enable of its own.
+    """
+    part = granularity or width
+    choices = []
+    for d, w in SHAPES:
+        if granularity and w >= granularity:
+            across = -(-(width // part) // (w // granularity))
+        else:
+            across = width // part * -(-part // w)
+        banks = -(-depth // d)
+        choices.append((across * banks, banks))
+    return min(choices)
+
+
+def memories(geometry: Geometry) -> list[tuple[int, int, int | None]]:
+    """Depth, width and write granularity of every memory; one with two readers is there twice."""
+    g = geometry
+    beats = {"sums": 24, "multiplicands": 24, "vectors": 32, "states": 23}
+    return [
+        (g.weight_rows, 2 * g.lanes, 16),
+        (g.table_words, 16 * g.elements, 16),
+        (4 * g.descriptors, 32, 16),
+        *((getattr(g, name) // g.elements, w * g.elements, None) for name, w in beats.items()),
+        (g.activations // g.columns, 8 * g.columns, 8 * g.elements),
+        *[(g.tokens, 16, None)] * 2,
+        (g.descriptors, 32, None),  # counters
+        (MAX_PAYLOAD, 8, None),  # of the link
+        (16, 25, None),  # registers
+        *[(512, 32, None)] * g.elements,  # sigmoid and noise
+    ]
 
 
 def estimate(geometry: Geometry) -> dict[str, int]:
     """``lut4``, ``ff``, ``bram`` and ``dsp`` of a geometry."""
-    return {"lut4": 0, "ff": 0, "bram": 0, "dsp": 0}
+    g = geometry
+    luts = FIXED_LUTS + LUTS_PER_ELEMENT * g.elements
+    luts += LUTS_PER_LANE * g.lanes + LUTS_PER_ROW * g.rows + LUTS_PER_WEIGHT_BIT * 2 * g.lanes
+    flip_flops = FIXED_FLIP_FLOPS + FLIP_FLOPS_PER_ELEMENT * g.elements
+    flip_flops += FLIP_FLOPS_PER_LANE * g.lanes + FLIP_FLOPS_PER_ROW * g.rows
+    block_rams = 0
+    for depth, width, granularity in memories(g):
+        blocks, banks = arrange(depth, width, granularity)
+        lut_rams = -(-depth // 16) * -(-width // 4)
+        if lut_rams * LUT_RAM_COST < blocks * BLOCK_RAM_COST:
+            luts += LUTS_PER_LUT_RAM * lut_rams
+        else:
+            block_rams += blocks
+            luts += LUTS_PER_BANK_BIT * width * (banks - 1)
+    return {
+        "lut4": round(PACKING * luts),
+        "ff": round(flip_flops),
+        "bram": block_rams,
+        "dsp": DSP_PER_ELEMENT * g.elements,
+    }
