@@ -150,10 +150,11 @@ def _loading(show: bool) -> Iterator[Any]:
 
 
 def figures(device: Device, model: IntegerModel, generated: int, seconds: float) -> dict[str, Any]:
-    """Speed of a run: tokens/s, cycles per token and the share of the engine's peak.
+    """Speed of a run.
 
-    A device that counts cycles is judged by its own clock, so that a simulated board shows the
-    speed of the board; the others by the time that has passed.
+    ``tokens_per_s`` is generated tokens by the time that passed here. ``cycles_per_token`` and
+    ``utilization``, the share of the engine's peak, are there if the device counts cycles, and
+    are means over all tokens, those of the prompt included.
     """
     totals, identity = device.totals(), device.identify()
     speed: dict[str, Any] = {
@@ -166,7 +167,6 @@ def figures(device: Device, model: IntegerModel, generated: int, seconds: float)
         head = shape.vocabulary * shape.hidden  # only where a token is chosen
         trits = totals.tokens * (shape.ternary_weights - head) + generated * head
         speed["cycles_per_token"] = totals.cycles / totals.tokens
-        speed["tokens_per_s"] = identity.clock_hz * totals.tokens / totals.cycles
         speed["utilization"] = trits / (identity.geometry.lanes * totals.cycles)
     return speed
 
@@ -247,15 +247,16 @@ def _print(text: str) -> None:
 
 
 def _report(identity: Any, speed: dict[str, Any], tokens: int, seconds: float) -> None:
-    parts = [f"{tokens} tokens in {seconds:.1f} s"]
     rate = speed["tokens_per_s"]
-    if speed["cycles_per_token"] is not None:
-        parts.append(f"{identity.board} at {identity.clock_hz / 1e6:g} MHz: {rate:,.1f} tokens/s")
-        parts.append(f"{speed['cycles_per_token']:,.0f} cycles/token")
-        parts.append(f"{speed['utilization']:.1%} of the engine's peak")
-    elif rate is not None:
-        parts.append(f"{rate:,.1f} tokens/s")
-    print(", ".join(parts), file=sys.stderr)
+    pace = f", {rate:,.1f} tokens/s" if rate is not None else ""
+    lines = [f"{tokens} tokens in {seconds:.1f} s{pace}"]
+    if (cycles := speed["cycles_per_token"]) is not None:
+        lines.append(
+            f"{cycles:,.0f} cycles/token, {speed['utilization']:.1%} of the engine's peak; "
+            f"{identity.board} at {identity.clock_hz / 1e6:g} MHz: "
+            f"{identity.clock_hz / cycles:,.0f} tokens/s"
+        )
+    print("\n".join(lines), file=sys.stderr)
 
 
 def _parse(argv: list[str] | None) -> Any:
