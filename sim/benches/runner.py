@@ -99,8 +99,10 @@ def _use_verilator() -> None:
         raise SimulationError(f"{found.program} must lie beside verilator")
     os.environ["VERILATOR_ROOT"] = str(found.root)
     os.environ["PATH"] = f"{program.parent}:{os.environ['PATH']}"
-    # The makefiles of the wheel leave the compiler's option for precompiled headers empty.
-    os.environ["MAKEFLAGS"] = "CFG_CXXFLAGS_PCH_I=-include"
+    # The makefiles of the wheel leave the compiler's option for precompiled headers empty. Benches
+    # are short: most of their time is the compiler's.
+    options = ["CFG_CXXFLAGS_PCH_I=-include", "OPT_FAST=-O1", "OPT_SLOW=-O0", "OPT_GLOBAL=-O0"]
+    os.environ["MAKEFLAGS"] = " ".join(options)
 
 
 # Inside the simulator -------------------------------------------------------------------------
