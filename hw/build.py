@@ -199,8 +199,8 @@ class Workplace:
         if done.exists():
             return float(done.read_text())
         self.fresh = True
-        self.say(f"{name}: {tool} {self.versions[tool]} ...")
         path = self.path / log
+        self.say(f"{name}: {tool} {self.versions[tool]}, log in {path}")
         path.unlink(missing_ok=True)
         begin = time.monotonic()
         output = subprocess.run(
