@@ -8,6 +8,7 @@ the forward pass runs on the rounded values, the backward pass takes rounding fo
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -36,6 +37,25 @@ def ternarise(latent: Tensor) -> tuple[Tensor, Tensor]:
     """(trits, beta) of a matrix: sign where ``|w| > beta / 2``, else 0; beta = mean ``|w|``."""
     beta = latent.abs().mean().clamp(min=SMALLEST)
     return torch.sign(latent) * (latent.abs() > 0.5 * beta), beta
+
+
+MARGIN = 1 / 64
+"""How far from the threshold `settle` moves latents, relative: bfloat16 rounds by 1 / 512."""
+
+
+@torch.no_grad()
+def settle(latent: Tensor) -> None:
+    """Moves latents away from the threshold, in place; trits and beta stay.
+
+    Training gathers latents at the threshold: their trits alternate, until the learning rate's end
+    leaves them within a rounding error of it. Then another order of summation in beta, or another
+    type, gives other trits. After this none does.
+    """
+    trits, beta = ternarise(latent)
+    low, high = beta / 2 * (1 - MARGIN), beta / 2 * (1 + MARGIN)
+    size = latent.abs()
+    size = torch.where(trits != 0, size.clamp(min=high), size.clamp(max=low))
+    latent.copy_(size * latent.sign() * (beta / size.mean()))
 
 
 class TernaryProduct(torch.autograd.Function):
@@ -226,6 +246,7 @@ class LanguageModel(nn.Module):
         self.config = config
         self.model = Layers(config)
         self.lm_head = projection(config.hidden, config.vocabulary, config)
+        self.loss: Callable[[Tensor, Tensor], Tensor] = self._loss
         self.initialise()
 
     def initialise(self) -> None:
@@ -244,9 +265,14 @@ class LanguageModel(nn.Module):
     def logits(self, residual: Tensor) -> Tensor:
         return self.lm_head(self.model.norm(residual))
 
-    def loss(self, residual: Tensor, targets: Tensor) -> Tensor:
+    def _loss(self, residual: Tensor, targets: Tensor) -> Tensor:
         logits = self.logits(residual).flatten(0, 1)
         return functional.cross_entropy(logits.float(), targets.flatten())
+
+    def latents(self) -> list[nn.Parameter]:
+        """The weights that the forward pass takes as trits."""
+        parts = self.modules()
+        return [part.weight for part in parts if isinstance(part, BitLinear) and part.ternary]
 
     def compile_parts(self) -> None:
         """Compiles one layer, for all layers, and the head with the loss.
@@ -255,4 +281,4 @@ class LanguageModel(nn.Module):
         """
         for layer in self.model.layers:
             layer.compile(fullgraph=True, dynamic=False)
-        self.loss = torch.compile(self.loss, fullgraph=True, dynamic=False)
+        self.loss = torch.compile(self._loss, fullgraph=True, dynamic=False)
