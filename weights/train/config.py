@@ -85,6 +85,7 @@ class TrainingConfig:
     learning_rate : its peak
     warmup : steps of linear increase
     weight_decay : of matrices and embedding
+    fixed : share of the steps, at the end, in which trits stay as they are and the rest learns on
     clip : largest norm of the gradient
     seed : of initial weights and order of windows
     report : steps between lines of the metrics
@@ -99,6 +100,7 @@ class TrainingConfig:
     learning_rate: float = 4e-3
     warmup: int = 100
     weight_decay: float = 0.1
+    fixed: float = 0.0
     clip: float = 1.0
     seed: int = 1
     report: int = 50
@@ -117,6 +119,7 @@ class TrainingConfig:
         for name in ("warmup", "weight_decay", "seed"):
             value = getattr(self, name)
             _check(value >= 0, name, "at least 0", value)
+        _check(0 <= self.fixed < 1, "fixed", "from 0 to below 1", self.fixed)
         fits = self.evaluate >= 0 and self.evaluate % self.report == 0
         _check(fits, "evaluate", f"0 or a multiple of report = {self.report}", self.evaluate)
 

@@ -33,7 +33,7 @@ from ..errors import ModelError
 from .config import Config
 from .data import Texts, Windows, first_windows, read_texts, token_stream, train_tokenizer
 from .export import export
-from .model import LanguageModel
+from .model import LanguageModel, settle
 from .report import Metrics, plot
 from .schedule import learning_rate
 from .state import (
@@ -45,6 +45,8 @@ from .state import (
 )
 
 BETAS = (0.9, 0.95)
+MOMENTS = ("step", "exp_avg", "exp_avg_sq")
+"""What the optimiser keeps for a parameter."""
 WARM_UPS = 3
 """Updates before a CUDA graph is captured; their effect is undone."""
 EVALUATION_TOKENS = 1 << 15
@@ -212,8 +214,11 @@ class Trainer:
             rank=processes.rank,
             world=processes.world,
         )
+        # Tensors, so that a captured step sees their changes.
+        self.rate = torch.tensor(training.learning_rate, device=device)
+        self.latent_rate = self.rate.clone()
+        self.fixed_from = training.steps - int(training.fixed * training.steps)
         self.optimizer = self._make_optimizer()
-        self.rate = self.optimizer.param_groups[0]["lr"]
         self.total = torch.zeros((), device=device)
         self.starts = self.windows.starts(0).clone()
         if compile:
@@ -226,20 +231,20 @@ class Trainer:
             self._capture()
 
     def _make_optimizer(self) -> torch.optim.AdamW:
-        decayed = [p for p in self.model.parameters() if p.ndim == 2]
-        others = [p for p in self.model.parameters() if p.ndim != 2]
-        on_gpu = self.processes.device.type == "cuda"
-        # A tensor, so that a captured step sees its changes.
-        rate = torch.tensor(self.config.training.learning_rate, device=self.processes.device)
+        latents = self.model.latents()
+        others = [p for p in self.model.parameters() if all(p is not latent for latent in latents)]
+        decay = self.config.training.weight_decay
+        groups: list[dict[str, Any]] = [
+            {"params": [p for p in others if p.ndim == 2], "weight_decay": decay},
+            {"params": [p for p in others if p.ndim != 2], "weight_decay": 0.0},
+            {"params": latents, "weight_decay": decay, "lr": self.latent_rate},
+        ]
         return torch.optim.AdamW(
-            [
-                {"params": decayed, "weight_decay": self.config.training.weight_decay},
-                {"params": others, "weight_decay": 0.0},
-            ],
-            lr=rate,
+            [group for group in groups if group["params"]],
+            lr=self.rate,
             betas=BETAS,
             fused=True,
-            capturable=on_gpu,
+            capturable=self.processes.device.type == "cuda",
         )
 
     def _autocast(self) -> AbstractContextManager[Any]:
@@ -249,7 +254,7 @@ class Trainer:
 
     def _update(self) -> None:
         """One step from `starts`, all on the device."""
-        self.optimizer.zero_grad(set_to_none=True)
+        self.model.zero_grad(set_to_none=True)
         tokens, targets = self.windows.gather(self.starts)
         with self._autocast():
             loss = self.wrapped(tokens, targets)
@@ -269,7 +274,7 @@ class Trainer:
                 self._update()
         torch.cuda.current_stream().wait_stream(stream)
         self._graph = torch.cuda.CUDAGraph()
-        self.optimizer.zero_grad(set_to_none=True)
+        self.model.zero_grad(set_to_none=True)
         with torch.cuda.graph(self._graph):
             self._update()
         self.restore(before)
@@ -280,7 +285,10 @@ class Trainer:
         """Makes step `number`; adds its loss to `total`."""
         training = self.config.training
         rate = learning_rate(number, training.steps, training.learning_rate, training.warmup)
+        if number == self.fixed_from:
+            self.settle()
         self.rate.fill_(rate)
+        self.latent_rate.fill_(rate if number < self.fixed_from else 0.0)
         self.starts.copy_(self.windows.starts(number))
         if self._graph is None:
             self._update()
@@ -295,12 +303,11 @@ class Trainer:
 
     def tensors(self) -> dict[str, Tensor]:
         """All that changes with a step, by name."""
-        found = {f"model.{name}": p for name, p in self.model.named_parameters()}
+        found = {}
         for name, parameter in self.model.named_parameters():
-            moments = self.optimizer.state.get(parameter, {})
-            for key in ("exp_avg", "exp_avg_sq", "step"):
-                if key in moments:
-                    found[f"optimizer.{key}.{name}"] = moments[key]
+            found[f"model.{name}"] = parameter.detach()
+            for key, value in self.optimizer.state.get(parameter, {}).items():
+                found[f"{key}.{name}"] = value
         return found
 
     @torch.no_grad()
@@ -308,19 +315,18 @@ class Trainer:
         """Puts `tensors` into place; moments that are not among them become zero."""
         for name, parameter in self.model.named_parameters():
             parameter.copy_(tensors[f"model.{name}"])
-            keys = ("exp_avg", "exp_avg_sq", "step")
-            given = {k: tensors.get(f"optimizer.{k}.{name}") for k in keys}
-            moments = self.optimizer.state.get(parameter)
-            if moments:
-                for key, value in given.items():
+            moments = self.optimizer.state[parameter]
+            for key in MOMENTS:
+                value = tensors.get(f"{key}.{name}")
+                if key in moments:  # in place: a captured step knows these tensors
                     moments[key].zero_() if value is None else moments[key].copy_(value)
-            elif given["step"] is not None:
-                device = parameter.device if self.optimizer.defaults["capturable"] else None
-                self.optimizer.state[parameter] = {
-                    "step": given["step"].to(device or parameter.device),
-                    "exp_avg": given["exp_avg"].to(parameter.device),
-                    "exp_avg_sq": given["exp_avg_sq"].to(parameter.device),
-                }
+                elif value is not None:
+                    moments[key] = value.to(parameter.device, copy=True)
+
+    def settle(self) -> None:
+        """Makes the trits independent of rounding."""
+        for latent in self.model.latents():
+            settle(latent)
 
 
 class Stop:
@@ -444,6 +450,8 @@ def _run(config: Config, options: Options, processes: Processes, stop: Stop) -> 
             if processes.agree(last - saved >= training.save_seconds):
                 save()
                 saved = last = time.monotonic()
+    if step == training.steps:
+        trainer.settle()
     save()
     loss = evaluate(trainer.model, validation, device)
     if step == training.steps:  # not where a run was interrupted, so that curves stay the same

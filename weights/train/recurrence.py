@@ -72,12 +72,12 @@ if HAVE_TRITON:
             bound.new_empty(input.shape[0], input.shape[2]),
         )
 
-    def _keep(context, inputs, output):
-        context.save_for_backward(*inputs, output)
+    def _keep(ctx, inputs, output):
+        ctx.save_for_backward(*inputs, output)
 
-    def _differentiate(context, gradient):
+    def _differentiate(ctx, gradient):
         of_input, of_forget, of_bound = fused_recurrence_backward(
-            gradient.contiguous(), *context.saved_tensors
+            gradient.contiguous(), *ctx.saved_tensors
         )
         return of_input, of_forget, of_bound.sum(0)
 
