@@ -28,6 +28,8 @@ COEFFICIENT_BITS = 16
 PRODUCT_BITS = NORMAL_BITS + COEFFICIENT_BITS
 ENERGY_BITS = 2 * COEFFICIENT_BITS - 1
 AMOUNT_BITS = 6
+CODE_AMOUNT_BITS = 5
+"""QUANT's second amount is 8 to 31 for the inverse of any peak but zero."""
 FINE_BITS = 3  # of a shift amount, for the second half of a shifter
 WIDE_BITS = RESIDUAL_BITS + 1
 """A term limited to this width changes no sum with a residual that is then limited to 32 bits."""
@@ -41,7 +43,7 @@ LaneControl = data.StructLayout(
         "constant": signed(COEFFICIENT_BITS),
         "amount": AMOUNT_BITS,  # right shift of its product
         "factor": signed(COEFFICIENT_BITS),  # of the last product, where it is a constant
-        "code_amount": AMOUNT_BITS,
+        "code_amount": CODE_AMOUNT_BITS,
         "gate_shift": 4,
         "sample": 1,  # add noise to the key
         "first": 1,  # hidden states read as zero

@@ -344,8 +344,8 @@ class VectorUnit(wiring.Component):
     ``docs/arithmetic.md`` has the formulas. Every step is one pass over its vector; ``busy`` is
     high for ``parameters.cycles(length, op)`` cycles from the cycle after the command is taken, and
     longer while the statistic waits. Elements beyond ``length`` in the last beat are written, but
-    count neither for the statistic nor for the choice. No memory is read at an address in the cycle
-    in which it is written, if no operand begins just behind the place of the result.
+    count neither for the statistic nor for the choice. No operand's beat is read in the cycle in
+    which it is written, whether the result lies in the same place or does not overlap.
 
     EMBED's row is at word ``address + token * operand``: a word with the row's scale in element 0,
     then words of ``2 * elements`` int8 codes, in the order of their bytes.
@@ -513,21 +513,24 @@ class VectorUnit(wiring.Component):
         return runs, lasts, row, scale
 
     def _lane_control(self, m, command):
-        """Shift amounts and constants, two cycles after the command; its beats need them later."""
+        """Constants and shift amounts, up to three cycles late: before the first beat needs them."""
         op, scale = command.op, command.b
         control = Signal(LaneControl, reset_less=True)
         scaled = Signal(reset_less=True)
         greedy = (op == VectorOp.CHOOSE) & command.greedy
-        amount = shift_amount(command.shift, Mux(scaled, scale.exponent, 0))
+        excess = Signal(signed(EXPONENT_BITS + 1), reset_less=True)
+        code_excess = Signal(signed(EXPONENT_BITS + 1), reset_less=True)
         m.d.sync += [
             scaled.eq(any_of(op, *SCALED) | (op == VectorOp.NORM) & command.b_register),
             control.op.eq(op),
             control.space.eq(command.space),
             control.block.eq(Mux(any_of(op, *NORMED), block_shift(command.a.exponent), 0)),
             control.tabled.eq(any_of(op, *NORMED) & ~scaled),
-            control.amount.eq(Mux(greedy, 0, amount)),
+            excess.eq(command.shift - Mux(scaled, scale.exponent, 0)),
+            control.amount.eq(Mux(greedy, 0, shift_amount(excess))),
             control.factor.eq(Mux(op == VectorOp.SILU, 1 << PRODUCT_SHIFT, scale.mantissa)),
-            control.code_amount.eq(shift_amount(-(control.block + GAIN_SHIFT), scale.exponent)),
+            code_excess.eq(-GAIN_SHIFT - control.block - scale.exponent),
+            control.code_amount.eq(shift_amount(code_excess)),
             control.gate_shift.eq(command.address),
             control.sample.eq(~command.greedy),
             control.first.eq(command.first),

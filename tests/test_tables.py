@@ -4,14 +4,15 @@ import random
 
 import numpy as np
 import pytest
-from amaranth.hdl import Module
+from amaranth.hdl import Module, signed
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.sim import Simulator
 
-from hw.arithmetic import BASE_BITS, GUMBEL_UNIT, signed
+from hw.arithmetic import BASE_BITS, GUMBEL_UNIT
 from hw.noise import NoiseParameters
 from hw.tables import DrawNormaliser, TableUnit, gumbel, sigmoid
+from sim import golden
 
 LOWEST, HIGHEST = -(1 << 22), (1 << 22) - 1
 
@@ -52,6 +53,19 @@ class Sampler(wiring.Component):
             self.noise.eq(table.noise),
         ]
         return m
+
+
+def test_formulas_equal_the_golden_model():
+    rng = random.Random(4)
+    arguments = [LOWEST, -1, 0, 1, HIGHEST, *(rng.randint(LOWEST, HIGHEST) for _ in range(5000))]
+    assert [sigmoid(z) for z in arguments] == golden.sigmoid(np.array(arguments)).tolist()
+    words = [
+        1,
+        2,
+        (1 << 32) - 1,
+        *(rng.getrandbits(32) >> rng.randrange(31) | 1 for _ in range(5000)),
+    ]
+    assert [gumbel(t) for t in words] == golden.gumbel(np.array(words)).tolist()
 
 
 def test_sigmoid_is_accurate():
