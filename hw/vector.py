@@ -513,7 +513,7 @@ class VectorUnit(wiring.Component):
         return runs, lasts, row, scale
 
     def _lane_control(self, m, command):
-        """Constants and shift amounts, up to three cycles late: before the first beat needs them."""
+        """Constants and shift amounts, up to three cycles late: ahead of the first beat's use."""
         op, scale = command.op, command.b
         control = Signal(LaneControl, reset_less=True)
         scaled = Signal(reset_less=True)
