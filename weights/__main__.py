@@ -1,4 +1,4 @@
-"""``python -m weights``: makes integer models from checkpoints and tells what is in them."""
+"""``python -m weights``: trains models, makes integer models of them, tells what is in them."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ from .packing import count_nonzero
 from .quantise import convert
 from .store_commands import COMMANDS as STORE_COMMANDS
 from .store_commands import add_store_commands, run_store_command
+from .train.command import COMMAND as TRAIN_COMMAND
+from .train.command import add_train_command, run_train_command
 
 WIDTH = 80
 
@@ -31,6 +33,7 @@ def _parser() -> OneLineParser:
     command = commands.add_parser("info", help="show what a model file holds")
     command.add_argument("model", metavar="MODEL", help="a file that 'convert' wrote")
     add_store_commands(commands)
+    add_train_command(commands)
     return parser
 
 
@@ -85,6 +88,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             convert_file(options.checkpoint, options.output)
         elif options.command in STORE_COMMANDS:
             return run_store_command(options)
+        elif options.command == TRAIN_COMMAND:
+            run_train_command(options)
         else:
             model = IntegerModel.load(options.model)
             Console(width=WIDTH).print(describe(model, options.model))

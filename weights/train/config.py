@@ -85,6 +85,7 @@ class TrainingConfig:
     learning_rate : its peak
     warmup : steps of linear increase
     weight_decay : of matrices and embedding
+    settle : move latents away from the trits' threshold at the end, `weights.train.model.settle`
     fixed : share of the steps, at the end, in which trits stay as they are and the rest learns on
     clip : largest norm of the gradient
     seed : of initial weights and order of windows
@@ -100,6 +101,7 @@ class TrainingConfig:
     learning_rate: float = 4e-3
     warmup: int = 100
     weight_decay: float = 0.1
+    settle: bool = True
     fixed: float = 0.0
     clip: float = 1.0
     seed: int = 1

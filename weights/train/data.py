@@ -1,8 +1,7 @@
-"""Text to tokens to windows.
+"""Text to tokens.
 
 The token stream is that of `sim.evaluate`: for every story the start token, then the story's
-tokens. Training takes it in windows at a phase that changes with every epoch; each epoch uses
-(almost) every token once, in an order that depends on seed and epoch only.
+tokens.
 """
 
 from __future__ import annotations
@@ -12,9 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from torch import Tensor
 
 from sim.evaluate import SEPARATOR, stories
 
@@ -55,7 +52,27 @@ def locate(data: str) -> Path:
         files = list(HUB_TEXTS[data])
         return Path(snapshot_download(data, repo_type="dataset", allow_patterns=files))
     except Exception as error:  # no narrower class covers network, hub and cache
-        raise ModelError(f"{data}: cannot be fetched ({error}); give a directory") from error
+        reason = " ".join(str(error).split())
+        raise ModelError(f"{data}: cannot be fetched ({reason}); give a directory") from error
+
+
+def text_files(directory: Path) -> tuple[list[Path], list[Path]]:
+    """The ``.txt`` files of a directory by name, those to train on and those to validate on."""
+    files: tuple[list[Path], list[Path]] = [], []
+    for path in sorted(directory.glob("*.txt")):
+        name = path.name.lower().removeprefix("tinystoriesv2-gpt4-")
+        files[name.startswith(VALIDATION)].append(path)
+    return files
+
+
+def _read_stories(paths: list[Path]) -> list[str]:
+    found: list[str] = []
+    for path in paths:
+        try:
+            found.extend(stories(path.read_text(encoding="utf-8")))
+        except (OSError, UnicodeDecodeError) as error:
+            raise ModelError(f"{path}: cannot be read as UTF-8 ({error}); remove it") from error
+    return found
 
 
 def read_texts(data: str) -> Texts:
@@ -67,18 +84,9 @@ def read_texts(data: str) -> Texts:
         When there is no text for training or none for validation.
     """
     directory = locate(data)
-    training: list[str] = []
-    validation: list[str] = []
-    separate = False
-    for path in sorted(directory.glob("*.txt")):
-        held_out = path.name.lower().replace("tinystoriesv2-gpt4-", "").startswith(VALIDATION)
-        separate |= held_out
-        try:
-            found = list(stories(path.read_text(encoding="utf-8")))
-        except (OSError, UnicodeDecodeError) as error:
-            raise ModelError(f"{path}: cannot be read as UTF-8 ({error}); remove it") from error
-        (validation if held_out else training).extend(found)
-    if not separate:
+    training_files, validation_files = text_files(directory)
+    training, validation = _read_stories(training_files), _read_stories(validation_files)
+    if not validation_files:
         validation = training[::HELD_OUT]
         del training[::HELD_OUT]
     if not training or not validation:
@@ -137,62 +145,3 @@ def first_windows(stream: np.ndarray, count: int, length: int) -> np.ndarray:
     if count == 0:
         raise ModelError(f"validation has {stream.size} tokens, below {length}; give more text")
     return stream[: count * length].reshape(count, length).astype(np.int64)
-
-
-class Windows:
-    """The windows of every step of a run, on one device.
-
-    Parameters
-    ----------
-    stream : tokens of the training text
-    length : predicted tokens of a window
-    batch : windows of a step, over all processes
-    rank, world : this process's share is every `world`-th window from `rank` on
-    """
-
-    def __init__(
-        self,
-        stream: np.ndarray,
-        *,
-        length: int,
-        batch: int,
-        seed: int,
-        device: torch.device,
-        rank: int = 0,
-        world: int = 1,
-    ) -> None:
-        self.length, self.batch, self.seed = length, batch, seed
-        self.rank, self.world = rank, world
-        self.stream = torch.from_numpy(stream.astype(np.int32)).to(device)
-        self.per_epoch = (stream.size - 1) // length - 1
-        if self.per_epoch < 1:
-            raise ModelError(f"training has {stream.size} tokens; windows of {length} need more")
-        self.offsets = torch.arange(length + 1, device=device)
-        self._orders: dict[int, Tensor] = {}
-
-    def order(self, epoch: int) -> Tensor:
-        """Starts of an epoch's windows, in the order of their use."""
-        if epoch not in self._orders:
-            generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
-            phase = torch.randint(self.length, (1,), generator=generator)
-            starts = phase + self.length * torch.randperm(self.per_epoch, generator=generator)
-            kept = {e: o for e, o in self._orders.items() if e == epoch - 1}
-            self._orders = kept | {epoch: starts.to(self.stream.device)}
-        return self._orders[epoch]
-
-    def starts(self, step: int) -> Tensor:
-        """Starts (batch / world) of this process's windows of a step."""
-        first, last = step * self.batch, (step + 1) * self.batch
-        pieces = []
-        while first < last:
-            epoch, index = divmod(first, self.per_epoch)
-            count = min(last - first, self.per_epoch - index)
-            pieces.append(self.order(epoch)[index : index + count])
-            first += count
-        whole = pieces[0] if len(pieces) == 1 else torch.cat(pieces)
-        return whole[self.rank :: self.world]
-
-    def gather(self, starts: Tensor) -> tuple[Tensor, Tensor]:
-        """(tokens, targets), each (batch, length), of windows that begin at `starts`."""
-        windows = self.stream[starts[:, None] + self.offsets].long()
-        return windows[:, :-1], windows[:, 1:]

@@ -31,7 +31,7 @@ from sim.evaluate import token_bytes
 
 from ..errors import ModelError
 from .config import Config
-from .data import Texts, Windows, first_windows, read_texts, token_stream, train_tokenizer
+from .data import Texts, first_windows, read_texts, token_stream, train_tokenizer
 from .export import export
 from .model import LanguageModel, settle
 from .report import Metrics, plot
@@ -43,6 +43,7 @@ from .state import (
     save_state,
     write_atomically,
 )
+from .windows import Windows
 
 BETAS = (0.9, 0.95)
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")
@@ -52,7 +53,7 @@ WARM_UPS = 3
 EVALUATION_TOKENS = 1 << 15
 """Tokens that an evaluation takes at once."""
 RESERVE_SECONDS = 10.0
-"""Before the deadline: time to evaluate and save."""
+"""Before the deadline: time to save, export and plot."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,15 +82,28 @@ class Options:
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """How a run ended. `validation` is in nats per token; peak memory is the GPU allocator's."""
+    """How a run ended.
+
+    Members
+    -------
+    finished : whether all steps were made
+    step, tokens : steps made and tokens trained on, interrupted parts included
+    validation : loss in nats per token, and in bits per byte; None unless finished
+    seconds : of training, evaluations and saves not counted
+    device : name of the GPU that made the last step, or ``CPU``
+    processes : that shared the batch
+    peak_memory_mib : of the GPU's allocator
+    """
 
     finished: bool
     step: int
     tokens: int
-    validation: float
-    bits_per_byte: float
+    validation: float | None
+    bits_per_byte: float | None
     seconds: float
     tokens_per_second: float
+    device: str
+    processes: int
     peak_memory_mib: float
 
 
@@ -122,12 +136,17 @@ class Processes:
         distributed.broadcast(decision, 0)
         return bool(decision.item())
 
-    def mean(self, value: Tensor) -> float:
-        """The mean of a scalar over all processes."""
+    def average(self, value: Tensor) -> Tensor:
+        """`value`, which becomes its mean over all processes."""
         if self.world > 1:
-            value = value.clone()
             distributed.all_reduce(value)
-        return float(value) / self.world
+            value /= self.world
+        return value
+
+    @property
+    def device_name(self) -> str:
+        cuda = self.device.type == "cuda"
+        return torch.cuda.get_device_name(self.device) if cuda else "CPU"
 
     def wait(self) -> None:
         if self.world > 1:
@@ -279,7 +298,6 @@ class Trainer:
             self._update()
         self.restore(before)
         restore_random_state(random)
-        self.total.zero_()
 
     def step(self, number: int) -> None:
         """Makes step `number`; adds its loss to `total`."""
@@ -297,13 +315,13 @@ class Trainer:
 
     def take_loss(self, steps: int) -> float:
         """The mean loss of the last `steps` steps, over all processes."""
-        loss = self.processes.mean(self.total) / steps
+        loss = float(self.processes.average(self.total)) / steps
         self.total.zero_()
         return loss
 
     def tensors(self) -> dict[str, Tensor]:
         """All that changes with a step, by name."""
-        found = {}
+        found = {"total": self.total}
         for name, parameter in self.model.named_parameters():
             found[f"model.{name}"] = parameter.detach()
             for key, value in self.optimizer.state.get(parameter, {}).items():
@@ -313,6 +331,7 @@ class Trainer:
     @torch.no_grad()
     def restore(self, tensors: dict[str, Tensor]) -> None:
         """Puts `tensors` into place; moments that are not among them become zero."""
+        self.total.copy_(tensors["total"])
         for name, parameter in self.model.named_parameters():
             parameter.copy_(tensors[f"model.{name}"])
             moments = self.optimizer.state[parameter]
@@ -324,8 +343,8 @@ class Trainer:
                     moments[key] = value.to(parameter.device, copy=True)
 
     def settle(self) -> None:
-        """Makes the trits independent of rounding."""
-        for latent in self.model.latents():
+        """Makes the trits independent of rounding, unless the configuration wants them as is."""
+        for latent in self.model.latents() if self.config.training.settle else ():
             settle(latent)
 
 
@@ -353,7 +372,9 @@ class Stop:
         return self.asked or time.monotonic() >= self.at
 
 
-def _settle(config: Config, options: Options) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+def _earlier_state(
+    config: Config, options: Options
+) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
     """The state to go on from, if there is one."""
     state = load_state(options.output)
     if state is not None and state[1].get("config") != config.digest():
@@ -383,7 +404,7 @@ def train(config: Config, options: Options, begin: float | None = None) -> Resul
 
 def _run(config: Config, options: Options, processes: Processes, stop: Stop) -> Result:
     training, device = config.training, processes.device
-    state = _settle(config, options)
+    state = _earlier_state(config, options)
     texts = read_texts(options.data)
     if processes.first:
         tokenizer = prepare_tokenizer(config, options, texts)
@@ -405,66 +426,79 @@ def _run(config: Config, options: Options, processes: Processes, stop: Stop) -> 
         step, seconds = facts["step"], facts["seconds"]
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
-    metrics = Metrics(options.output, step) if processes.first else None
+    metrics = Metrics(options.output, step, training.steps) if processes.first else None
 
     def record(**values: Any) -> None:
         if metrics is not None:
             metrics.add(step=step, tokens=step * training.batch * training.length, **values)
 
     def save() -> None:
+        processes.average(trainer.total)  # of steps that no line of the metrics tells of yet
         if processes.first:
             tensors = trainer.tensors() | random_state()
             facts = {"step": step, "seconds": seconds, "config": config.digest()}
             save_state(options.output, tensors, facts, options.state_limit)
 
-    def record_validation(loss: float) -> None:
-        record(validation=loss, bits_per_byte=loss / math.log(2) / bytes_per_token)
+    def validate() -> dict[str, float]:
+        loss = evaluate(trainer.model, validation, device)
+        return {"validation": loss, "bits_per_byte": loss / math.log(2) / bytes_per_token}
 
     saved = last = time.monotonic()
-    first_step, rate, training_seconds = step, 0.0, 0.0
+    before = step
     with _progress(processes.first, training.steps) as show:
         while step < training.steps:
-            count = min(training.report - step % training.report, training.steps - step)
-            for number in range(step, step + count):
-                trainer.step(number)
-            step += count
-            loss = trainer.take_loss(count)  # waits for the device
+            trainer.step(step)
+            step += 1
+            stopping = processes.agree(bool(stop))
+            reporting = step % training.report == 0 or step == training.steps
+            if reporting:
+                loss = trainer.take_loss((step - 1) % training.report + 1)
+            elif stopping:
+                float(trainer.total)  # waits for the device
+            else:
+                continue
             now = time.monotonic()
             elapsed, last = now - last, now
-            seconds, training_seconds = seconds + elapsed, training_seconds + elapsed
-            rate = count * training.batch * training.length / elapsed
-            record(
-                loss=loss,
-                learning_rate=float(trainer.rate),
-                seconds=round(seconds, 3),
-                tokens_per_second=round(rate),
-            )
-            show(step, loss, rate)
-            if not math.isfinite(loss):
-                raise ModelError(f"step {step}: the loss is {loss}; lower the learning rate")
-            if training.evaluate and step % training.evaluate == 0 and step < training.steps:
-                record_validation(evaluate(trainer.model, validation, device))
-                last = time.monotonic()
-            if processes.agree(bool(stop)):
+            seconds += elapsed
+            if reporting:
+                rate = (step - before) * training.batch * training.length / elapsed
+                record(
+                    loss=loss,
+                    learning_rate=float(trainer.rate),
+                    seconds=round(seconds, 3),
+                    tokens_per_second=round(rate),
+                )
+                show(step, loss, rate)
+                if not math.isfinite(loss):
+                    raise ModelError(f"step {step}: the loss is {loss}; lower the learning rate")
+                if training.evaluate and step % training.evaluate == 0 and step < training.steps:
+                    record(**validate())
+                    last = time.monotonic()
+            before = step
+            if stopping or step == training.steps:
                 break
             if processes.agree(last - saved >= training.save_seconds):
                 save()
                 saved = last = time.monotonic()
-    if step == training.steps:
-        trainer.settle()
+    finished = step == training.steps
+    if finished and not (state is not None and state[1]["step"] == step):
+        trainer.settle()  # once only: a state of the last step is settled already
     save()
-    loss = evaluate(trainer.model, validation, device)
-    if step == training.steps:  # not where a run was interrupted, so that curves stay the same
-        record_validation(loss)
-    done = (step - first_step) * training.batch * training.length
+    closing: dict[str, float] = {}
+    if finished:  # an interrupted run has no time for it, and its curve no place
+        closing = validate()
+        record(**closing)
+    tokens = step * training.batch * training.length
     result = Result(
-        finished=step == training.steps,
+        finished=finished,
         step=step,
-        tokens=step * training.batch * training.length,
-        validation=loss,
-        bits_per_byte=loss / math.log(2) / bytes_per_token,
+        tokens=tokens,
+        validation=closing.get("validation"),
+        bits_per_byte=closing.get("bits_per_byte"),
         seconds=round(seconds, 3),
-        tokens_per_second=round(done / training_seconds) if training_seconds else 0,
+        tokens_per_second=round(tokens / seconds) if seconds else 0,
+        device=processes.device_name,
+        processes=processes.world,
         peak_memory_mib=_peak_memory(device),
     )
     if processes.first:

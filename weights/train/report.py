@@ -13,13 +13,18 @@ class Metrics:
     """One JSON object per line, appended as the run goes.
 
     After a kill the file may be ahead of the state: lines after `step` are taken back, so that an
-    interrupted run's file ends up as an uninterrupted one's.
+    interrupted run's file ends up as an uninterrupted one's. So is the closing evaluation after the
+    last of `steps`, which comes after its state.
     """
 
-    def __init__(self, directory: Path, step: int) -> None:
+    def __init__(self, directory: Path, step: int, steps: int) -> None:
         self.path = directory / METRICS
         lines = read_metrics(directory)
-        kept = [line for line in lines if line["step"] <= step]
+        kept = [
+            line
+            for line in lines
+            if line["step"] <= step and not (line["step"] == steps and "validation" in line)
+        ]
         self.path.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
 
     def add(self, **values: Any) -> None:
@@ -60,6 +65,7 @@ def plot(directory: Path) -> None:
         rates.plot(*zip(*points, strict=True), color="lightgrey", label="learning rate")
     losses.set(xlabel="tokens", ylabel="nats per token")
     rates.set(ylabel="learning rate")
-    losses.legend()
+    if losses.lines:  # none in a run that was stopped at once
+        losses.legend()
     figure.savefig(directory / PLOT, dpi=120)
     pyplot.close(figure)

@@ -1,0 +1,327 @@
+"""The trainer's configuration, data, schedule and command line: all that needs no PyTorch."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sim.evaluate import token_windows
+from tests.checkpoints import RandomCheckpoint
+from tests.stories import write_stories
+from weights.__main__ import main
+from weights.checkpoint import Checkpoint, ModelShape
+from weights.errors import ModelError
+from weights.quantise import mean_magnitude, ternarise
+from weights.train import rounding
+from weights.train.config import read_config
+from weights.train.data import HUB_TEXTS, first_windows, read_texts, token_stream, train_tokenizer
+from weights.train.schedule import learning_rate
+
+ROOT = Path(__file__).resolve().parents[1]
+CONFIG = """
+[model]
+hidden = 16
+layers = 2
+intermediate = 24
+vocabulary = 300
+
+[training]
+steps = 10
+batch = 4
+"""
+
+
+def one_line(error: pytest.ExceptionInfo[ModelError]) -> str:
+    text = str(error.value)
+    assert "\n" not in text
+    return text
+
+
+# Configuration
+
+
+def test_configuration(tmp_path: Path) -> None:
+    path = tmp_path / "run.toml"
+    path.write_text(CONFIG + "learning_rate = 1\n")
+    config = read_config(path)
+    assert config.model.shape == ModelShape(hidden=16, layers=2, intermediate=24, vocabulary=300)
+    assert config.training.learning_rate == 1 and config.training.length == 256
+    digest = config.digest()
+    path.write_text(CONFIG + "learning_rate = 1\nseed = 2\n")
+    assert read_config(path).digest() != digest
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("steps = 10", "stepz = 10", r"unknown setting training.stepz; there are steps, batch"),
+        ("hidden = 16", 'hidden = "16"', r"model.hidden must be of type int, not '16'"),
+        ("hidden = 16", "hidden = true", r"model.hidden must be of type int, not True"),
+        ("hidden = 16", "hidden = 0", r"\[model\] hidden must be a positive integer"),
+        ("layers = 2\n", "", r"setting model.layers is missing; add it"),
+        ("[model]", "[modell]", r"unknown table modell; there are model and training"),
+        ("[training]\nsteps = 10\nbatch = 4", "", r"table \[training\] is missing; add it"),
+        ("batch = 4", "batch = 0", r"\[training\] batch must be at least 1, not 0; correct it"),
+        ("batch = 4", "batch = 4\nevaluate = 7", r"evaluate must be 0 or a multiple of report"),
+        ("batch = 4", "batch = 4\nfixed = 1.0", r"fixed must be from 0 to below 1, not 1.0"),
+        ("layers = 2", "layers = 2\ndropout = -0.1", r"dropout must be from 0 to below 1"),
+        ("layers = 2", 'layers = 2\narchitecture = "rnn"', r"must be matmul-free or transformer"),
+        ("layers = 2", "layers = = 2", r"not valid TOML"),
+    ],
+)
+def test_bad_configuration(tmp_path: Path, old: str, new: str, message: str) -> None:
+    path = tmp_path / "run.toml"
+    assert old in CONFIG
+    path.write_text(CONFIG.replace(old, new))
+    with pytest.raises(ModelError, match=message) as error:
+        read_config(path)
+    assert one_line(error).startswith(str(path))
+
+
+def test_missing_configuration(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "none.toml"
+    assert main(["train", str(path), "--data", "a", "--out", str(tmp_path / "out")]) == 1
+    assert (
+        capsys.readouterr().err
+        == f"{path}: cannot be read (No such file or directory); give " + ("a TOML file\n")
+    )
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["--deadline", "0"], ["--deadline", "soon"], ["--state-limit", "-1"], ["--device", "tpu"]],
+)
+def test_wrong_usage(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as raised:
+        main(["train", "c.toml", "--data", "d", "--out", "o", *arguments])
+    assert raised.value.code == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_without_pytorch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "run.toml"
+    path.write_text(CONFIG)
+    for name in [name for name in sys.modules if name.startswith("weights.train.")]:
+        if name.rpartition(".")[2] in ("loop", "model", "state", "windows", "export"):
+            monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "torch", None)
+    assert main(["train", str(path), "--data", "d", "--out", str(tmp_path / "out")]) == 1
+    captured = capsys.readouterr()
+    assert captured.err.count("\n") == 1 and "install the extra 'train'" in captured.err
+
+
+# Schedule
+
+
+def test_learning_rate() -> None:
+    def rate(step: int) -> float:
+        return learning_rate(step, steps=1000, peak=0.5, warmup=100)
+
+    assert rate(0) == pytest.approx(0.005) and rate(49) == pytest.approx(0.25)
+    assert rate(99) == rate(100) == 0.5
+    # A third of the cosine's way is a quarter down.
+    assert rate(400) == pytest.approx(0.375)
+    # Half the way would be 0.25 at step 550; from the middle of the run on there is half of it.
+    assert rate(550) == pytest.approx(0.125)
+    assert rate(500) < 0.51 * rate(499)
+    assert 0 < rate(999) < 1e-6
+    rates = [rate(step) for step in range(100, 1000)]
+    assert all(late < early for early, late in pairwise(rates))
+
+
+# Data
+
+
+def test_files_by_their_names(tmp_path: Path) -> None:
+    (tmp_path / "TinyStoriesV2-GPT4-valid.txt").write_text("four")
+    (tmp_path / "a.txt").write_text("one<|endoftext|>two")
+    (tmp_path / "test-more.txt").write_text("five")
+    (tmp_path / "b.txt").write_text("  three \n")
+    (tmp_path / "notes.md").write_text("not this")
+    texts = read_texts(str(tmp_path))
+    assert texts.training == ["one", "two", "three"]
+    assert texts.validation == ["four", "five"]
+
+
+def test_stories_held_out(tmp_path: Path) -> None:
+    (tmp_path / "all.txt").write_text("<|endoftext|>".join(f"story {i}" for i in range(250)))
+    texts = read_texts(str(tmp_path))
+    assert texts.validation == ["story 0", "story 100", "story 200"]
+    assert len(texts.training) == 247 and not set(texts.training) & set(texts.validation)
+
+
+def test_bad_data(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"not a directory; give a folder of .txt files") as error:
+        read_texts(str(tmp_path / "nowhere"))
+    one_line(error)
+    with pytest.raises(ModelError, match=r"no text in .txt files") as error:
+        read_texts(str(tmp_path))
+    one_line(error)
+    (tmp_path / "bad.txt").write_bytes(b"caf\xe9")
+    with pytest.raises(
+        ModelError, match=r"bad.txt: cannot be read as UTF-8 .*; remove it"
+    ) as error:
+        read_texts(str(tmp_path))
+    one_line(error)
+
+
+def test_tokenizer(tmp_path: Path) -> None:
+    texts = read_texts(str(write_stories(tmp_path)))
+    tokenizer = train_tokenizer(texts.training, 300)
+    assert tokenizer.get_vocab_size() == 300 and tokenizer.token_to_id("<|endoftext|>") == 0
+    story = "Lily saw naïve 猫."
+    assert tokenizer.decode(tokenizer.encode(story).ids) == story
+    with pytest.raises(ModelError, match=r"the text gives .* tokens, not 5000; give more text"):
+        train_tokenizer(texts.training, 5000)
+    with pytest.raises(ModelError, match="vocabulary must be above 256, not 256"):
+        train_tokenizer(texts.training, 256)
+
+
+def test_stream_is_that_of_the_evaluation(tmp_path: Path) -> None:
+    texts = read_texts(str(write_stories(tmp_path)))
+    tokenizer = train_tokenizer(texts.training, 300)
+    ours = first_windows(token_stream(texts.validation, tokenizer), 8, 32)
+    text = (tmp_path / "valid.txt").read_text()
+    np.testing.assert_array_equal(ours, token_windows(text, tokenizer, 0, 8, 32))
+    with pytest.raises(ModelError, match="validation has 3 tokens, below 32; give more text"):
+        first_windows(np.zeros(3, np.uint16), 8, 32)
+
+
+class DataSetHub(BaseHTTPRequestHandler):
+    """The hub, as far as fetching one data set goes."""
+
+    protocol_version = "HTTP/1.1"
+    data_set = "roneneldan/TinyStories"
+    commit = "0123456789abcdef0123456789abcdef01234567"
+
+    def log_message(self, format: str, *arguments: object) -> None:
+        pass
+
+    def do_HEAD(self) -> None:
+        self.answer()
+
+    def do_GET(self) -> None:
+        self.wfile.write(self.answer())
+
+    def answer(self) -> bytes:
+        files = [*HUB_TEXTS[self.data_set], "unwanted.bin"]
+        content = None
+        if self.path.startswith(f"/api/datasets/{self.data_set}/revision/main"):
+            facts = {"id": self.data_set, "sha": self.commit, "private": False, "tags": []}
+            facts |= {"downloads": 0, "likes": 0, "siblings": [{"rfilename": f} for f in files]}
+            content = json.dumps(facts).encode()
+        elif self.path.startswith(f"/api/datasets/{self.data_set}/tree/{self.commit}"):
+            entries = [{"type": "file", "path": f, "size": 1, "oid": "5" * 40} for f in files]
+            content = json.dumps(entries).encode()
+        elif f"datasets/{self.data_set}/resolve/{self.commit}/" in self.path:
+            content = f"story of {self.path.rpartition('/')[2]}".encode()
+        self.send_response(200 if content is not None else 404)
+        self.send_header("Content-Length", str(len(content or b"")))
+        self.send_header("ETag", f'"{hashlib.sha1(content or b"").hexdigest()}"')
+        self.send_header("X-Repo-Commit", self.commit)
+        self.end_headers()
+        return content or b""
+
+
+@pytest.fixture
+def hub() -> Iterator[str]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), DataSetHub) as server:
+        server.daemon_threads = True
+        threading.Thread(target=server.serve_forever, args=(0.02,)).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+READ = """
+from weights.errors import ModelError
+from weights.train.data import read_texts
+try:
+    print(read_texts("roneneldan/TinyStories"))
+except ModelError as error:
+    print("ModelError:", error)
+"""
+
+
+def read_from(hub: str, cache: Path) -> str:
+    # The hub's address is read once in a process.
+    environment = os.environ | {"HF_ENDPOINT": hub, "HF_HOME": str(cache), "HF_HUB_OFFLINE": "0"}
+    command = [sys.executable, "-c", READ]
+    run = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    return run.stdout
+
+
+def test_data_set_from_the_hub(hub: str, tmp_path: Path) -> None:
+    out = read_from(hub, tmp_path)
+    assert "training=['story of TinyStoriesV2-GPT4-train.txt']" in out
+    assert "validation=['story of TinyStoriesV2-GPT4-valid.txt']" in out
+    assert not list(tmp_path.rglob("unwanted.bin"))
+
+
+def test_hub_out_of_reach(tmp_path: Path) -> None:
+    out = read_from("http://127.0.0.1:9", tmp_path)
+    assert out.startswith("ModelError: roneneldan/TinyStories: cannot be fetched")
+    assert out.count("\n") == 1 and out.endswith("give a directory\n")
+
+
+# Rounding
+
+
+def test_bfloat16_is_rounded_to_nearest_even() -> None:
+    ulp = 2.0**-7
+    values = np.array([1, 1 + ulp / 2, 1 + 1.5 * ulp, 1 + 0.51 * ulp, -1 - 0.49 * ulp], np.float32)
+    expected = [1, 1, 1 + 2 * ulp, 1 + ulp, -1]
+    np.testing.assert_array_equal(rounding.to_bfloat16(values), np.float32(expected))
+
+
+def test_rounding_keeps_trits_where_asked(tmp_path: Path) -> None:
+    shape = ModelShape(hidden=64, layers=2, intermediate=48, vocabulary=512)
+    RandomCheckpoint(shape=shape, dtype="fp32").write(tmp_path)
+    exact = Checkpoint(tmp_path)
+    rounded = rounding.RoundedCheckpoint(tmp_path, keep_trits=False)
+    kept = rounding.RoundedCheckpoint(tmp_path, keep_trits=True)
+
+    def trits(checkpoint: Checkpoint, name: str) -> np.ndarray:
+        latents = checkpoint.tensor(name)
+        return ternarise(latents, mean_magnitude(iter([(slice(None), latents)])))
+
+    names = [f"{matrix}.weight" for matrix in shape.ternary_shapes]
+    changed = sum(int((trits(exact, n) != trits(rounded, n)).sum()) for n in names)
+    assert changed == rounded.changed > 0 and kept.changed == 0
+    for name in names:
+        np.testing.assert_array_equal(trits(exact, name), trits(kept, name))
+        np.testing.assert_allclose(rounded.tensor(name), exact.tensor(name), rtol=2**-8)
+        magnitude = np.abs(rounded.tensor(name)).mean()
+        assert np.abs(kept.tensor(name)).mean() == pytest.approx(magnitude, rel=1e-5)
+        for rows, block in kept.blocks(name, 1000):
+            np.testing.assert_array_equal(block, kept.tensor(name)[rows])
+    norm = "model.norm.weight"
+    assert (kept.tensor(norm) == rounding.to_bfloat16(exact.tensor(norm))).all()
+    assert (kept.tensor(norm) != exact.tensor(norm)).any()
+
+
+def test_rounding_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shape = ModelShape(hidden=16, layers=1, intermediate=16, vocabulary=300)
+    checkpoint = RandomCheckpoint(shape=shape, dtype="fp32").write(tmp_path / "checkpoint")
+    text = write_stories(tmp_path) / "valid.txt"
+    arguments = ["--text", str(text), "--windows", "2", "--length", "16"]
+    assert rounding.main([str(checkpoint), *arguments]) == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [line["latents"] for line in lines] == ["as stored", "bfloat16", "bfloat16, trits kept"]
+    assert all(np.isfinite(line["nll"]) for line in lines)
+    assert rounding.main([str(tmp_path / "none"), *arguments]) == 1
+    assert capsys.readouterr().err.count("\n") == 1
