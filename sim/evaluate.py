@@ -15,6 +15,10 @@ bytes      UTF-8 bytes of the predicted tokens; the start token and other specia
 bits_per_byte  total loss in bits over these bytes
 seconds    time for loss and logits, without opening and converting the model
 ========== =====================================================================================
+
+Backend ``float`` runs a checkpoint's own values. Of a model file it runs the trits, which are the
+checkpoint's, with embedding, norms and scales as the file has rounded them: see
+`weights.dequantise`.
 """
 
 from __future__ import annotations
@@ -35,6 +39,7 @@ from tokenizers import Tokenizer
 from host.errors import HostError
 from weights.checkpoint import Checkpoint
 from weights.commandline import OneLineParser, report_failure
+from weights.dequantise import DequantisedCheckpoint
 from weights.errors import ModelError
 from weights.model import IntegerModel
 from weights.quantise import convert
@@ -224,16 +229,11 @@ class DeviceBackend:
 
 
 def open_backend(name: str, checkpoint: Checkpoint | None, model: IntegerModel | None) -> Backend:
-    """The backend of that name; one of the two models is given.
-
-    Raises
-    ------
-    ModelError
-        When the float reference is asked for without a checkpoint.
-    """
+    """The backend of that name; one of the two models is given."""
     if name == "float":
         if checkpoint is None:
-            raise ModelError("backend float needs the latent weights; give --checkpoint")
+            assert model is not None
+            checkpoint = DequantisedCheckpoint(model)
         return FloatBackend(checkpoint)
     if model is None:
         assert checkpoint is not None
@@ -309,8 +309,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"--length must be at least 2, not {options.length}")
     if options.backend not in ("float", "golden") and "://" not in options.backend:
         parser.error(f"--backend must be float, golden or a URL, not {options.backend!r}")
-    if options.backend == "float" and options.model:
-        parser.error("--backend float needs --checkpoint, a model file has no latent weights")
     try:
         report = evaluate(**vars(options))
     except (HostError, ModelError, OSError) as error:

@@ -271,7 +271,6 @@ def test_command_line_prints_one_json_line(
         [],
         ["--checkpoint", "a"],
         ["--checkpoint", "a", "--model", "b", "--text", "c"],
-        ["--model", "b", "--text", "c", "--backend", "float"],
         ["--model", "b", "--text", "c", "--backend", "guess"],
         ["--model", "b", "--text", "c", "--windows", "0"],
         ["--model", "b", "--text", "c", "--length", "1"],

@@ -1,0 +1,106 @@
+"""An integer model read as a checkpoint, so that the float reference runs it.
+
+The trits are those of the checkpoint it was made from; embedding, norms, gains and scales are the
+integer model's, rounded as they are there. A loss so measured differs from the checkpoint's own by
+that rounding only, and from the golden model's by the integer arithmetic only.
+
+Each matrix's scale holds the power of two of its norms' tables as well, so they come back in other
+units than they had: the block norms lie below one and the scales of the matrices make up for it.
+That changes nothing but the weight of the norms' epsilon, 1e-6, against mean squares near one.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from .checkpoint import NORM_EPSILON, Checkpoint
+from .fixed import EMBEDDING_SHIFT, Scale, sum_shift
+from .model import IntegerModel, matrix_shapes
+from .quantise import CODE_MAX, GATE_FRACTION, GATED_FRACTION
+
+UNIT = 2.0**-15
+"""Of tables whose exponent is part of a matrix's scale."""
+SMALLEST_SHARE = 2.0**-30
+"""For steps between lower bounds that are zero in integers: softmax has no zero."""
+
+
+def _value(scale: Scale) -> float:
+    return math.ldexp(scale.mantissa, scale.exponent)
+
+
+class DequantisedCheckpoint(Checkpoint):
+    """The checkpoint, in float32, that an integer model stands for. No file is read or written."""
+
+    def __init__(self, model: IntegerModel) -> None:
+        self.model = model
+        self.shape = model.shape
+        self.start_token, self.end_token = model.start_token, model.end_token
+        self.tokenizer_json = model.tokenizer_json
+        self._tensors: dict[str, np.ndarray] = {}
+        # Upstream's name of each ternary matrix by ours; both list them in the same order.
+        self._names = dict(zip(matrix_shapes(self.shape), self.shape.ternary_shapes, strict=True))
+        self._fill()
+
+    def digest(self) -> str:
+        return self.model.source
+
+    def _read(self, name: str, rows: slice | None) -> np.ndarray:
+        return self._tensors[name][rows or ...]
+
+    def _put(self, name: str, values: np.ndarray) -> None:
+        self._tensors[name] = values.astype(np.float32)
+
+    def _fill(self) -> None:
+        model = self.model
+        step = np.ldexp(1.0, -(model.residual_fraction + EMBEDDING_SHIFT))
+        rows = model["embedding.scale"][:, None] * step
+        self._put("model.embeddings.weight", model["embedding.codes"] * rows)
+        self._put("model.lower_bounds", self._lower_bounds())
+        for n in range(self.shape.layers):
+            ours, theirs = f"layers.{n}", f"model.layers.{n}"
+            norm = self._block_norm(f"{ours}.attn", f"{theirs}.attn_norm")
+            for projection in "ifg":
+                self._matrix(f"{ours}.attn.{projection}", norm)
+            unit = self._gate_norm_unit(n)
+            gate_norm = model[f"{ours}.attn.o.norm"]
+            self._put(f"{theirs}.attn.g_norm.weight", gate_norm * unit)
+            self._matrix(f"{ours}.attn.o", gate_norm)
+            norm = self._block_norm(f"{ours}.mlp", f"{theirs}.mlp_norm")
+            self._matrix(f"{ours}.mlp.gate", norm)
+            self._matrix(f"{ours}.mlp.down", None)
+        self._matrix("head", self._block_norm("head", "model.norm"))
+
+    def _block_norm(self, ours: str, theirs: str) -> np.ndarray:
+        codes = self.model[f"{ours}.norm"]
+        self._put(f"{theirs}.weight", codes * UNIT)
+        return codes
+
+    def _gate_norm_unit(self, n: int) -> float:
+        """The unit of layer n's table `o.norm`, which its epsilon tells exactly."""
+        unit = math.sqrt(NORM_EPSILON / _value(self.model.scale(f"layers.{n}.attn.o.epsilon")))
+        return 2.0 ** round(math.log2(unit) - (sum_shift(self.shape.hidden) - GATED_FRACTION))
+
+    def _matrix(self, ours: str, norm: np.ndarray | None) -> None:
+        """Latents and inner norm of a matrix whose input `norm`, in codes, has multiplied."""
+        theirs, trits = self._names[ours], self.model.trits(ours)
+        gain = self.model[f"{ours}.gain"].astype(np.float64)
+        beta = _value(self.model.scale(f"{ours}.scale")) * CODE_MAX / math.sqrt(gain.size)
+        if norm is None:
+            inner, beta = gain * UNIT, beta / UNIT
+        else:
+            inner = np.divide(gain, norm, out=np.zeros_like(gain), where=norm != 0)
+        self._put(f"{theirs}.norm.weight", inner)
+        # The mean magnitude of all, zeros included, is to be beta.
+        size = beta / max(np.count_nonzero(trits) / trits.size, 1 / trits.size)
+        self._put(f"{theirs}.weight", trits * size)
+
+    def _lower_bounds(self) -> np.ndarray:
+        """Logarithms of the steps from each layer's bound to the next; the first has the rest."""
+        layers = range(self.shape.layers)
+        codes = [self.model[f"layers.{n}.attn.lower_bound"] for n in layers]
+        bounds = np.ldexp(np.stack(codes).astype(np.float64), -GATE_FRACTION)
+        shares = np.diff(bounds, axis=0, prepend=0.0)
+        shares[0] = 1 - bounds[-1]
+        return np.log(np.maximum(shares, SMALLEST_SHARE))
