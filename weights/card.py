@@ -1,0 +1,246 @@
+"""``python -m weights.card``: makes a shipped model and its card from a training run.
+
+``weights/zoo/NAME.safetensors`` is the integer model of the run's checkpoint, and ``NAME.md`` tells
+what it is: all figures are read from the run or measured here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tokenizers import Tokenizer
+
+from host.infer import encode_prompt
+from sim.evaluate import Report, evaluate
+from sim.golden_device import GoldenDevice
+
+from .checkpoint import Checkpoint
+from .commandline import OneLineParser, report_failure
+from .errors import ModelError
+from .model import IntegerModel, matrix_shapes
+from .packing import count_nonzero
+from .quantise import convert
+from .store import ZOO
+from .train.config import read_config
+from .train.data import read_texts, text_files, token_stream
+
+DATA_SET = "TinyStories (arXiv 2305.07759), licence CDLA-Sharing-1.0"
+WINDOWS, LENGTH = 512, 256
+PROMPTS = ("Once upon a time", "The little dog", "Lily was")
+TEMPERATURE = 0.7
+SAMPLE_TOKENS = 200
+
+Rows = Iterator[tuple[str, str]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """Where a model comes from.
+
+    Members
+    -------
+    checkpoint : in upstream's format
+    config : text of the configuration, and `result`, what the run says of itself; None for a
+        checkpoint that no run of this trainer made
+    """
+
+    checkpoint: Path
+    config: str | None = None
+    result: dict[str, Any] | None = None
+
+    @classmethod
+    def find(cls, directory: Path) -> Run:
+        """The run in an output directory of the trainer, or a bare checkpoint.
+
+        Raises
+        ------
+        ModelError, OSError
+            When it is neither, or a run that has not finished.
+        """
+        if (directory / "config.json").is_file():
+            return cls(checkpoint=directory)
+        path = directory / "result.json"
+        try:
+            result = json.loads(path.read_text(encoding="utf-8"))
+            finished = result["finished"]
+        except FileNotFoundError as error:
+            raise ModelError(f"{path}: missing; give a finished run or a checkpoint") from error
+        except (ValueError, KeyError, TypeError) as error:
+            raise ModelError(f"{path}: damaged ({error}); end the run again") from error
+        if not finished:
+            raise ModelError(f"{directory}: the run has not finished; go on with it first")
+        config = directory / "config.toml"
+        read_config(config)  # only what can be trained again is told
+        return cls(
+            checkpoint=directory / "checkpoint",
+            config=config.read_text(encoding="utf-8"),
+            result=result,
+        )
+
+
+def model_rows(model: IntegerModel, path: Path) -> Rows:
+    """Shape and sizes of a model file."""
+    shape = model.shape
+    packed = [model[f"{name}.trits"] for name in matrix_shapes(shape)]
+    ternary = sum(trits.nbytes for trits in packed)
+    embedding = model["embedding.codes"].nbytes + model["embedding.scale"].nbytes
+    tokenizer = model["tokenizer"].nbytes
+    tables = sum(tensor.nbytes for tensor in model.tensors.values())
+    tables -= ternary + embedding + tokenizer
+    nonzero = sum(map(count_nonzero, packed)) / shape.ternary_weights
+    yield "hidden", f"{shape.hidden}"
+    yield "layers", f"{shape.layers}"
+    yield "intermediate", f"{shape.intermediate}"
+    yield "vocabulary", f"{shape.vocabulary}"
+    yield "ternary weights", f"{shape.ternary_weights:,}, {nonzero:.1%} of them not zero"
+    yield "ternary part", f"{ternary:,} bytes, 2 bits a weight"
+    yield "embedding", f"{embedding:,} bytes, int8 and a scale for each row"
+    yield "norms, gains and scales", f"{tables:,} bytes"
+    yield "tokenizer", f"{tokenizer:,} bytes"
+    yield "file", f"{path.stat().st_size:,} bytes"
+    yield "content (SHA-256)", f"`{model.digest()}`"
+    yield "made from (SHA-256)", f"`{model.source}`"
+
+
+def file_row(path: Path, use: str) -> tuple[str, str]:
+    """Name, size and digest of a file of text."""
+    content = path.read_bytes()
+    digest = hashlib.sha256(content).hexdigest()
+    return use, f"`{path.name}`, {len(content):,} bytes, SHA-256 `{digest}`"
+
+
+def training_rows(run: Run, data: Path, tokenizer: Tokenizer, device: str | None) -> Rows:
+    """What a run trained on, for how long and on what."""
+    result = run.result
+    assert result is not None
+    texts = read_texts(str(data))
+    stream = token_stream(texts.training, tokenizer)
+    yield "data", f"{DATA_SET}; the validation text was never trained on"
+    for path in text_files(data)[0]:
+        yield file_row(path, "training text")
+    yield "its stories, tokens", f"{len(texts.training):,}, {stream.size:,}"
+    passes = result["tokens"] / stream.size
+    yield "trained on", f"{result['tokens']:,} tokens, {passes:.1f} times the text"
+    name = result.get("device", device)
+    if name is None:
+        raise ModelError("result.json does not tell what the run was made on; give --device")
+    count = result.get("processes", 1)
+    place = name if count == 1 else f"{count} x {name}"
+    yield "training time", f"{result['seconds']:.1f} s on {place}"
+    yield "training speed", f"{result['tokens_per_second']:,} tokens/s"
+    if result["peak_memory_mib"]:
+        yield "GPU memory", f"{result['peak_memory_mib']:,.0f} MiB"
+    yield "trainer's own loss", f"{result['validation']:.4f} nats/token"
+
+
+def loss_rows(losses: dict[str, Report]) -> Rows:
+    """One row for each way of computing the loss."""
+    for name, report in losses.items():
+        yield name, f"{report.nll:.4f} nats/token, {report.bits_per_byte:.4f} bits per byte"
+
+
+def measure_losses(checkpoint: Path, model: Path, text: Path) -> dict[str, Report]:
+    """Losses over the windows of `sim.evaluate`, by what they are called in a card."""
+    runs: dict[str, dict[str, Any]] = {
+        "float loss": {"checkpoint": checkpoint, "backend": "float"},
+        "float loss of this file": {"model": model, "backend": "float"},
+        "golden loss": {"model": model, "backend": "golden"},
+    }
+    common: dict[str, Any] = {"text": text, "windows": WINDOWS, "length": LENGTH}
+    return {name: evaluate(**run, **common) for name, run in runs.items()}
+
+
+def sample(model: IntegerModel, prompt: str, seed: int) -> str:
+    """What the golden device goes on with, the prompt before it."""
+    tokenizer = Tokenizer.from_str(model.tokenizer_json)
+    tokens = [model.start_token, *encode_prompt(tokenizer, prompt)]
+    device = GoldenDevice()
+    device.load(model)
+    settings: dict[str, Any] = {"temperature": TEMPERATURE, "seed": seed, "stop": model.end_token}
+    tokens.extend(device.generate(tokens, SAMPLE_TOKENS, **settings))
+    return tokenizer.decode(tokens, skip_special_tokens=True).strip()
+
+
+def table(rows: Rows) -> str:
+    """A Markdown table of names and values."""
+    return "\n".join(["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows)])
+
+
+def card(run: Run, name: str, model_path: Path, data: Path, device: str | None) -> str:
+    """The text of a model's card.
+
+    Raises
+    ------
+    ModelError, OSError
+        When run, model or data cannot be used.
+    """
+    validation = text_files(data)[1]
+    if len(validation) != 1:
+        raise ModelError(f"{data}: {len(validation)} validation files; give a folder with one")
+    (text,) = validation
+    model = IntegerModel.load(model_path)
+    tokenizer = Tokenizer.from_str(model.tokenizer_json)
+    losses = measure_losses(run.checkpoint, model_path, text)
+    evaluation = f"python -m sim.evaluate --model weights/zoo/{name}.safetensors"
+    evaluation += f" --text {text.name} --windows {WINDOWS} --length {LENGTH} --backend"
+    parts = [f"# {name}", "## Model", table(model_rows(model, model_path))]
+    if run.config is not None:
+        parts += ["## Training", table(training_rows(run, data, tokenizer, device))]
+        parts += [f"```toml\n{run.config.strip()}\n```"]
+    parts += [
+        "## Loss",
+        table(iter([file_row(text, "validation text"), *loss_rows(losses)])),
+        f"Over the first {WINDOWS} windows of {LENGTH} tokens. The float loss is that of the "
+        "training checkpoint's float32 latents, which is not shipped; this file's has the same "
+        "trits, with embedding, norms and scales as they are rounded here. The last two again:",
+        f"```\n{evaluation} float\n{evaluation} golden\n```",
+        "## Samples",
+        f"From the golden device, which every board equals, at temperature {TEMPERATURE}, up to "
+        f"{SAMPLE_TOKENS} tokens.",
+    ]
+    for seed, prompt in enumerate(PROMPTS, start=1):
+        command = f'python host/infer.py --device golden:// --model {name} --prompt "{prompt}"'
+        command += f" --temperature {TEMPERATURE} --seed {seed} --tokens {SAMPLE_TOKENS}"
+        quoted = sample(model, prompt, seed).replace("\n", "\n> ")
+        parts += [f"```\n{command}\n```", f"> {quoted}"]
+    return "\n\n".join(parts) + "\n"
+
+
+def _parser() -> OneLineParser:
+    parser = OneLineParser(
+        prog="python -m weights.card", description="Ships the model of a training run, with a card."
+    )
+    parser.add_argument("run", type=Path, metavar="RUN_DIR", help="the trainer's --out")
+    parser.add_argument("name", metavar="NAME", help="of the model in weights/zoo")
+    parser.add_argument(
+        "--data", type=Path, required=True, metavar="DIR", help="the folder it was trained on"
+    )
+    parser.add_argument(
+        "--device", metavar="NAME", help="what it was trained on, where result.json does not tell"
+    )
+    parser.add_argument("--zoo", type=Path, default=ZOO, help="folder to write to (weights/zoo)")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command line. Returns the exit status; `SystemExit` on wrong usage."""
+    options = _parser().parse_args(arguments)
+    path = options.zoo / f"{options.name}.safetensors"
+    try:
+        run = Run.find(options.run)
+        convert(Checkpoint(run.checkpoint)).save(path)
+        text = card(run, options.name, path, options.data, options.device)
+        path.with_suffix(".md").write_text(text, encoding="utf-8")
+    except (ModelError, OSError) as error:
+        return report_failure(error)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
