@@ -26,6 +26,7 @@ import contextlib
 import io
 import json
 import os
+import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -47,7 +48,7 @@ if TYPE_CHECKING:
 
 DEFAULT_DEVICE = "sim://ulx3s_85f"
 ZOO = Path(__file__).resolve().parents[1] / "weights" / "zoo"
-DEFAULT_MODEL = "stories"
+DEFAULT_MODEL = "stories-small"
 """Name of the shipped model that runs unless another one is given."""
 
 INTERRUPTED = 130
@@ -127,11 +128,10 @@ def default_model() -> Path:
     HostError
         There is none.
     """
-    shipped = sorted(ZOO.glob("*.safetensors"))
-    named = [path for path in shipped if path.stem.startswith(DEFAULT_MODEL)]
-    if not shipped:
-        raise HostError(f"{ZOO}: there is no shipped model; give one with --model NAME")
-    return (named or shipped)[0]
+    path = ZOO / f"{DEFAULT_MODEL}.safetensors"
+    if not path.exists():
+        raise HostError(f"{path}: the shipped model is missing; give one with --model NAME")
+    return path
 
 
 @contextlib.contextmanager
@@ -304,6 +304,8 @@ def main(argv: list[str] | None = None) -> int:
     from weights.commandline import FAILED, WRONG_USAGE, report_failure
     from weights.errors import ModelError
 
+    # A shell that starts this in the background has it ignore the interrupt.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a terminal that cannot show a character
     try:

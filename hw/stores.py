@@ -20,11 +20,16 @@ from hw.layouts import (
     ReadSignature,
     WriteSignature,
 )
+from hw.pipeline import delay
 
 READ_LATENCY = 2
 """Cycles from a unit's address to its data: the block RAM and the register behind it."""
 
-ADDRESS_STAGES = 2
+ADDRESS_STAGES = 3
+"""Registers between the host's address and a block RAM: the division, and the decoded enables.
+
+Each enable has a register of its own, because they go all over the chip.
+"""
 
 HOST_READ_LATENCY = ADDRESS_STAGES + READ_LATENCY + 1
 """Cycles from a host's read strobe to its data."""
@@ -41,7 +46,7 @@ def _require_positive(parameters):
 
 
 def divide(m: Module, address, divisor: int):
-    """Quotient and remainder of ``address`` by a constant, ``ADDRESS_STAGES`` cycles later.
+    """Quotient and remainder of ``address`` by a constant, ``ADDRESS_STAGES - 1`` cycles later.
 
     Only wires and registers for a power of two; else a restoring division by its odd part.
     """
@@ -49,8 +54,9 @@ def divide(m: Module, address, divisor: int):
     odd = divisor >> low
     quotient, remainder, rest = Const(0, 0), Const(0, 0), address
     steps = len(address) - low if odd > 1 else 0
-    for stage in range(ADDRESS_STAGES):
-        for _ in range((steps + stage) // ADDRESS_STAGES):
+    stages = ADDRESS_STAGES - 1
+    for stage in range(stages):
+        for _ in range((steps + stage) // stages):
             trial = Cat(rest[-1], remainder)
             fits = trial >= odd
             remainder = Mux(fits, trial - odd, trial)[: (odd - 1).bit_length()]
@@ -100,18 +106,20 @@ class BlockStore(wiring.Component):
         read_port = memory.read_port()
 
         # The host's access, ADDRESS_STAGES later.
-        word, half = divide(m, self.host.address, self.half_words)
-        write, read, write_data = self.host.write, self.host.read, self.host.write_data
-        for _ in range(ADDRESS_STAGES):
-            early = write, read, write_data
-            write, read, write_data = Signal(), Signal(), Signal(HALF_WORD_BITS, reset_less=True)
-            m.d.sync += Cat(write, read, write_data).eq(Cat(*early))
-        m.d.comb += write_port.addr.eq(word)
+        quotient, remainder = divide(m, self.host.address, self.half_words)
+        early = ADDRESS_STAGES - 1
+        write = delay(m, self.host.write, early, name="write", reset_less=False)
+        enables = Cat(write & (remainder == h) for h in range(self.half_words))
+        word = delay(m, quotient, 1, name="word")
+        half = delay(m, remainder, 1, name="half")
+        read = delay(m, self.host.read, ADDRESS_STAGES, name="read", reset_less=False)
+        write_data = delay(m, self.host.write_data, ADDRESS_STAGES, name="write_data")
+        m.d.comb += [
+            write_port.addr.eq(word),
+            write_port.en.eq(delay(m, enables, 1, name="enables", reset_less=False)),
+        ]
         for h in range(self.half_words):
-            m.d.comb += [
-                write_port.data[h].eq(write_data),
-                write_port.en[h].eq(write & (half == h)),
-            ]
+            m.d.comb += write_port.data[h].eq(write_data)
 
         value = Signal(layout, reset_less=True)
         m.d.comb += read_port.addr.eq(self.read.address)

@@ -4,8 +4,8 @@ from host.geometry import Geometry
 from hw.boards import Board
 
 # Holds d = 128, m = 512, 3 layers, 1,024 tokens: 917,504 trits are 3,584 rows of 256; 1,024
-# embedding rows of 33 words and 2,624 words of gains are 36,416 words. hw/estimate.py counts the
-# block RAMs.
+# embedding rows of 33 words and 2,624 words of gains are 36,416 words. Holds d = 96, m = 208,
+# 8 layers, 1,280 tokens, too: 3,504 rows, 768 states. hw/estimate.py counts the block RAMs.
 BOARD = Board(
     name="ulx3s_85f",
     platform="amaranth_boards.ulx3s:ULX3S_85F_Platform",
@@ -18,11 +18,11 @@ BOARD = Board(
         elements=2,
         weight_rows=3584,
         table_words=36864,
-        descriptors=256,
+        descriptors=512,
         sums=1024,
         multiplicands=512,
         vectors=1024,
-        states=384,
+        states=768,
         activations=512,
         tokens=1024,
     ),
