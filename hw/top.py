@@ -93,14 +93,6 @@ class EcpPll:
         )
 
 
-ROUTE_MARGIN = 1.5
-"""Clock that place and route aims at, of the board's own.
-
-Paths that meet what is asked for no longer decide where cells go. Asked for no more than it needs,
-nextpnr leaves them so spread that routing them does not end; asked for more, it ends in minutes.
-"""
-
-
 class Top(Elaboratable):
     """What a bitstream holds.
 
@@ -147,7 +139,7 @@ class Top(Elaboratable):
         pin = platform.request(platform.default_clk, dir="-")
         m.submodules.clock_pin = clock_pin = io.Buffer("i", pin)
         m.domains.reference = ClockDomain("reference", reset_less=True, local=True)
-        m.domains.sync = sync = ClockDomain("sync", reset_less=True)
+        m.domains.sync = ClockDomain("sync", reset_less=True)
         output, locked, running, enable = Signal(), Signal(), Signal(), Signal()
         pll = EcpPll.solve(int(platform.default_clk_frequency), self.board.clock_hz)
         m.submodules.pll = pll.create(clock_pin.i, output, locked)
@@ -159,6 +151,5 @@ class Top(Elaboratable):
         with m.Elif(~settled.all()):
             m.d.reference += settled.eq(settled + 1)
         m.d.reference += enable.eq(settled.all())
-        m.submodules.gate = Instance("DCCA", i_CLKI=output, i_CE=enable, o_CLKO=sync.clk)
+        m.submodules.gate = Instance("DCCA", i_CLKI=output, i_CE=enable, o_CLKO=ClockSignal("sync"))
         m.d.comb += ClockSignal("reference").eq(clock_pin.i)
-        platform.add_clock_constraint(sync.clk, frequency=ROUTE_MARGIN * self.board.clock_hz)

@@ -104,7 +104,7 @@ def test_loss_near_the_cards(name: str, validation_text: Path) -> None:
     means = losses(GoldenBackend(model), windows).mean(axis=1)
     assert len(means) == 16 and np.isfinite(means).all()
     error = means.std(ddof=1) / np.sqrt(len(means))
-    assert abs(means.mean() - nats(rows(card_text(name))["golden loss"])) < 4 * error < 0.4
+    assert abs(means.mean() - nats(rows(card_text(name))["golden loss"])) < 4 * error < 0.5
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -22,7 +22,7 @@ from .config import Config, ModelConfig, TrainingConfig
 RESULTS = Path(__file__).resolve().parents[1] / "study.jsonl"
 PLOT = RESULTS.with_suffix(".svg")
 
-SIZES = {
+SIZES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "small": (
         {"hidden": 128, "layers": 5, "intermediate": 224, "vocabulary": 1024},
         {"steps": 3000, "batch": 128},
