@@ -386,23 +386,23 @@ class CommandProcessor(wiring.Component):
                         always_readable.eq(each in ALWAYS_READABLE),
                     ]
 
-        # Facts of the command that has come.
+        # Facts of the command that has come, from the cycle after its frame is offered.
         expected = Signal(range(argument_bytes + 1))  # bytes of arguments
         known, on_memory, length_fits = Signal(), Signal(), Signal()
-        m.d.comb += length_fits.eq(length == expected)
+        m.d.sync += [known.eq(0), expected.eq(0), on_memory.eq(0), length_fits.eq(length == 0)]
         with m.Switch(command):
             for each in Command:
                 with m.Case(each):
-                    m.d.comb += [known.eq(1), expected.eq(argument_struct(each).size)]
-                    match each:
-                        case Command.WRITE:
-                            overhead = argument_struct(each).size
-                            m.d.comb += [
-                                on_memory.eq(1),
-                                length_fits.eq((length >= overhead) & (length[0] == overhead % 2)),
-                            ]
-                        case Command.READ | Command.CHECKSUM:
-                            m.d.comb += on_memory.eq(1)
+                    size_of = argument_struct(each).size
+                    fits = length == size_of
+                    if each == Command.WRITE:
+                        fits = (length >= size_of) & (length[0] == size_of % 2)
+                    m.d.sync += [
+                        known.eq(1),
+                        expected.eq(size_of),
+                        length_fits.eq(fits),
+                        on_memory.eq(each in (Command.WRITE, Command.READ, Command.CHECKSUM)),
+                    ]
         assert argument_struct(Command.WRITE).size == 5
 
         count = Signal(32)
@@ -434,6 +434,7 @@ class CommandProcessor(wiring.Component):
         outstanding = Signal(4)
         phase = Signal()
         high_left = Signal()
+        refusal = Signal(8)
 
         run = self.control.run
         flags = argument(Command.RUN, "flags")
@@ -464,14 +465,8 @@ class CommandProcessor(wiring.Component):
         )
 
         def refuse(reason: Reason):
-            m.d.sync += [
-                response.eq(ERROR),
-                response_length.eq(2),
-                reply.eq(Cat(Const(reason, 8), command)),
-                reply_left.eq(2),
-                remaining.eq(0),
-            ]
-            m.next = "RESPOND"
+            m.d.sync += refusal.eq(reason)
+            m.next = "REFUSE"
 
         def acknowledge():
             m.next = "RESPOND"
@@ -562,6 +557,16 @@ class CommandProcessor(wiring.Component):
                             m.d.comb += self.control.reset.eq(1)
                             m.d.sync += [started.eq(0), run_id.eq(0)]
                             acknowledge()
+
+            with m.State("REFUSE"):
+                m.d.sync += [
+                    response.eq(ERROR),
+                    response_length.eq(2),
+                    reply.eq(Cat(refusal, command)),
+                    reply_left.eq(2),
+                    remaining.eq(0),
+                ]
+                m.next = "RESPOND"
 
             with m.State("RANGE"):
                 with m.If(end > size):
