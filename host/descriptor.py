@@ -7,6 +7,7 @@ activations in rows of ``Geometry.columns`` codes, of tables in table words, of 
 
 import enum
 from dataclasses import dataclass, fields
+from typing import Any
 
 WORDS = 4
 
@@ -126,6 +127,19 @@ class Descriptor:
             value |= (int(getattr(self, name)) & ((1 << width) - 1)) << position
             position += width
         return value.to_bytes(4 * WORDS, "little")
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> "Descriptor":
+        """What `to_bytes` made."""
+        value = int.from_bytes(data, "little")
+        fields: dict[str, Any] = {}
+        kinds = {"unit": Unit, "wait": Wait, "space": Space}
+        for name, width, signed in FIELDS:
+            field = value & ((1 << width) - 1)
+            value >>= width
+            field -= (field >> (width - 1) << width) if signed else 0
+            fields[name] = kinds.get(name, int)(field)
+        return cls(**fields)
 
 
 assert [f.name for f in fields(Descriptor)] == [name for name, _, _ in FIELDS]

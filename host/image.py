@@ -11,6 +11,7 @@ import numpy as np
 
 from host.descriptor import (
     INVERSE_TEMPERATURE,
+    WORDS,
     ControlOp,
     Descriptor,
     ScalarOp,
@@ -68,6 +69,11 @@ class Image:
     vocabulary: int
 
     head_scale_register: int = R_HEAD_SIGMA
+
+    def program(self) -> list[Descriptor]:
+        """The steps as the device gets them."""
+        data, size = self.sections[MemorySpace.PROGRAM], 4 * WORDS
+        return [Descriptor.from_bytes(data[at : at + size]) for at in range(0, len(data), size)]
 
 
 def pack_tables(values: np.ndarray, elements: int) -> np.ndarray:

@@ -1,5 +1,7 @@
 """The whole machine behind two byte streams: what a board, and the simulated device, gets."""
 
+from dataclasses import dataclass
+
 from amaranth.hdl import Module, Mux, ResetInserter, Signal
 from amaranth.lib import stream, wiring
 from amaranth.lib.memory import Memory
@@ -29,6 +31,25 @@ from hw.vector import STATISTIC_BITS, VectorParameters
 
 STORES = (MemorySpace.WEIGHTS, MemorySpace.TABLES, MemorySpace.PROGRAM)
 """Spaces that are stores of whole words with a host side of their own."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Units:
+    """Parameters of the units that a machine of one geometry has."""
+
+    engine: EngineParameters
+    vector: VectorParameters
+    scalar: ScalarParameters
+    normaliser: NormaliserParameters
+
+    @classmethod
+    def from_geometry(cls, geometry: Geometry) -> "Units":
+        return cls(
+            engine=EngineParameters.from_geometry(geometry),
+            vector=VectorParameters.from_geometry(geometry),
+            scalar=ScalarParameters(),
+            normaliser=NormaliserParameters(width=STATISTIC_BITS),
+        )
 
 
 class Core(wiring.Component):
@@ -78,10 +99,11 @@ class Core(wiring.Component):
 
         sequencer = unit("sequencer", Sequencer(g))
         registers = unit("registers", RegisterFile())
-        engine = unit("engine", EngineParameters.from_geometry(g).create())
-        vector = unit("vector", VectorParameters.from_geometry(g).create())
-        scalar = unit("scalar", ScalarParameters().create())
-        normaliser = unit("normaliser", NormaliserParameters(width=STATISTIC_BITS).create())
+        units = Units.from_geometry(g)
+        engine = unit("engine", units.engine.create())
+        vector = unit("vector", units.vector.create())
+        scalar = unit("scalar", units.scalar.create())
+        normaliser = unit("normaliser", units.normaliser.create())
 
         m.submodules.weights = weights = WeightStoreParameters.from_geometry(g).create()
         m.submodules.tables = tables = TableStoreParameters.from_geometry(g).create()

@@ -88,7 +88,18 @@ class Sequencer(wiring.Component):
     totals : Out(TotalsLayout), since the run began
     """
 
-    STEP_CYCLES = WORDS + READ_LATENCY + 3
+    FETCH_CYCLES = WORDS + READ_LATENCY
+    """From a step's first fetch until it is looked at whether it may be issued."""
+    READ_CYCLES = 2
+    """From the cycle in which it may be issued to that in which it is."""
+    STEP_CYCLES = FETCH_CYCLES + READ_CYCLES + 1
+    TOKEN_CYCLES, END_CYCLES = 2, 2
+    """Before a token's first step, and after its last one."""
+
+    @staticmethod
+    def run_cycles(geometry: Geometry) -> int:
+        """Of a run, beside those of its tokens: the counters are cleared, a register is preset."""
+        return geometry.descriptors + 1
 
     def __init__(self, geometry: Geometry):
         self._descriptors = geometry.descriptors

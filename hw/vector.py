@@ -70,6 +70,8 @@ VectorCommand = data.StructLayout(
 SCALED = (VectorOp.SILU, VectorOp.UPDATE, VectorOp.GATE, VectorOp.RESIDUAL, VectorOp.CHOOSE)
 NORMED = (VectorOp.NORM, VectorOp.PEAK, VectorOp.QUANT)
 PEAKED = (VectorOp.EMBED, VectorOp.PEAK, VectorOp.GATE, VectorOp.RESIDUAL)
+MEASURED = (VectorOp.NORM, *PEAKED)
+"""Operations that leave a statistic."""
 
 
 @dataclass(frozen=True, kw_only=True)

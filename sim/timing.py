@@ -1,0 +1,287 @@
+"""How long a token takes, from the program alone.
+
+The sequencer issues steps in order and no step's duration depends on data, so that a token is a
+fixed timetable: this replays it with the cycles that each unit states of itself. All units are
+idle between tokens, hence every token that chooses takes the same time, and every prompt token
+before them takes that of the program's first part.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from host.descriptor import ControlOp, Descriptor, ScalarOp, Unit, VectorOp, Wait
+from host.geometry import Geometry
+from host.image import Image
+from host.protocol import Totals
+from hw.core import Units
+from hw.sequencer import Sequencer
+from hw.vector import MEASURED
+
+WAITS = {Unit.ENGINE: Wait.ENGINE, Unit.VECTOR: Wait.VECTOR, Unit.SCALAR: Wait.SCALAR}
+ALL = Wait.ENGINE | Wait.VECTOR | Wait.SCALAR
+
+
+@dataclass(frozen=True, kw_only=True)
+class TimedStep:
+    """When a step happens; cycles count from the first one of its token.
+
+    Parameters
+    ----------
+    name : str
+    descriptor : Descriptor
+    fetched : int
+        Its fetch begins.
+    ready : int
+        It could be issued if every unit were idle.
+    issued : int
+        It is issued. Its unit works from the cycle after.
+    idle : int
+        First cycle in which its unit is idle again and its result can be used.
+    blocker : TimedStep or None
+        The step that it waited for longest.
+    """
+
+    name: str
+    descriptor: Descriptor
+    fetched: int
+    ready: int
+    issued: int
+    idle: int
+    blocker: TimedStep | None = field(repr=False, compare=False)  # a chain as long as the program
+
+    @property
+    def unit(self) -> Unit:
+        return self.descriptor.unit
+
+    @property
+    def cycles(self) -> int:
+        """What the sequencer's counter of this step counts each time."""
+        return self.issued - self.fetched + 1
+
+    @property
+    def waited(self) -> int:
+        """Cycles that it was kept from being issued."""
+        return self.issued - self.ready
+
+    @property
+    def waited_for(self) -> str:
+        """Why: ``own unit``, ``engine``, ``vector``, ``scalar``, or ``nothing``."""
+        if self.blocker is None:
+            return "nothing"
+        own = self.blocker.unit == self.unit
+        return "own unit" if own else self.blocker.unit.name.lower()
+
+    @property
+    def kind(self) -> str:
+        """Its name without the layer."""
+        return self.name.removeprefix(self.section).strip()
+
+    @property
+    def section(self) -> str:
+        """``layer N``, or an empty text for a step of no layer."""
+        word, _, rest = self.name.partition(" ")
+        return f"{word} {rest.partition(' ')[0]}" if word == "layer" else ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Span:
+    """Cycles ``[start, end)`` that a token owes to one step.
+
+    Either the step's unit works while the next step on the path waits for it (``working``), or the
+    sequencer fetches and issues the step.
+    """
+
+    start: int
+    end: int
+    step: TimedStep
+    working: bool
+
+
+class UnitClock:
+    """When the units of a machine are busy, as steps are issued to them.
+
+    Parameters
+    ----------
+    geometry : Geometry
+    """
+
+    def __init__(self, geometry: Geometry):
+        self._units = Units.from_geometry(geometry)
+        self._scalar_write = self._vector_write = -1
+
+    def issue(self, step: Descriptor, cycle: int) -> dict[Unit, int]:
+        """First idle cycles of the units that this step moves."""
+        units = self._units
+        match step.unit:
+            case Unit.ENGINE:
+                return {Unit.ENGINE: cycle + units.engine.cycles(step.length, step.operand)}
+            case Unit.SCALAR:
+                idle = cycle + units.scalar.cycles(ScalarOp(step.op))
+                self._scalar_write = idle - 1
+                if self._scalar_write == self._vector_write:
+                    # The register file takes the scalar unit's result first.
+                    self._vector_write += 1
+                    return {Unit.SCALAR: idle, Unit.VECTOR: self._vector_write + 1}
+                return {Unit.SCALAR: idle}
+            case Unit.VECTOR:
+                op = VectorOp(step.op)
+                last = cycle + units.vector.cycles(step.length, op)
+                if op not in MEASURED:
+                    return {Unit.VECTOR: last + 1}
+                # The last busy cycle hands the statistic over; its scale goes to the registers.
+                write = last + units.normaliser.latency
+                self._vector_write = write + (write == self._scalar_write)
+                return {Unit.VECTOR: self._vector_write + 1}
+            case _:
+                return {}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Timing:
+    """The timetable of a token.
+
+    Parameters
+    ----------
+    image : Image
+    steps : tuple of TimedStep
+        Of a token after which one is chosen.
+    """
+
+    image: Image
+    steps: tuple[TimedStep, ...]
+
+    @property
+    def cycles(self) -> int:
+        """Cycles of a token after which one is chosen."""
+        return self.steps[-1].issued + 1 + Sequencer.END_CYCLES
+
+    @cached_property
+    def prefill(self) -> tuple[TimedStep, ...]:
+        """Steps of a prompt token after which nothing is chosen."""
+        end = (Unit.CONTROL, ControlOp.PREFILL_END)
+        kinds = [(step.unit, step.descriptor.op) for step in self.steps]
+        return self.steps[: kinds.index(end) + 1] if end in kinds else self.steps
+
+    @property
+    def prefill_cycles(self) -> int:
+        """Cycles of a prompt token after which nothing is chosen."""
+        return self.prefill[-1].issued + 1 + Sequencer.END_CYCLES
+
+    @property
+    def engine_cycles(self) -> int:
+        """Cycles of a token in which a chunk enters the engine's lanes."""
+        return _active(self.steps)
+
+    @property
+    def utilization(self) -> float:
+        """Ternary weights of a token to what the lanes could take in its time."""
+        return self.image.trits_per_token / (self.image.geometry.lanes * self.cycles)
+
+    def counters(self, *, chosen: int, read: int = 0) -> list[int]:
+        """What the device counts at each step in runs of so many tokens.
+
+        Parameters
+        ----------
+        chosen : int
+            Tokens after which one is chosen.
+        read : int
+            Prompt tokens before them.
+        """
+        body = len(self.prefill)
+        return [
+            step.cycles * (chosen + read * (number < body))
+            for number, step in enumerate(self.steps)
+        ]
+
+    def totals(self, *, chosen: int, read: int = 0, runs: int = 1) -> Totals:
+        """The device's totals of such runs, all of which ended by themselves."""
+        return Totals(
+            cycles=runs * Sequencer.run_cycles(self.image.geometry)
+            + chosen * self.cycles
+            + read * self.prefill_cycles,
+            engine_cycles=chosen * self.engine_cycles + read * _active(self.prefill),
+            tokens=chosen + read,
+        )
+
+    def critical_path(self) -> list[Span]:
+        """What the token's time is owed to, in order, from its first fetch to its last issue.
+
+        Work that is not on this path could take longer at no cost, as long as it stays off it.
+        """
+        spans: list[Span] = []
+        position = len(self.steps) - 1
+        numbers = {id(step): number for number, step in enumerate(self.steps)}
+        step, end = self.steps[-1], self.steps[-1].issued + 1
+        while True:
+            if step.blocker is None:
+                spans.append(Span(start=step.fetched, end=end, step=step, working=False))
+                if not position:
+                    return spans[::-1]
+                position -= 1
+                end = step.fetched
+            else:
+                start = step.blocker.idle
+                spans.append(Span(start=start, end=end, step=step, working=False))
+                position, end = numbers[id(step.blocker)], step.blocker.issued + 1
+                spans.append(Span(start=end, end=start, step=step.blocker, working=True))
+            step = self.steps[position]
+
+    def engine_waits(self) -> Iterator[Span]:
+        """The parts of the critical path in which the engine runs nothing."""
+        running = [(s.issued + 1, s.idle) for s in self.steps if s.unit == Unit.ENGINE]
+        for span in self.critical_path():
+            start = span.start
+            for begin, end in [*running, (span.end, span.end)]:
+                if begin > start and start < span.end:
+                    yield Span(
+                        start=start, end=min(begin, span.end), step=span.step, working=span.working
+                    )
+                start = max(start, end)
+
+
+def _active(steps: tuple[TimedStep, ...]) -> int:
+    products = [step.descriptor for step in steps if step.unit == Unit.ENGINE]
+    return sum(product.length * product.operand for product in products)
+
+
+def predict(image: Image) -> Timing:
+    """The timetable of an image on a machine of its geometry."""
+    clock = UnitClock(image.geometry)
+    idle = dict.fromkeys(WAITS, 0)
+    latest: dict[Unit, int] = {}  # the step that each unit runs or ran last
+    names: list[tuple[str, Descriptor]] = list(zip(image.steps, image.program(), strict=True))
+    rows: list[dict] = []
+    fetched = Sequencer.TOKEN_CYCLES
+    for name, descriptor in names:
+        looked = fetched + Sequencer.FETCH_CYCLES
+        wait = ALL if descriptor.unit == Unit.CONTROL else descriptor.wait | WAITS[descriptor.unit]
+        # Of units that become idle together, the step's own one is the reason.
+        named = [unit for unit, flag in WAITS.items() if flag & wait]
+        last = max(named, key=lambda unit: (idle[unit], unit == descriptor.unit))
+        free = max(looked, idle[last])
+        issued = free + Sequencer.READ_CYCLES
+        rows.append(
+            {
+                "name": name,
+                "descriptor": descriptor,
+                "fetched": fetched,
+                "ready": looked + Sequencer.READ_CYCLES,
+                "issued": issued,
+                "idle": issued + 1,
+                "blocker": latest[last] if idle[last] > looked else None,
+            }
+        )
+        if descriptor.unit != Unit.CONTROL:
+            latest[descriptor.unit] = len(rows) - 1
+        for unit, cycle in clock.issue(descriptor, issued).items():
+            idle[unit] = rows[latest[unit]]["idle"] = cycle
+        fetched = issued + 1
+    # Only now is it known when each unit was idle: a later step may delay an earlier one's result.
+    steps: list[TimedStep] = []
+    for row in rows:
+        blocker = row.pop("blocker")
+        steps.append(TimedStep(**row, blocker=None if blocker is None else steps[blocker]))
+    return Timing(image=image, steps=tuple(steps))

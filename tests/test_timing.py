@@ -1,0 +1,141 @@
+"""The predicted timetable against the counters of the compiled core: equal, to the cycle."""
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+
+from host.descriptor import Descriptor, Space, Unit, Wait
+from host.driver import open_device
+from host.errors import FitError
+from host.image import compile_image
+from host.infer import ZOO
+from hw.boards import board
+from hw.sequencer import Sequencer
+from sim.timing import predict
+from tests.checkpoints import RandomCheckpoint
+from weights.checkpoint import Checkpoint, ModelShape
+from weights.model import IntegerModel
+from weights.quantise import convert
+
+MODELS = ("stories-tiny", "stories-fixture", "stories-small")
+FITS = {
+    "sim_tiny": {"stories-tiny"},
+    "sim_small": {"stories-tiny", "stories-fixture"},
+    "ulx3s_85f": set(MODELS),
+}
+# Shapes in which one unit or another is always the slowest, and results meet at the registers.
+SHAPES = [
+    ModelShape(hidden=1, layers=1, intermediate=1, vocabulary=2),
+    ModelShape(hidden=37, layers=2, intermediate=61, vocabulary=301),
+    ModelShape(hidden=97, layers=1, intermediate=131, vocabulary=1001),
+    *(ModelShape(hidden=n, layers=2, intermediate=3 * n, vocabulary=40) for n in (9, 14, 22, 31)),
+]
+
+
+@pytest.fixture(scope="module")
+def device(request):
+    opened = open_device(f"sim://{request.param}")
+    yield opened
+    opened.close()
+
+
+def shipped(name: str) -> IntegerModel:
+    return IntegerModel.load(ZOO / f"{name}.safetensors")
+
+
+@pytest.fixture(scope="module")
+def small():
+    return predict(compile_image(shipped("stories-small"), board("ulx3s_85f").geometry))
+
+
+def check(device, prompt, tokens):
+    """Counters of every step and totals of one generation."""
+    timing = predict(device.image)
+    chosen = len(list(device.generate(prompt, tokens)))
+    read = len(prompt) - 1
+    names = [name for name, _ in device.counters()]
+    assert names == [step.name for step in timing.steps]
+    counted = [cycles for _, cycles in device.counters()]
+    assert counted == timing.counters(chosen=chosen, read=read)
+    assert device.totals() == timing.totals(chosen=chosen, read=read)
+
+
+@pytest.mark.parametrize("device", FITS, indirect=True)
+def test_shipped_models_take_what_is_predicted(device):
+    fits = set()
+    for name in MODELS:
+        try:
+            device.load(shipped(name))
+        except FitError:
+            continue
+        fits.add(name)
+        check(device, [0, 5, 7], 4)
+    assert fits == FITS[device.name.removeprefix("sim://")]
+
+
+@pytest.mark.parametrize("device", ["sim_tiny", "sim_small"], indirect=True)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_any_shape_takes_what_is_predicted(device, shape, tmp_path):
+    RandomCheckpoint(shape=shape, dtype="fp32", seed=shape.hidden).write(tmp_path)
+    device.load(convert(Checkpoint(tmp_path)))
+    check(device, np.arange(4) % shape.vocabulary, 5)
+
+
+def test_steps_are_issued_in_order_and_wait_for_what_they_name(small):
+    cycle = Sequencer.TOKEN_CYCLES
+    for step in small.steps:
+        assert step.fetched == cycle
+        assert step.cycles == Sequencer.STEP_CYCLES + step.waited
+        assert (step.waited_for == "nothing") == (step.waited == 0)
+        if step.blocker:
+            assert step.issued == step.blocker.idle + Sequencer.READ_CYCLES
+        cycle = step.issued + 1
+    assert small.cycles == cycle + Sequencer.END_CYCLES
+    assert small.prefill[-1].name == "prefill end"
+    assert small.prefill_cycles < small.cycles
+
+
+def test_steps_of_one_unit_follow_each_other(small):
+    for unit in (Unit.ENGINE, Unit.VECTOR, Unit.SCALAR):
+        mine = [step for step in small.steps if step.unit == unit]
+        for before, after in pairwise(mine):
+            assert before.issued < before.idle <= after.issued
+
+
+def test_critical_path_has_every_cycle_once(small):
+    path = small.critical_path()
+    assert path[0].start == Sequencer.TOKEN_CYCLES
+    assert path[-1].end == small.cycles - Sequencer.END_CYCLES
+    assert all(a.end == b.start for a, b in pairwise(path))
+    assert all(span.start < span.end for span in path)
+
+
+def test_engine_waits_are_the_cycles_in_which_it_runs_nothing(small):
+    running = sum(s.idle - s.issued - 1 for s in small.steps if s.unit == Unit.ENGINE)
+    overhead = Sequencer.TOKEN_CYCLES + Sequencer.END_CYCLES
+    waits = list(small.engine_waits())
+    assert sum(span.end - span.start for span in waits) == small.cycles - overhead - running
+    assert not any(span.working and span.step.unit == Unit.ENGINE for span in waits)
+
+
+def test_names(small):
+    assert (small.steps[0].section, small.steps[0].kind) == ("", "one")
+    step = next(s for s in small.steps if s.name == "layer 3 i quantise")
+    assert (step.section, step.kind) == ("layer 3", "i quantise")
+
+
+def test_lanes_are_used_as_stated(small):
+    geometry = small.image.geometry
+    assert small.engine_cycles * geometry.lanes >= small.image.trits_per_token
+    share = small.image.trits_per_token / (geometry.lanes * small.cycles)
+    assert small.utilization == share <= small.engine_cycles / small.cycles
+
+
+def test_descriptors_come_back():
+    step = Descriptor(
+        unit=Unit.VECTOR, op=7, wait=Wait.ENGINE | Wait.SCALAR, a=3, b=9, result=15,
+        space=Space.STATES, b_register=1, shift=-64, length=65535, operand=1, address=1 << 31,
+        source=2, dest=3,
+    )  # fmt: skip
+    assert Descriptor.from_bytes(step.to_bytes()) == step
