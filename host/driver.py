@@ -584,7 +584,7 @@ def open_device(url: str) -> Device:
         scheme, rest = "", url
     match scheme:
         case "golden":
-            return _simulation("sim.golden_device").GoldenDevice()
+            return simulation("sim.golden_device").GoldenDevice()
         case "sim":
             if not rest:
                 raise UsageError("sim:// needs the name of a board, such as sim://ulx3s_85f")
@@ -607,19 +607,19 @@ def open_device(url: str) -> Device:
     return device
 
 
-def _simulation(name: str) -> Any:
+def simulation(name: str) -> Any:
     """A module that not every installation has, and that host does not import otherwise."""
     try:
         return importlib.import_module(name)
     except ImportError as error:
         raise DeviceError(
-            f"simulated devices need all of the project ({error}); "
+            f"simulated devices and profiles need all of the project ({error}); "
             "run from a checkout with its dependencies installed"
         ) from None
 
 
 def _simulated_port(url: str, board: str) -> Port:
-    module = _simulation("sim.device")
+    module = simulation("sim.device")
     try:
         return module.SimulatedPort(board, timeout=READ_TIMEOUT)
     except module.SimulationError as error:

@@ -175,11 +175,12 @@ def run(arguments: Any) -> None:
     """Load, generate, report."""
     from tokenizers import Tokenizer
 
-    from host.driver import open_device
+    from host.driver import open_device, simulation
     from host.sampling import initial_noise, inverse_temperature
     from weights.model import IntegerModel
     from weights.store_commands import find_model
 
+    profile = simulation("sim.profile") if arguments.profile else None
     inverse_temperature(arguments.temperature)  # wrong usage first, before anything slow
     initial_noise(arguments.seed)
     if arguments.tokens < 1:
@@ -199,6 +200,8 @@ def run(arguments: Any) -> None:
     stop = None if arguments.no_stop else model.end_token
 
     with contextlib.closing(open_device(arguments.device)) as device:
+        if profile:
+            profile.machine(device)  # has a program, or this is wrong usage
         with _loading(not arguments.json) as progress:
             device.load(model, progress)
         show = (lambda text: None) if arguments.json else _print
@@ -227,18 +230,25 @@ def run(arguments: Any) -> None:
         finally:
             show("\n")
         speed = figures(device, model, len(tokens), seconds)
-        if arguments.json:
-            report = {
-                "prompt": arguments.prompt,
-                "text": "".join(pieces),
-                "tokens": tokens,
-                **speed,
-                "device": arguments.device,
-                "model": str(path),
-            }
-            _print(json.dumps(report) + "\n")
-        else:
+        report = {
+            "prompt": arguments.prompt,
+            "text": "".join(pieces),
+            "tokens": tokens,
+            **speed,
+            "device": arguments.device,
+            "model": str(path),
+        }
+        if not arguments.json:
             _report(device.identify(), speed, len(tokens), seconds)
+        if profile:
+            taken = profile.of_run(
+                device, model, path.stem, prompt=len(prompt), generated=len(tokens)
+            )
+            picture = taken.save_svg(profile.build_folder(taken.board))
+            report["profile"] = {"picture": str(picture), **taken.to_json()}
+            show(f"\n{taken.table()}\n{picture}\n")
+        if arguments.json:
+            _print(json.dumps(report) + "\n")
 
 
 def _print(text: str) -> None:
@@ -294,6 +304,11 @@ def _parse(argv: list[str] | None) -> Any:
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="of the sampling")
     parser.add_argument(
         "--no-stop", action="store_true", help="go on after the token that ends a text"
+    )
+    parser.add_argument(
+        "--profile",
+        action="store_true",
+        help="where the cycles of a token go: a table, and a picture in build/BOARD",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object at the end")
     return parser.parse_args(argv)

@@ -1,0 +1,319 @@
+"""Where the cycles of a token go: counted by a device, predicted from its program, side by side."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from host.descriptor import Unit
+from host.driver import READ_TIMEOUT, SIMULATED_HZ, Device, LinkDevice
+from host.errors import UsageError
+from host.image import Image, compile_image
+from host.protocol import Identity
+from hw.sequencer import Sequencer
+from sim.device import SimulatedPort, announce
+from sim.timeline import draw, operation, sections
+from sim.timing import TimedStep, Timing, predict
+from weights.model import IntegerModel
+
+MEASURED_TOKENS = 8
+"""Tokens that are generated to measure a machine."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """Steps of one kind, or of one section, in one token; cycles are sums over them.
+
+    Parameters
+    ----------
+    name : str
+    units : str
+        Initials of their units.
+    times : int
+        How many there are.
+    counted : float or None
+        Cycles that the sequencer spent at them, by the device's counters.
+    predicted : int
+        The same by the prediction.
+    waited : int
+        Those of the predicted ones in which they were kept from being issued.
+    worked : int
+        Cycles in which their units then worked.
+    """
+
+    name: str
+    units: str
+    times: int
+    counted: float | None
+    predicted: int
+    waited: int
+    worked: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Profile:
+    """The cycles of a generated token.
+
+    Parameters
+    ----------
+    board, model : str
+        Names.
+    timing : Timing
+        The prediction.
+    counted : tuple of float, or None
+        Cycles that a device counted each time at each step; None where none was asked.
+    """
+
+    board: str
+    model: str
+    timing: Timing
+    counted: tuple[float, ...] | None = None
+
+    @property
+    def title(self) -> str:
+        t = self.timing
+        return (
+            f"{self.model} on {self.board}: {t.cycles:,} cycles per generated token, "
+            f"{t.utilization:.1%} of the engine's peak (predicted from the program)"
+        )
+
+    def svg(self) -> str:
+        """The timetable as a picture; bars are those of the prediction."""
+        return draw(self.timing, self.title)
+
+    def save_svg(self, folder: Path) -> Path:
+        """Write ``profile.svg`` into a folder that is made if need be; the file's path."""
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / "profile.svg"
+        path.write_text(self.svg(), encoding="utf-8")
+        return path
+
+    # Sums --------------------------------------------------------------------------------------
+
+    def _row(self, name: str, numbers: Iterable[int]) -> Row:
+        numbers = list(numbers)
+        steps = [self.timing.steps[number] for number in numbers]
+        units = {step.unit: step.unit.name[0] for step in steps}
+        return Row(
+            name=name,
+            units="".join(units[unit] for unit in sorted(units)),
+            times=len(steps),
+            counted=None if self.counted is None else sum(self.counted[n] for n in numbers),
+            predicted=sum(step.cycles for step in steps),
+            waited=sum(step.waited for step in steps),
+            worked=sum(_worked(step) for step in steps),
+        )
+
+    def kinds(self) -> list[Row]:
+        """Steps of one name in all layers, those with most cycles first."""
+        groups: dict[str, list[int]] = {}
+        for number, step in enumerate(self.timing.steps):
+            groups.setdefault(step.kind, []).append(number)
+        rows = [self._row(name, numbers) for name, numbers in groups.items()]
+        return sorted(rows, key=lambda row: -row.predicted)
+
+    def sections(self) -> list[Row]:
+        """The layers, and what is before and after them."""
+        rows, number = [], 0
+        for part in sections(self.timing):
+            rows.append(self._row(part.name, range(number, number + len(part.steps))))
+            number += len(part.steps)
+        return rows
+
+    def engine_waits(self) -> list[tuple[str, str, int]]:
+        """(unit, operation, cycles) that the engine's idle time is owed to, most first."""
+        causes = Counter(
+            {("sequencer", "begin and end of a token"): Sequencer.TOKEN_CYCLES + Sequencer.END_CYCLES}
+        )
+        for span in self.timing.engine_waits():
+            unit = span.step.unit.name.lower() if span.working else "sequencer"
+            what = operation(span.step) if span.working else "fetch and issue"
+            causes[unit, what] += span.end - span.start
+        return [(unit, what, cycles) for (unit, what), cycles in causes.most_common()]
+
+    def differences(self) -> int | None:
+        """Steps of which the device counted something else than is predicted."""
+        if self.counted is None:
+            return None
+        pairs = zip(self.counted, self.timing.steps, strict=True)
+        return sum(counted != step.cycles for counted, step in pairs)
+
+    # Forms -------------------------------------------------------------------------------------
+
+    def steps(self) -> list[list[Any]]:
+        """Each step as name, unit, cycles counted and predicted, what it waited for, the cycle in
+        which it was issued and the first one in which its unit was idle again."""
+        counted: Sequence[float | None] = self.counted or [None] * len(self.timing.steps)
+        return [
+            [s.name, s.unit.name.lower(), c, s.cycles, s.waited_for, s.issued, s.idle]
+            for s, c in zip(self.timing.steps, counted, strict=True)
+        ]
+
+    def to_json(self) -> dict[str, Any]:
+        """All of it as one object of plain values."""
+        return {
+            "cycles_per_token_predicted": self.timing.cycles,
+            "cycles_per_prompt_token_predicted": self.timing.prefill_cycles,
+            "engine_cycles": self.timing.engine_cycles,
+            "utilization": self.timing.utilization,
+            "engine_waits": [list(wait) for wait in self.engine_waits()],
+            "steps": self.steps(),
+        }
+
+    def table(self) -> str:
+        """Text of 80 columns."""
+        return "\n".join(
+            [
+                f"{self.model} on {self.board}, cycles of one generated token",
+                "",
+                *self._engine_lines(),
+                "",
+                *_table("steps by layer", self.sections()),
+                "",
+                *_table("steps by kind", self.kinds()),
+                "",
+                *self._footnotes(),
+            ]
+        )
+
+    def _engine_lines(self) -> Iterator[str]:
+        t = self.timing
+        running = sum(_worked(step) for step in t.steps if step.unit == Unit.ENGINE)
+
+        def line(name: str, cycles: int) -> str:
+            return f"{name:48}{cycles:>12,}{cycles / t.cycles:>9.1%}"
+
+        yield line("a generated token takes", t.cycles)
+        yield line("  the engine takes trits", t.engine_cycles)
+        yield line("  it fills, drains, or ends a group", running - t.engine_cycles)
+        yield line("  it waits", t.cycles - running)
+        for unit, what, cycles in self.engine_waits():
+            yield line(f"    for {unit}: {what}", cycles)
+        yield f"{'a prompt token that chooses nothing takes':48}{t.prefill_cycles:>12,}"
+
+    def _footnotes(self) -> Iterator[str]:
+        yield "Unit E engine, V vector, S scalar, C control. Counted: by the device, each time;"
+        yield "predicted: from the program; waits: until it can be issued; works: its unit then."
+        match self.differences():
+            case None:
+                yield "Nothing was counted: all figures are predicted."
+            case 0:
+                yield "Every step was counted as predicted."
+            case number:
+                yield (
+                    f"{number} of {len(self.timing.steps)} steps were not counted as predicted: "
+                    "is the device of this version?"
+                )
+
+
+def _worked(step: TimedStep) -> int:
+    return 0 if step.unit == Unit.CONTROL else step.idle - step.issued - 1
+
+
+def _table(title: str, rows: list[Row]) -> Iterator[str]:
+    yield f"{title:22}unit {'times':>6}{'counted':>11}{'predicted':>12}{'waits':>11}{'works':>11}"
+    for row in rows:
+        counted = "-" if row.counted is None else f"{row.counted:,.10g}"
+        yield (
+            f"{row.name:22.22}{row.units:5}{row.times:>6,}{counted:>11}{row.predicted:>12,}"
+            f"{row.waited:>11,}{row.worked:>11,}"
+        )
+
+
+# Devices ----------------------------------------------------------------------------------------
+
+
+def machine(device: Device) -> Identity:
+    """What a device says of itself. Raises UsageError for one that has no program."""
+    identity = device.identify()
+    if identity is None:
+        raise UsageError("this device has no program to profile; use sim://BOARD or a board")
+    return identity
+
+
+def _counted(device: Device, timing: Timing, chosen: int) -> tuple[float, ...]:
+    """Mean cycles of each step; ``chosen`` tokens were chosen in what the device counted."""
+    counters = [cycles for _, cycles in device.counters()]
+    tokens, body = device.totals().tokens, len(timing.prefill)
+    times = [tokens if number < body else chosen for number in range(len(counters))]
+    means = (cycles / max(n, 1) for cycles, n in zip(counters, times, strict=True))
+    return tuple(int(mean) if mean.is_integer() else mean for mean in means)
+
+
+def of_run(
+    device: Device, model: IntegerModel, name: str, *, prompt: int, generated: int
+) -> Profile:
+    """The profile of what a device has just generated.
+
+    Parameters
+    ----------
+    model : IntegerModel
+        The one that is loaded, and ``name`` what to call it.
+    prompt, generated : int
+        Tokens of the prompt, and those that came.
+
+    Raises
+    ------
+    UsageError
+        The device has no program.
+    """
+    identity = machine(device)
+    timing = predict(compile_image(model, identity.geometry))
+    # The driver takes a long prompt through in parts; each part chooses a token that is dropped.
+    dropped = (prompt - 1) // max(identity.geometry.tokens - 1, 1)
+    return Profile(
+        board=identity.board,
+        model=name,
+        timing=timing,
+        counted=_counted(device, timing, generated + dropped),
+    )
+
+
+def build_folder(board: str) -> Path:
+    """Where builds of a board lie, by the name that a device reports."""
+    return Path("build") / (re.sub(r"[^\w.-]", "_", board).strip(".") or "device")
+
+
+def unmeasured(image: Image, board: str, model: str) -> Profile:
+    """The prediction alone."""
+    return Profile(board=board, model=model, timing=predict(image))
+
+
+def measure(
+    board: Any,
+    model: IntegerModel,
+    name: str,
+    *,
+    tokens: int = MEASURED_TOKENS,
+    progress: Callable[[str], None] = announce,
+) -> tuple[Profile, float]:
+    """Profile and cycles of a generated token on a board's own core, compiled and run.
+
+    Parameters
+    ----------
+    board : hw.boards.Board
+    tokens : int
+        How many are generated.
+
+    Raises
+    ------
+    SimulationError
+        The simulated device cannot be made.
+    HostError
+        It does not run the model.
+    """
+    port = SimulatedPort(board.core(), timeout=READ_TIMEOUT, progress=progress)
+    options = {"patience": 20, "attempts": 3, "clock_hz": SIMULATED_HZ}
+    with LinkDevice(port, name=f"simulated {board.name}", **options) as device:
+        device.load(model)
+        cycles = []
+        # What a run costs beside its tokens is in both.
+        for count in (1, 1 + tokens):
+            generated = len(list(device.generate([model.start_token], count)))
+            cycles.append(device.totals().cycles)
+        profile = of_run(device, model, name, prompt=1, generated=generated)
+    return replace(profile, board=board.name), (cycles[1] - cycles[0]) / tokens
