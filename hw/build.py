@@ -3,29 +3,37 @@
 `plan` is pure: it makes the files and commands of a build and its digest, and runs nothing.
 `build` runs the tools in ``build/BOARD/DIGEST-TOOLS`` (digests of the plan and of the versions of
 the tools), where every finished step stays, so that no step of a plan runs twice. The best seed's
-bitstream and report go to ``build/BOARD/top.bit`` and ``report.json``. Both are removed before
-anything else happens: what lies there is of the last build, and a ``top.bit`` has met its timing.
+bitstream and report go to ``build/BOARD/top.bit`` and ``report.json``, a picture of a token's time
+to ``profile.svg``. All are removed before anything else happens: what lies there is of the last
+build, and a ``top.bit`` has met its timing.
 
 Tools are those that ``YOSYS``, ``NEXTPNR_ECP5`` and ``ECPPACK`` name, else native ones on ``PATH``,
 else the YoWASP packages.
 """
 
 import argparse
+import contextlib
 import hashlib
 import json
 import math
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from host.errors import FitError
 from host.protocol import DIGEST_BYTES
 from hw.boards import Board, board
-from hw.estimate import CAPACITY, CELLS, estimate
+from hw.estimate import CAPACITY, CELLS, check_fit, estimate
+from hw.speed import find_speed, speed_keys
+from weights.errors import ModelError
 
 SETTINGS = {
     # No memory here uses what it reads from a row that is being written, so the tools may leave out
@@ -35,7 +43,7 @@ SETTINGS = {
         " t:$memrd_v2 r:CLK_ENABLE=1 %i r:COLLISION_X_MASK=1'0 %i r:TRANSPARENCY_MASK=1'0 %i"
     ),
     # router1 takes many times as long. Timing is judged here, so that a failure has a report, too.
-    "nextpnr_opts": "--router router2 --timing-allow-fail --report top.report",
+    "nextpnr_opts": "--router router2 --timing-allow-fail --report top.report --write top.cells",
 }
 
 
@@ -71,7 +79,10 @@ class Plan:
         return tuple(words)
 
 
-SEED_FILES = ("top.tim", "top.report", "top.config", "top.bit", "top.svf")
+SEED_FILES = ("top.tim", "top.report", "top.cells", "top.config", "top.bit", "top.svf")
+PUBLISHED = ("top.bit", "report.json", "profile.svg")
+LIMIT_MINUTES = 30.0
+"""A router that has not converged by then seldom does."""
 
 
 def plan(board: Board, core=None) -> Plan:
@@ -160,6 +171,35 @@ def parse_report(text: str, clock_hz: int) -> dict:
     return result
 
 
+def lut4_by_unit(netlist: dict) -> dict[str, int]:
+    """LUTs of each unit of the core in the netlist that nextpnr writes, by the names of cells.
+
+    ``other`` is what belongs to none. Carry chains begin and end in LUTs that nextpnr adds without
+    a name; they count for the unit of their chain.
+    """
+    (top,) = netlist["modules"].values()
+    units, carries = {}, {}
+    for name, cell in top["cells"].items():
+        if cell["type"] == CELLS["lut4"]:
+            match = re.match(r"core\.([a-z]+)\.", name)
+            units[name] = match[1] if match else None
+            for port in ("FCI", "FCO"):
+                for net in cell["connections"].get(port, ()):
+                    carries.setdefault(net, []).append(name)
+    neighbours = {}
+    for cells in carries.values():
+        for name in cells:
+            neighbours.setdefault(name, []).extend(cells)
+    known = [name for name, unit in units.items() if unit]
+    while known:
+        name = known.pop()
+        for other in neighbours.get(name, ()):
+            if units[other] is None and other.startswith("$nextpnr"):
+                units[other] = units[name]
+                known.append(other)
+    return dict(sorted(Counter(unit or "other" for unit in units.values()).items()))
+
+
 def explain(tool: str, log: str) -> str:
     """Why a tool failed, in one line, from its log."""
     over = [
@@ -183,6 +223,8 @@ class Workplace:
         self.path = output / f"{plan.digest.hex()[:16]}-{key}"
         self.say = say
         self.fresh = False
+        self._running: set[subprocess.Popen] = set()
+        self._stopped = False
         self.path.mkdir(parents=True, exist_ok=True)
         for name, content in plan.files.items():
             (self.path / name).write_text(content)
@@ -192,8 +234,11 @@ class Workplace:
         for path in self.path.glob("*.seconds"):
             path.unlink()
 
-    def run(self, name: str, command: list[str], log: str) -> float:
-        """Run a step unless it is done; returns the seconds that it took when it ran."""
+    def run(self, name: str, command: list[str], log: str, minutes: float | None = None) -> float:
+        """Run a step unless it is done; returns the seconds that it took when it ran.
+
+        Raises BuildError, with nothing of the step left running, if it takes more than ``minutes``.
+        """
         done = self.path / f"{name}.seconds"
         tool, *arguments = command
         if done.exists():
@@ -203,33 +248,117 @@ class Workplace:
         self.say(f"{name}: {tool} {self.versions[tool]}, log in {path}")
         path.unlink(missing_ok=True)
         begin = time.monotonic()
-        output = subprocess.run(
-            [self.tools[tool], *arguments],
-            cwd=self.path,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-        )
+        status, output = self._call([self.tools[tool], *arguments], minutes)
         seconds = round(time.monotonic() - begin, 1)
         text = path.read_text(errors="replace") if path.exists() else ""
-        if output.returncode or not text:
-            text += output.stdout
+        if status or not text:
+            text += output
             path.write_text(text)
-        if output.returncode:
+        if status is None:
+            raise BuildError(
+                f"{tool} was not done after {minutes:g} minutes: try another seed, allow more "
+                f"with --limit, or leave more of the device free (log: {path})"
+            )
+        if status:
             raise BuildError(f"{explain(tool, text)} (log: {path})")
         done.write_text(f"{seconds}")
         self.say(f"{name}: done in {seconds:.0f} s")
         return seconds
 
+    def _call(self, command: list[str], minutes: float | None) -> tuple[int | None, str]:
+        """Exit status and output of a program; the status is None if its time was up.
+
+        It is the head of a process group of its own, so that what it starts ends with it.
+        """
+        process = subprocess.Popen(
+            command,
+            cwd=self.path,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            start_new_session=True,
+        )
+        self._running.add(process)
+        try:
+            if self._stopped:  # while it was being started
+                self._kill(process)
+            output, _ = process.communicate(timeout=minutes and 60 * minutes)
+            return process.returncode, output
+        except subprocess.TimeoutExpired:
+            self._kill(process)
+            return None, process.communicate()[0]
+        except BaseException:
+            self._kill(process)
+            process.communicate()
+            raise
+        finally:
+            self._running.discard(process)
+
+    def stop(self):
+        """End all that runs, from another thread."""
+        self._stopped = True
+        for process in list(self._running):
+            self._kill(process)
+
+    @staticmethod
+    def _kill(process: subprocess.Popen):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+
+    def units(self, name: str) -> dict[str, int] | None:
+        """`lut4_by_unit` of a routed seed; its netlist, which is large, is then removed."""
+        netlist, kept = self.path / f"{name}.cells", self.path / f"{name}.units"
+        if netlist.exists():
+            kept.write_text(json.dumps(lut4_by_unit(json.loads(netlist.read_text()))))
+            netlist.unlink()
+        return json.loads(kept.read_text()) if kept.exists() else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Routed:
+    """What became of one seed: figures of its report and the seconds it took, or why it failed."""
+
+    result: dict | None = None
+    seconds: float = 0
+    failure: BuildError | None = None
+
+
+def _route(place: Workplace, plan: Plan, seed: int, minutes: float | None) -> Routed:
+    _, route, _ = plan.seeded(seed)
+    name = f"seed-{seed}"
+    try:
+        took = place.run(name, route, f"{name}.tim", minutes)
+    except BuildError as error:
+        place.say(f"{name}: {error}")
+        return Routed(failure=error)
+    result = parse_report((place.path / f"{name}.report").read_text(), plan.board.clock_hz)
+    place.say(f"{name}: {result['clock_mhz']:.2f} MHz")
+    return Routed(result=result, seconds=took)
+
+
+def check_size(board: Board, say=print):
+    """Says before anything runs whether the estimate fits; raises BuildError if it does not."""
+    if board.simulated:
+        return
+    fit = check_fit(estimate(board.geometry), board.device)
+    for warning in fit.warnings:
+        say(f"warning: {warning}")
+    if fit.lacks:
+        raise BuildError(f"{board.name} does not fit {board.device}: {'; '.join(fit.lacks)}")
+
 
 def build(
     board: Board,
     *,
-    seeds=(1,),
+    seeds=None,
     output: Path = Path("build"),
     force: bool = False,
     core=None,
+    limit: float | None = LIMIT_MINUTES,
+    jobs: int = 1,
+    model: str | None = None,
+    measure=find_speed,
     say=print,
 ) -> dict:
     """Build a board's bitstream with each of ``seeds``, keep the fastest, return its report.
@@ -239,62 +368,85 @@ def build(
 
     Parameters
     ----------
-    seeds : iterable of int
-        Of the placer.
+    seeds : iterable of int or None
+        Of the placer; the board's own unless given.
     output : Path
         Where the board's directory is.
     force : bool
         Run finished steps again.
     core : function or None
         For `plan`.
+    limit : float or None
+        Minutes that one seed may take to be placed and routed.
+    jobs : int
+        Seeds at a time.
+    model : str or None
+        Of the report's cycles per token; see `hw.speed.find_speed`.
+    measure : function
+        Finds them; a machine that is not the board's own has none.
     say : function
         Receives lines on the progress.
     """
     directory = Path(output) / board.name
-    for name in ("top.bit", "report.json"):
+    for name in PUBLISHED:
         (directory / name).unlink(missing_ok=True)
+    check_size(board, say)
     the_plan = plan(board, core)
     place = Workplace(the_plan, directory, say)
     if force:
         place.clear()
 
+    try:
+        speed = measure(board, model, say)
+    except (FitError, ModelError, OSError) as error:
+        raise BuildError(f"{model}: {error}") from None
+
     synthesis, *_ = the_plan.commands
     seconds = {"yosys": place.run("synthesis", synthesis, "top.rpt")}
-    routed, failures = {}, []
-    for seed in seeds:
-        _, route, _ = the_plan.seeded(seed)
-        name = f"seed-{seed}"
+    seeds = [board.seed] if seeds is None else list(seeds)
+    with ThreadPoolExecutor(jobs) as pool:
         try:
-            took = place.run(name, route, f"{name}.tim")
-        except BuildError as error:
-            failures.append(error)
-            say(f"{name}: {error}")
-            continue
-        result = parse_report((place.path / f"{name}.report").read_text(), board.clock_hz)
-        routed[seed] = result, took
-        say(f"{name}: {result['clock_mhz']:.2f} MHz")
+            tried = dict(
+                zip(
+                    seeds,
+                    pool.map(lambda seed: _route(place, the_plan, seed, limit), seeds),
+                    strict=True,
+                )
+            )
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            place.stop()
+            raise
+    routed = {seed: trial for seed, trial in tried.items() if trial.result}
     if not routed:
-        raise failures[0]
-    seed = max(routed, key=lambda s: (routed[s][0]["passed"], routed[s][0]["clock_mhz"]))
-    result, seconds["nextpnr"] = routed[seed]
+        raise tried[seeds[0]].failure
+    seed = max(routed, key=lambda s: (routed[s].result["passed"], routed[s].result["clock_mhz"]))
+    result, seconds["nextpnr"] = routed[seed].result, routed[seed].seconds
     if result["passed"]:
         pack = the_plan.seeded(seed)[-1]
         seconds["ecppack"] = place.run(f"pack-{seed}", pack, f"pack-{seed}.log")
+    units = place.units(f"seed-{seed}")
     report = {
         "board": board.name,
         "digest": the_plan.digest.hex(),
         **result,
+        "engine_lut4": units and units.get("engine", 0),
+        "lut4_by_unit": units,
         "lanes": board.geometry.lanes,
         "geometry": asdict(board.geometry),
         "estimate": estimate(board.geometry),
         "seed": seed,
-        "seeds": {str(s): r["clock_mhz"] for s, (r, _) in routed.items()},
+        "seeds": {str(s): t.result and t.result["clock_mhz"] for s, t in tried.items()},
+        "failures": {str(s): str(t.failure) for s, t in tried.items() if t.failure},
         "tools": place.versions,
         "seconds": seconds,
+        **speed_keys(speed, clock_mhz=result["clock_mhz"], clock_hz=board.clock_hz),
     }
     if not place.fresh:
         say(f"already built: digest {report['digest']}; --force builds it again")
-    _publish(directory / "report.json", (json.dumps(report, indent=2) + "\n").encode())
+    _publish(directory / "report.json", compact_json(report).encode())
+    if speed:
+        _publish(directory / "profile.svg", speed.profile.svg().encode())
     if not result["passed"]:
         raise BuildError(
             f"timing failed: {result['clock_mhz']:.2f} MHz of "
@@ -302,6 +454,16 @@ def build(
         )
     _publish(directory / "top.bit", (place.path / f"seed-{seed}.bit").read_bytes())
     return report
+
+
+def compact_json(value: dict) -> str:
+    """Indented, but with each list that holds neither lists nor objects in a line of its own."""
+
+    def join(found):
+        return "[" + re.sub(r"\n *", " ", found[1]) + "]"
+
+    text = json.dumps(value, indent=2)
+    return re.sub(r"\[\n\s+([^][{}]*?)\n\s+\]", join, text) + "\n"
 
 
 def _publish(path: Path, content: bytes):
@@ -323,6 +485,14 @@ def table(board: Board, guess: dict, report: dict | None = None) -> str:
             f"clock   {report['clock_mhz']:10.2f} MHz routed, {report['clock_required_mhz']:g} MHz "
             f"required, seed {report['seed']}"
         )
+        if report["engine_lut4"] is not None:
+            lines.append(f"engine  {report['engine_lut4']:10} LUT4 routed")
+        if report["cycles_per_token"]:
+            lines.append(
+                f"{report['model']}: {report['cycles_per_token']:,.10g} cycles per token, "
+                f"{report['utilization']:.1%} of the engine's peak, "
+                f"{report['tokens_per_s']:,.0f} tokens/s at the routed clock (simulated)"
+            )
     return "\n".join(lines)
 
 
@@ -332,23 +502,41 @@ def main(arguments=None) -> int:
     )
     parser.add_argument("board")
     parser.add_argument("--seeds", type=int, default=1, help="how many to try (default 1)")
-    parser.add_argument("--seed", type=int, default=1, help="the first one (default 1)")
+    parser.add_argument("--seed", type=int, help="the first one (default: the board's)")
+    parser.add_argument("--jobs", type=int, default=1, help="seeds at a time (default 1)")
+    parser.add_argument(
+        "--limit",
+        type=float,
+        default=LIMIT_MINUTES,
+        metavar="MINUTES",
+        help="for placing and routing one seed (default %(default)g)",
+    )
+    parser.add_argument("--model", help="of the report's cycles (default: that of infer.py)")
     parser.add_argument("--estimate-only", action="store_true", help="run no tools")
     parser.add_argument("--force", action="store_true", help="build again what is there")
     parser.add_argument("--output", type=Path, default=Path("build"), help="default: build")
     options = parser.parse_args(arguments)
     if options.seeds < 1:
         parser.error(f"--seeds must be at least 1, not {options.seeds}")
+    if options.jobs < 1:
+        parser.error(f"--jobs must be at least 1, not {options.jobs}")
+    if not options.limit > 0:
+        parser.error(f"--limit must be more than 0 minutes, not {options.limit:g}")
     try:
         target = board(options.board)
         if options.estimate_only:
             print(table(target, estimate(target.geometry)))
+            check_size(target)
             return 0
+        first = target.seed if options.seed is None else options.seed
         report = build(
             target,
-            seeds=range(options.seed, options.seed + options.seeds),
+            seeds=range(first, first + options.seeds),
             output=options.output,
             force=options.force,
+            limit=options.limit,
+            jobs=options.jobs,
+            model=options.model,
             say=lambda text: print(text, flush=True),
         )
     except (BuildError, ValueError) as error:
@@ -360,4 +548,5 @@ def main(arguments=None) -> int:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # the tools end, too
     sys.exit(main())

@@ -6,6 +6,8 @@ to 1,024 lanes and vector units of 1 to 8 elements synthesised for ECP5 by yosys
 what is left of the whole ULX3S-85F machine (256 lanes, 2 elements) is the fixed part.
 """
 
+from dataclasses import dataclass
+
 from host.geometry import Geometry
 from host.protocol import MAX_PAYLOAD
 
@@ -14,6 +16,17 @@ CELLS = {"lut4": "TRELLIS_COMB", "ff": "TRELLIS_FF", "bram": "DP16KD", "dsp": "M
 
 CAPACITY = {"LFE5U-85F": {"lut4": 83640, "ff": 83640, "bram": 208, "dsp": 156}}
 """Of devices, by part number."""
+
+NEAR = 0.97
+"""Share of a resource from which on placing and routing are likely to be in trouble."""
+
+REMEDIES = {
+    "lut4": "rows, columns or elements",
+    "ff": "rows, columns or elements",
+    "bram": "weight_rows, table_words or another depth",
+    "dsp": "elements",
+}
+"""What of a geometry makes each resource smaller."""
 
 SHAPES = ((16384, 1), (8192, 2), (4096, 4), (2048, 9), (1024, 18), (512, 36))
 """Depth and width that one block RAM can have."""
@@ -87,3 +100,34 @@ def estimate(geometry: Geometry) -> dict[str, int]:
         "bram": block_rams,
         "dsp": DSP_PER_ELEMENT * g.elements,
     }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fit:
+    """Whether an estimate fits a device: complaints in one line each.
+
+    Parameters
+    ----------
+    lacks : tuple of str
+        Resources of which the device has too little.
+    warnings : tuple of str
+        Resources of which nearly nothing is left.
+    """
+
+    lacks: tuple[str, ...]
+    warnings: tuple[str, ...]
+
+
+def check_fit(guess: dict[str, int], device: str) -> Fit:
+    """What an `estimate` means for a device of ``CAPACITY``."""
+    lacks, warnings = [], []
+    for name, need in guess.items():
+        available = CAPACITY[device][name]
+        if need > available:
+            lacks.append(f"{name} needs about {need} of {available}: reduce {REMEDIES[name]}")
+        elif need >= NEAR * available:
+            warnings.append(
+                f"{name} needs about {need} of {available} ({need / available:.0%}) of {device}: "
+                f"it may not route; a smaller {REMEDIES[name]} would help"
+            )
+    return Fit(lacks=tuple(lacks), warnings=tuple(warnings))

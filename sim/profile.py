@@ -127,7 +127,10 @@ class Profile:
     def engine_waits(self) -> list[tuple[str, str, int]]:
         """(unit, operation, cycles) that the engine's idle time is owed to, most first."""
         causes = Counter(
-            {("sequencer", "begin and end of a token"): Sequencer.TOKEN_CYCLES + Sequencer.END_CYCLES}
+            {
+                ("sequencer", "begin and end of a token"): Sequencer.TOKEN_CYCLES
+                + Sequencer.END_CYCLES
+            }
         )
         for span in self.timing.engine_waits():
             unit = span.step.unit.name.lower() if span.working else "sequencer"

@@ -20,7 +20,7 @@ TITLE, FOOT, HEAD = 20, 26, 76
 """Heights above and below a band's lanes, and above the first band."""
 LETTER = 5.6
 """Width of a letter at most, for names in bars."""
-TICKS = 12
+TICKS = 20
 """Of a band's axis, at most."""
 
 COLOURS = {
