@@ -2,8 +2,12 @@
 
 import json
 import os
+import re
+import signal
 import subprocess
 import sys
+import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,10 +16,15 @@ from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from host.geometry import Geometry
+from host.image import compile_image
+from host.infer import ZOO
 from host.protocol import DIGEST_BYTES
 from hw import boards, build
-from hw.estimate import CAPACITY, arrange, estimate
+from hw.estimate import CAPACITY, arrange, check_fit, estimate
+from hw.speed import Speed, find_speed
 from hw.top import EcpPll, Top
+from sim.profile import unmeasured
+from weights.model import IntegerModel
 
 REPOSITORY = Path(__file__).parents[1]
 
@@ -54,6 +63,37 @@ REPORT = {
     },
 }
 
+# As nextpnr writes it, with the keys that are looked at; a chain of the engine begins and ends in
+# LUTs of nextpnr's own.
+COMB = "TRELLIS_COMB"
+NETLIST = {
+    "modules": {
+        "top": {
+            "cells": {
+                "core.engine.row_0.held_LUT4_Z": {"type": COMB, "connections": {"FCI": []}},
+                "core.engine.row_0.x_CCU2C_S0$CCU2_COMB0": {
+                    "type": COMB,
+                    "connections": {"FCI": [2], "FCO": [3]},
+                },
+                "core.engine.row_0.held": {"type": "TRELLIS_FF", "connections": {}},
+                "$nextpnr_CCU2C_7$CCU2_COMB0": {
+                    "type": COMB,
+                    "connections": {"FCI": [], "FCO": [1]},
+                },
+                "$nextpnr_CCU2C_7$CCU2_COMB1": {
+                    "type": COMB,
+                    "connections": {"FCI": [1], "FCO": [2]},
+                },
+                "$nextpnr_CCU2C_8$CCU2_COMB0": {"type": COMB, "connections": {"FCI": [3]}},
+                "$nextpnr_CCU2C_9$CCU2_COMB0": {"type": COMB, "connections": {"FCI": [9]}},
+                "core.vector.lane_0.x_LUT4_Z": {"type": COMB, "connections": {}},
+                "core.engine__like_LUT4_Z": {"type": COMB, "connections": {}},
+                "receiver.timer_LUT4_Z": {"type": COMB, "connections": {}},
+            }
+        }
+    }
+}
+
 LOG = """\
 Info: Logic utilisation before packing:
 Info:     Total LUT4s:       100/83640     0%
@@ -76,6 +116,11 @@ with open(os.environ["CALLS"], "a") as calls:
     calls.write(tool + "\\n")
 def after(option):
     return sys.argv[sys.argv.index(option) + 1]
+if tool == "nextpnr" and after("--seed") in os.environ.get("HANGS", "").split():
+    import subprocess, time
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    pathlib.Path(os.environ["CALLS"] + ".hung").write_text(f"{{os.getpid()}} {{child.pid}}")
+    time.sleep(60)
 if os.environ.get("FAILS") == tool:
     print(os.environ["SAYS"])
     sys.exit(1)
@@ -83,6 +128,7 @@ if tool == "nextpnr":
     report = os.environ.get("REPORT_OF_SEED_" + after("--seed"), os.environ["REPORT"])
     pathlib.Path(after("--report")).write_text(report)
     pathlib.Path(after("--textcfg")).write_text("config " + after("--seed"))
+    pathlib.Path(after("--write")).write_text(os.environ["NETLIST"])
 if tool == "ecppack":
     config = pathlib.Path(after("--input")).read_text()
     pathlib.Path(after("--bit")).write_text("bitstream of " + config)
@@ -135,6 +181,7 @@ def tools(tmp_path, monkeypatch):
     monkeypatch.setenv("ECPPACK", str(tmp_path / "ecppack"))
     monkeypatch.setenv("CALLS", str(tmp_path / "calls"))
     monkeypatch.setenv("REPORT", report(78.15))
+    monkeypatch.setenv("NETLIST", json.dumps(NETLIST))
 
     def calls():
         path = tmp_path / "calls"
@@ -277,6 +324,17 @@ def test_report_of_nextpnr():
         build.parse_report(json.dumps(REPORT), 60_000_000)
 
 
+def test_luts_belong_to_the_units_that_name_them():
+    assert build.lut4_by_unit(NETLIST) == {"engine": 5, "other": 3, "vector": 1}
+
+
+def test_reports_have_short_lists_in_one_line():
+    value = {"a": [1, [2, "x"], []], "b": {"c": [None, 1.5]}, "d": ["core.row[3]", "y"]}
+    text = build.compact_json(value)
+    assert json.loads(text) == value
+    assert '    [2, "x"]' in text and '"c": [null, 1.5]' in text
+
+
 def test_failures_are_explained_in_one_line():
     assert build.explain("nextpnr-ecp5", LOG) == "design does not fit: DP16KD 231 of 208"
     fits = LOG.replace("231/", "201/")
@@ -378,6 +436,183 @@ def test_missing_tool_is_named(board, tools, tmp_path, monkeypatch):
     monkeypatch.setenv("YOSYS", str(tmp_path / "nowhere"))
     with pytest.raises(build.BuildError, match=r"nowhere is not there: install .* or set YOSYS"):
         run(board, tmp_path / "out")
+
+
+def test_report_has_the_luts_of_the_engine(board, tools, tmp_path):
+    for _ in range(2):
+        result, _ = run(board, tmp_path / "out")
+        assert result["engine_lut4"] == 5
+        assert result["lut4_by_unit"] == {"engine": 5, "other": 3, "vector": 1}
+    assert not list((tmp_path / "out").rglob("*.cells"))
+
+
+def test_board_names_its_first_seed(board, tools, tmp_path, monkeypatch):
+    result, _ = run(replace(board, seed=7), tmp_path / "out")
+    assert result["seed"] == 7 and result["seeds"] == {"7": 78.15}
+
+
+def test_failed_seeds_are_in_the_report(board, tools, tmp_path, monkeypatch):
+    monkeypatch.setenv("HANGS", "1")
+    result, said = run(board, tmp_path / "out", seeds=(1, 3), limit=0.05)
+    assert result["seed"] == 3
+    assert result["seeds"] == {"1": None, "3": 78.15}
+    assert set(result["failures"]) == {"1"}
+    assert "was not done after 0.05 minutes: try another seed" in result["failures"]["1"]
+    assert f"seed-1: {result['failures']['1']}" in said
+
+
+def gone(process: int) -> bool:
+    """Whether a process has ended; one that nobody waited for has, too."""
+    try:
+        state = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return True
+    return state == "Z"
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
+def test_nothing_runs_after_the_limit(board, tools, tmp_path, monkeypatch):
+    monkeypatch.setenv("HANGS", "1")
+    with pytest.raises(build.BuildError, match=r"nextpnr.* was not done after 0.02 minutes"):
+        run(board, tmp_path / "out", limit=0.02)
+    assert not (tmp_path / "out" / board.name / "report.json").exists()
+    pids = (tmp_path / "calls.hung").read_text().split()
+    deadline = time.monotonic() + 10
+    while not all(gone(int(pid)) for pid in pids) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert all(gone(int(pid)) for pid in pids)
+    monkeypatch.delenv("HANGS")
+    assert run(board, tmp_path / "out")[0]["seeds"] == {"1": 78.15}
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_nothing_runs_after_an_interrupt(board, tools, tmp_path, number):
+    code = (
+        "import signal, sys; from hw import build; from tests.test_build import Echo;"
+        "signal.signal(signal.SIGINT, signal.default_int_handler);"
+        "signal.signal(signal.SIGTERM, lambda *_: sys.exit(143));"
+        "build.build(build.board('ulx3s_85f'), core=Echo, measure=lambda *_: None,"
+        "            output=build.Path(sys.argv[1]), seeds=(1, 2), jobs=2)"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path / "out")],
+        cwd=REPOSITORY,
+        env={**os.environ, "HANGS": "1"},
+        stderr=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+    )
+    hung = tmp_path / "calls.hung"
+    while not hung.exists() or len(hung.read_text().split()) < 2:
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(number)
+    assert process.wait(20) != 0
+    assert all(gone(int(pid)) for pid in hung.read_text().split())
+
+
+def test_seeds_run_side_by_side(board, tools, tmp_path, monkeypatch):
+    running, most = [], []
+
+    def route(place, plan, seed, minutes):
+        running.append(seed)
+        most.append(len(running))
+        time.sleep(0.2)
+        running.remove(seed)
+        return real(place, plan, seed, minutes)
+
+    real = build._route
+    monkeypatch.setattr(build, "_route", route)
+    result, _ = run(board, tmp_path / "out", seeds=(3, 4, 5, 6), jobs=2)
+    assert list(result["seeds"]) == ["3", "4", "5", "6"]
+    assert max(most) == 2
+
+
+def test_machine_too_large_is_refused_before_any_tool_runs(board, tools, tmp_path):
+    large = replace(board, geometry=replace(board.geometry, weight_rows=4096, rows=64))
+    with pytest.raises(build.BuildError) as failure:
+        run(large, tmp_path / "out")
+    text = str(failure.value)
+    assert re.fullmatch(
+        r"ulx3s_85f does not fit LFE5U-85F: bram needs about \d+ of 208: "
+        r"reduce weight_rows, table_words or another depth",
+        text,
+    )
+    assert not tools()
+    large = replace(board, geometry=replace(board.geometry, rows=256, columns=16, weight_rows=128))
+    with pytest.raises(build.BuildError, match=r"lut4 needs about \d+ of 83640: reduce rows, col"):
+        run(large, tmp_path / "out")
+    assert not tools()
+
+
+def test_nearly_full_device_is_warned_of(board, tools, tmp_path):
+    guess = {"lut4": 83640, "ff": 81130, "bram": 203, "dsp": 1}
+    fit = check_fit(guess, "LFE5U-85F")
+    assert not fit.lacks
+    assert [line.split()[0] for line in fit.warnings] == ["lut4", "bram"]
+    used = estimate(board.geometry)["bram"]
+    _, said = run(board, tmp_path / "out")
+    warned = f"warning: bram needs about {used} of 208" in said
+    assert warned == (used >= 0.97 * 208)
+
+
+# Speed
+
+
+@pytest.fixture(scope="module")
+def predicted():
+    path = ZOO / "stories-tiny.safetensors"
+    image = compile_image(IntegerModel.load(path), boards.board("sim_tiny").geometry)
+    return unmeasured(image, "sim_tiny", path.stem)
+
+
+def test_report_has_the_speed(board, tools, tmp_path, predicted):
+    speed = Speed(profile=predicted, cycles=25_000.0)
+    result, _ = run(board, tmp_path / "out", measure=lambda *_: speed)
+    timing = predicted.timing
+    assert {
+        "model": "stories-tiny",
+        "contexts": 1,
+        "trits_per_token": timing.image.trits_per_token,
+        "cycles_per_token": 25_000,
+        "cycles_per_token_predicted": timing.cycles,
+        "utilization": timing.image.trits_per_token / (16 * 25_000),
+        "tokens_per_s": 3126,
+        "tokens_per_s_as_built": 2000,
+    }.items() <= result.items()
+    assert [step[0] for step in result["profile"]] == [step.name for step in timing.steps]
+    place = tmp_path / "out" / board.name
+    assert json.loads((place / "report.json").read_text()) == result
+    assert (place / "profile.svg").read_text() == predicted.svg()
+
+
+def test_build_without_a_simulator_says_so(board, tools, tmp_path, monkeypatch):
+    monkeypatch.setenv("VERILATOR", "no-such-verilator")
+    result, said = run(board, tmp_path / "out", measure=find_speed)
+    assert "cycles per token are only predicted: VERILATOR must be a program" in said
+    for key in ("cycles_per_token", "utilization", "tokens_per_s", "tokens_per_s_as_built"):
+        assert result[key] is None
+    assert result["model"] == "stories-small"
+    assert result["cycles_per_token_predicted"] > 0
+    assert (tmp_path / "out" / board.name / "top.bit").exists()
+
+
+def test_speed_is_simulated():
+    board = boards.board("sim_tiny")
+    speed = find_speed(board, "stories-tiny", lambda text: None)
+    assert speed.cycles == speed.profile.timing.cycles
+    assert speed.profile.differences() == 0
+
+
+def test_model_that_does_not_fit(board, tools, tmp_path):
+    said = []
+    assert find_speed(boards.board("sim_tiny"), None, said.append) is None
+    assert said[0].startswith("no cycles per token: model does not fit the device")
+    for model in ("stories-base", "no-such-model"):
+        with pytest.raises(build.BuildError, match=model):
+            run(board, tmp_path / "out", measure=find_speed, model=model)
+    result, _ = run(board, tmp_path / "out")
+    assert result["model"] is result["profile"] is result["cycles_per_token_predicted"] is None
 
 
 # Command line
