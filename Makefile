@@ -7,12 +7,13 @@ PROMPT ?= Once upon a time
 SIM ?= $(if $(shell command -v iverilog),icarus,verilator)
 JOBS ?= $(shell nproc 2>/dev/null || echo 2)
 SEEDS ?=
+LIMIT ?=
 
 VENV := .venv
 RUN := $(VENV)/bin/python
 
 .NOTPARALLEL:
-.PHONY: help demo test sim bitstream lint clean
+.PHONY: help demo profile test sim bitstream lint clean
 
 help:
 	@awk -F ' ## ' '/^[a-z]+:.* ## / {split($$1, name, ":"); printf "make %-10s %s\n", name[1], $$2}' \
@@ -21,14 +22,19 @@ help:
 demo: $(VENV)/.with-sim ## a story from the simulated board: BOARD=ulx3s_85f PROMPT="..."
 	$(RUN) host/infer.py --device "sim://$(BOARD)" --prompt "$(PROMPT)"
 
+profile: $(VENV)/.with-sim ## the same with where its cycles go: build/BOARD/profile.svg
+	$(RUN) host/infer.py --device "sim://$(BOARD)" --prompt "$(PROMPT)" --profile
+
 test: $(VENV)/.with-sim,build,test ## all tests, JOBS=n at a time
 	$(RUN) -m pytest -n $(JOBS) tests
 
 sim: $(VENV)/.with-sim,test ## cocotb benches of every unit: SIM=icarus|verilator
 	SIM=$(SIM) $(RUN) -m pytest -n $(JOBS) sim/benches
 
-bitstream: $(VENV)/.with-build ## bitstream and report: BOARD=ulx3s_85f SEEDS=n
-	$(RUN) -m hw.build $(BOARD) $(if $(SEEDS),--seeds $(SEEDS))
+# Only a JOBS that was given counts here: each seed takes a processor and much memory.
+bitstream: $(VENV)/.with-build,sim ## bitstream and report: BOARD=ulx3s_85f SEEDS=n JOBS=n LIMIT=minutes
+	$(RUN) -m hw.build $(BOARD) $(if $(SEEDS),--seeds $(SEEDS)) $(if $(LIMIT),--limit $(LIMIT)) \
+		$(if $(filter-out file,$(origin JOBS)),--jobs $(JOBS))
 
 lint: $(VENV)/.with-lint ## style and types
 	$(VENV)/bin/ruff check .

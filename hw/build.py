@@ -383,7 +383,7 @@ def build(
     model : str or None
         Of the report's cycles per token; see `hw.speed.find_speed`.
     measure : function
-        Finds them; a machine that is not the board's own has none.
+        What finds them, with the arguments of `hw.speed.find_speed`.
     say : function
         Receives lines on the progress.
     """

@@ -199,8 +199,8 @@ class Profile:
         yield f"{'a prompt token that chooses nothing takes':48}{t.prefill_cycles:>12,}"
 
     def _footnotes(self) -> Iterator[str]:
-        yield "Unit E engine, V vector, S scalar, C control. Counted: by the device, each time;"
-        yield "predicted: from the program; waits: until it can be issued; works: its unit then."
+        yield "Units: E engine, V vector, S scalar, C control. Counted: by the device, mean;"
+        yield "predicted: from the program; waits: until it is issued; works: then its unit."
         match self.differences():
             case None:
                 yield "Nothing was counted: all figures are predicted."

@@ -627,6 +627,38 @@ def test_errors_are_one_line(capsys, tmp_path):
     assert errors[1].startswith("error: sim_small is a simulated board")
 
 
+@pytest.mark.parametrize(
+    "arguments", [["--seeds", "0"], ["--jobs", "0"], ["--limit", "0"], ["--limit", "nan"]]
+)
+def test_wrong_usage(capsys, arguments):
+    with pytest.raises(SystemExit) as exit:
+        build.main(["ulx3s_85f", *arguments])
+    assert exit.value.code == 2
+    assert f"{arguments[0]} must be" in capsys.readouterr().err
+
+
+def test_command_line_begins_at_the_seed_of_the_board(board, tools, tmp_path, monkeypatch, capsys):
+    real, seen = build.build, {}
+
+    def record(target, **options):
+        seen.update(options)
+        return real(target, core=Echo, measure=lambda *_: None, **options)
+
+    monkeypatch.setattr(build, "build", record)
+    monkeypatch.setattr(build, "board", lambda name: replace(board, seed=5))
+    arguments = ["ulx3s_85f", "--seeds", "2", "--limit", "3", "--jobs", "2"]
+    assert build.main([*arguments, "--output", str(tmp_path / "out")]) == 0
+    assert list(seen["seeds"]) == [5, 6] and seen["limit"] == 3 and seen["jobs"] == 2
+    assert "5 LUT4 routed" in capsys.readouterr().out
+
+
+def test_estimate_of_what_does_not_fit_is_a_failure(board, monkeypatch, capsys):
+    large = replace(board, geometry=replace(board.geometry, weight_rows=1 << 14))
+    monkeypatch.setattr(build, "board", lambda name: large)
+    assert build.main(["ulx3s_85f", "--estimate-only"]) == 1
+    assert capsys.readouterr().err.startswith("error: ulx3s_85f does not fit LFE5U-85F: bram needs")
+
+
 def test_estimate_needs_no_tools(capsys, monkeypatch):
     monkeypatch.setenv("PATH", "")
     assert build.main(["ulx3s_85f", "--estimate-only"]) == 0
