@@ -332,7 +332,7 @@ def main(arguments=None) -> int:
     )
     parser.add_argument("board")
     parser.add_argument("--seeds", type=int, default=1, help="how many to try (default 1)")
-    parser.add_argument("--seed", type=int, default=1, help="the first one (default 1)")
+    parser.add_argument("--seed", type=int, help="the first one (default: the board's)")
     parser.add_argument("--estimate-only", action="store_true", help="run no tools")
     parser.add_argument("--force", action="store_true", help="build again what is there")
     parser.add_argument("--output", type=Path, default=Path("build"), help="default: build")
@@ -344,9 +344,10 @@ def main(arguments=None) -> int:
         if options.estimate_only:
             print(table(target, estimate(target.geometry)))
             return 0
+        first = target.seed if options.seed is None else options.seed
         report = build(
             target,
-            seeds=range(options.seed, options.seed + options.seeds),
+            seeds=range(first, first + options.seeds),
             output=options.output,
             force=options.force,
             say=lambda text: print(text, flush=True),

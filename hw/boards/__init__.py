@@ -27,6 +27,8 @@ class Board:
         needs neither that package nor any tool.
     device : str or None
         Part number, the key of ``hw.estimate.CAPACITY``.
+    seed : int
+        Of the placer: one that met the timing.
     """
 
     name: str
@@ -35,6 +37,7 @@ class Board:
     baud: int | None = None
     platform: str | None = None
     device: str | None = None
+    seed: int = 1
 
     def __post_init__(self):
         if (self.platform is None) != (self.baud is None):
