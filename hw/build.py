@@ -43,7 +43,7 @@ SETTINGS = {
         " t:$memrd_v2 r:CLK_ENABLE=1 %i r:COLLISION_X_MASK=1'0 %i r:TRANSPARENCY_MASK=1'0 %i"
     ),
     # router1 takes many times as long. Timing is judged here, so that a failure has a report, too.
-    "nextpnr_opts": "--router router2 --timing-allow-fail --report top.report --write top.cells",
+    "nextpnr_opts": "--router router2 --timing-allow-fail --report top.report",
 }
 
 
@@ -75,11 +75,12 @@ class Plan:
         """Commands for one seed of the placer, each seed with files of its own."""
         names = {name: f"seed-{seed}.{name.partition('.')[2]}" for name in SEED_FILES}
         words = [[names.get(word, word) for word in command] for command in self.commands]
-        words[1] += ["--seed", str(seed)]
+        # The netlist says what each unit takes. It is not of the plan: it decides nothing.
+        words[1] += ["--write", f"seed-{seed}.cells", "--seed", str(seed)]
         return tuple(words)
 
 
-SEED_FILES = ("top.tim", "top.report", "top.cells", "top.config", "top.bit", "top.svf")
+SEED_FILES = ("top.tim", "top.report", "top.config", "top.bit", "top.svf")
 PUBLISHED = ("top.bit", "report.json", "profile.svg")
 LIMIT_MINUTES = 30.0
 """A router that has not converged by then seldom does."""
@@ -351,7 +352,7 @@ def check_size(board: Board, say=print):
 def build(
     board: Board,
     *,
-    seeds=None,
+    seeds=(1,),
     output: Path = Path("build"),
     force: bool = False,
     core=None,
@@ -368,8 +369,8 @@ def build(
 
     Parameters
     ----------
-    seeds : iterable of int or None
-        Of the placer; the board's own unless given.
+    seeds : iterable of int
+        Of the placer.
     output : Path
         Where the board's directory is.
     force : bool
@@ -403,7 +404,7 @@ def build(
 
     synthesis, *_ = the_plan.commands
     seconds = {"yosys": place.run("synthesis", synthesis, "top.rpt")}
-    seeds = [board.seed] if seeds is None else list(seeds)
+    seeds = list(seeds)
     with ThreadPoolExecutor(jobs) as pool:
         try:
             tried = dict(
@@ -426,6 +427,8 @@ def build(
         pack = the_plan.seeded(seed)[-1]
         seconds["ecppack"] = place.run(f"pack-{seed}", pack, f"pack-{seed}.log")
     units = place.units(f"seed-{seed}")
+    if units is None:
+        say(f"seed-{seed}: no netlist tells the units' LUTs; --force routes it again")
     report = {
         "board": board.name,
         "digest": the_plan.digest.hex(),

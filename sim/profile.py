@@ -244,7 +244,7 @@ def _counted(device: Device, timing: Timing, chosen: int) -> tuple[float, ...]:
     tokens, body = device.totals().tokens, len(timing.prefill)
     times = [tokens if number < body else chosen for number in range(len(counters))]
     means = (cycles / max(n, 1) for cycles, n in zip(counters, times, strict=True))
-    return tuple(int(mean) if mean.is_integer() else mean for mean in means)
+    return tuple(map(_whole, means))
 
 
 def of_run(
@@ -274,6 +274,11 @@ def of_run(
         timing=timing,
         counted=_counted(device, timing, generated + dropped),
     )
+
+
+def _whole(mean: float) -> float:
+    """A mean that is whole as an int, which is how it is then printed."""
+    return int(mean) if mean.is_integer() else mean
 
 
 def build_folder(board: str) -> Path:
@@ -319,4 +324,4 @@ def measure(
             generated = len(list(device.generate([model.start_token], count)))
             cycles.append(device.totals().cycles)
         profile = of_run(device, model, name, prompt=1, generated=generated)
-    return replace(profile, board=board.name), (cycles[1] - cycles[0]) / tokens
+    return replace(profile, board=board.name), _whole((cycles[1] - cycles[0]) / tokens)

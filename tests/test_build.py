@@ -444,11 +444,11 @@ def test_report_has_the_luts_of_the_engine(board, tools, tmp_path):
         assert result["engine_lut4"] == 5
         assert result["lut4_by_unit"] == {"engine": 5, "other": 3, "vector": 1}
     assert not list((tmp_path / "out").rglob("*.cells"))
-
-
-def test_board_names_its_first_seed(board, tools, tmp_path, monkeypatch):
-    result, _ = run(replace(board, seed=7), tmp_path / "out")
-    assert result["seed"] == 7 and result["seeds"] == {"7": 78.15}
+    for path in (tmp_path / "out").rglob("*.units"):
+        path.unlink()
+    result, said = run(board, tmp_path / "out")
+    assert result["engine_lut4"] is result["lut4_by_unit"] is None
+    assert "seed-1: no netlist tells the units' LUTs" in said
 
 
 def test_failed_seeds_are_in_the_report(board, tools, tmp_path, monkeypatch):

@@ -28,7 +28,7 @@ class Board:
     device : str or None
         Part number, the key of ``hw.estimate.CAPACITY``.
     seed : int
-        Of the placer, the first one that a build tries: one that is known to be good.
+        Of the placer: one that met the timing.
     """
 
     name: str

@@ -12,6 +12,7 @@ BOARD = Board(
     device="LFE5U-85F",
     clock_hz=50_000_000,
     baud=1_000_000,
+    seed=2,
     geometry=Geometry(
         rows=16,
         columns=16,
