@@ -12,6 +12,7 @@ All but ``golden://`` are byte streams, and `LinkDevice` is the one code path fo
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import math
 import random
@@ -20,7 +21,7 @@ import time
 import zlib
 from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any, Protocol
-from urllib.parse import parse_qs
+from urllib.parse import parse_qs, urlsplit
 
 import numpy as np
 
@@ -31,6 +32,7 @@ from host.protocol import (
     FLAG,
     POLL_CYCLES,
     RESPONSE,
+    SLOWEST_HZ,
     Command,
     Deframer,
     Frame,
@@ -45,7 +47,8 @@ from host.protocol import (
     space_size,
     write_granule,
 )
-from host.sampling import initial_noise, inverse_temperature, next_noise
+from host.request import Request, Stop, Turns, check_tokens
+from host.sampling import next_noise
 from weights.fixed import ONE, Scale
 from weights.model import IntegerModel
 
@@ -56,8 +59,14 @@ READ_TIMEOUT = 0.05
 VERIFY_HALFWORDS = 1 << 14
 """Half-words under one checksum."""
 
-SIMULATED_HZ = 10_000
+SIMULATED_HZ = SLOWEST_HZ
 """Least clock rate that is expected of a simulated device."""
+
+STALLED_SECONDS = 60.0
+"""Time without a token after which a device that answers late is given up, beside that for the
+token itself at `SLOWEST_HZ`."""
+
+CLEAR_CACHE = "remove the folder tritstream/sim in the user's cache"
 
 Progress = Callable[[int, int], None]
 """Called with the bytes that are done and the bytes in all."""
@@ -90,13 +99,14 @@ class Device(Protocol):
         tokens: int,
         temperature: float = 0.0,
         seed: int = 0,
-        stop: int | None = None,
+        stop: Stop = None,
     ) -> Iterator[int]:
         """The tokens that follow a prompt, as they come, from the zero state.
 
-        Ends after ``tokens`` tokens or with the token ``stop``. Temperature 0 is greedy. Closing
+        Ends after ``tokens`` tokens or with a token of ``stop``. Temperature 0 is greedy. Closing
         the iterator, or an exception such as KeyboardInterrupt within it, ends the run and
-        leaves the device usable.
+        leaves the device usable. A device has one state: whatever is started on it ends an answer
+        that is under way, whose iterator then raises DeviceError.
         """
 
     def logits(self, tokens: Sequence[int]) -> Iterator[np.ndarray]:
@@ -151,10 +161,13 @@ class LinkDevice:
         self._clock_hz = clock_hz
         self._deframer = Deframer()
         self._sequence = random.randrange(256)
+        self._session = 0
         self._run_id = random.randrange(1, 1 << 32)
         self._heard = 0  # bytes since the command was first sent
+        self._answered = False  # it has answered anything ever
         self._identity: Identity | None = None
         self._running = False
+        self._turns = Turns(name)
         self._totals = Totals()
         self._counters: list[int] = []
 
@@ -164,7 +177,15 @@ class LinkDevice:
         try:
             return function(*arguments)
         except (OSError, ValueError) as error:  # pyserial's exceptions are OSErrors
-            raise DeviceError(f"{self.name}: connection lost ({error}); connect it again") from None
+            advice = "connect it again"
+            if not self._answered and self.name.startswith("socket://"):
+                advice = "another program may be using it, close that one"
+            raise DeviceError(f"{self.name}: connection lost ({error}); {advice}") from None
+
+    def _waiting(self) -> int:
+        """Bytes to ask the port for: what has come, or as many as may come in its timeout."""
+        waiting: int | None = getattr(self._port, "in_waiting", None)
+        return 4096 if waiting is None else max(1, waiting)
 
     def _seconds(self, cycles: int) -> float:
         if self._clock_hz is not None:
@@ -174,9 +195,7 @@ class LinkDevice:
 
     def _receive(self, command: int, sequence: int, deadline: float) -> Frame | None:
         while True:
-            waiting = getattr(self._port, "in_waiting", None)
-            size = 4096 if waiting is None else max(1, waiting)
-            data = self._port_call(self._port.read, size)
+            data = self._port_call(self._port.read, self._port_call(self._waiting))
             self._heard += len(data)
             answer = None
             for frame in self._deframer.feed(data):
@@ -186,6 +205,7 @@ class LinkDevice:
                 ):
                     answer = frame
             if answer is not None:
+                self._answered = True
                 return answer
             if time.monotonic() >= deadline:
                 return None
@@ -212,6 +232,8 @@ class LinkDevice:
                 left -= 1
             elif response.command != ERROR:
                 return response.payload
+            elif response.payload[:1] == bytes((Reason.LOST,)):
+                raise self._lost("model")
             elif response.payload[:1] != bytes((Reason.BUSY,)):
                 raise DeviceError(
                     f"{self.name}: it refuses {command.name} ({_reason(response.payload)}); "
@@ -229,12 +251,22 @@ class LinkDevice:
         answer = self._try(command, payload, cycles)
         if answer is not None:
             return answer
-        if self._heard:
+        if self._answered:
+            advice = "though it answered before; check the cable, and that the board still runs"
+        elif self._heard:
             advice = f"only {self._heard} bytes of noise; check baud rate and cable"
         else:
             advice = "check that the board has power, cable and its bitstream"
         raise DeviceError(
             f"{self.name}: no answer to {command.name} after {self._attempts} tries, {advice}"
+        )
+
+    def _lost(self, what: str) -> DeviceError:
+        """The device does not hold what this host put there: the model is not to be trusted."""
+        self.image = None
+        return DeviceError(
+            f"{self.name}: it no longer holds the {what}: it lost power, was reset, or is used by "
+            "another program; load the model again"
         )
 
     def _nonsense(self, command: Command) -> DeviceError:
@@ -315,6 +347,7 @@ class LinkDevice:
         """
         geometry = self.identify().geometry
         self.image = None
+        self._begin()
         image = compile_image(model, geometry)
         for space, content in image.sections.items():
             if len(content) > 2 * space_size(geometry, space):
@@ -333,6 +366,8 @@ class LinkDevice:
                 progress(done, total)
 
         step(0)
+        self._session = random.randrange(1, 1 << 32)
+        self._exchange(Command.CLAIM, argument_struct(Command.CLAIM).pack(self._session))
         for space, content in image.sections.items():
             kept = True
             for at in range(0, len(content), 2 * VERIFY_HALFWORDS):
@@ -356,7 +391,7 @@ class LinkDevice:
         tokens: int,
         temperature: float = 0.0,
         seed: int = 0,
-        stop: int | None = None,
+        stop: Stop = None,
     ) -> Iterator[int]:
         """The tokens that follow a prompt, as they come; see `Device.generate`.
 
@@ -367,59 +402,64 @@ class LinkDevice:
         ------
         UsageError
             At once, for an argument that cannot be used.
+        DeviceError
+            From the iterator; among others, the device has lost the model or its state, or
+            something else was started on it.
         """
         image = self._loaded()
-        prompt = check_tokens(prompt_ids, image.vocabulary, "prompt")
-        if isinstance(tokens, bool) or not isinstance(tokens, int) or tokens < 1:
-            raise UsageError(f"tokens must be a positive integer, not {tokens!r}")
-        if stop is not None:
-            check_tokens([stop], image.vocabulary, "stop")
-        return self._generate(
-            prompt, tokens, inverse_temperature(temperature), temperature != 0,
-            initial_noise(seed), stop,
-        )  # fmt: skip
+        request = Request.of(
+            prompt_ids, tokens, temperature, seed, stop, vocabulary=image.vocabulary
+        )
+        return self._generate(image, request)
 
-    def _generate(
-        self,
-        prompt: list[int],
-        tokens: int,
-        scale: Scale,
-        sampled: bool,
-        noise: int,
-        stop: int | None,
-    ) -> Iterator[int]:
-        capacity = self.identify().geometry.tokens
-        self._start_accounts()
-        reset = True
+    def _generate(self, image: Image, request: Request) -> Iterator[int]:
+        capacity = image.geometry.tokens
+        turn = self._begin(image)
+        prompt, left, noise, reset = list(request.prompt), request.tokens, request.noise, True
         while len(prompt) >= capacity:  # a part that is only read; its one choice is dropped
             part, prompt = prompt[: capacity - 1], prompt[capacity - 1 :]
-            for _ in self._run(part, 1, reset=reset):
+            for _ in self._run(turn, part, 1, reset=reset):
                 pass
             reset = False
-        while tokens:
-            wanted = min(tokens, capacity - len(prompt))
+        while left:
             last = None
             run = self._run(
-                prompt, wanted, reset=reset, sampled=sampled, scale=scale, noise=noise, stop=stop
+                turn,
+                prompt,
+                min(left, capacity - len(prompt)),
+                reset=reset,
+                sampled=request.sampled,
+                scale=request.inverse_temperature,
+                noise=noise,
+                stop=request.stop,
             )
-            try:
+            with contextlib.closing(run):
                 for token in run:
                     last = token
-                    tokens -= 1
-                    wanted -= 1
-                    if sampled:
+                    left -= 1
+                    if request.sampled:
                         noise = next_noise(noise)
                     yield token
-            finally:
-                run.close()
-            if last is None or last == stop:
+            if last is None or last in request.stop:
                 return
-            if wanted:
-                raise DeviceError(f"{self.name}: the run ended too early; start it again")
             prompt, reset = [last], False
+
+    def _begin(self, image: Image | None = None) -> int:
+        """A turn of its own on the device, on which nothing runs then."""
+        if self.image is not image:
+            raise DeviceError(
+                f"{self.name}: another model was loaded before this answer began; start it again"
+            )
+        turn = self._turns.begin()
+        if self._running:
+            self.stop()
+        self._totals = Totals()
+        self._counters = [0] * len(image.steps if image else ())
+        return turn
 
     def _run(
         self,
+        turn: int,
         prompt: list[int],
         generate: int,
         *,
@@ -427,12 +467,14 @@ class LinkDevice:
         sampled: bool = False,
         scale: Scale = ONE,
         noise: int = 1,
-        stop: int | None = None,
+        stop: tuple[int, ...] = (),
     ) -> Generator[int, None, None]:
-        """One run; the tokens that it chooses."""
+        """One run; the tokens that it chooses, the last one being of ``stop`` if one is."""
+        self._turns.check(turn)
         self._write(MemorySpace.TOKENS, 0, struct.pack(f"<{len(prompt)}H", *prompt))
         self._run_id = self._run_id % 0xFFFFFFFF + 1
         request = RunRequest(
+            session=self._session,
             run_id=self._run_id,
             prompt_length=len(prompt),
             generate=generate,
@@ -440,71 +482,113 @@ class LinkDevice:
             sampled=sampled,
             inverse_temperature=scale,
             noise=noise,
-            stop_token=stop,
+            stop_token=stop[0] if stop else None,
         )
         self._running = True
         try:
             self._exchange(Command.RUN, request.to_bytes())
-            at = len(prompt)
-            while True:
-                reply = self._poll(at)
-                if reply.run_id != self._run_id:
-                    raise DeviceError(f"{self.name}: it lost the run; was it reset? Start again")
+            at, end, ahead, token = len(prompt), len(prompt) + generate, len(prompt), -1
+            while self._running:
+                reply = self._next_tokens(at, ahead)
                 for token in reply.tokens:
-                    at += 1
+                    at, ahead = at + 1, 1
                     yield token
-                if not reply.running and at >= reply.produced:
-                    break
-            self._running = False
+                    self._turns.check(turn)
+                    if token in stop[1:]:  # the device does not know that it ends the answer
+                        self.stop()
+                        break
+                else:
+                    self._running = reply.running or at < reply.produced
+            if at < end and token not in stop:
+                raise DeviceError(f"{self.name}: the run ended too early; start it again")
         except HostError:
-            self._running = False  # nothing to be stopped, or nobody listens
+            if self._turns.has(turn):
+                self._running = False  # nothing to be stopped, or nobody listens
             raise
         finally:
-            if self._running:
+            if self._running and self._turns.has(turn):
                 self.stop()
         self._account()
 
-    def _poll(self, start: int) -> PollReply:
+    def _next_tokens(self, start: int, ahead: int) -> PollReply:
+        """What the run under way has chosen from the buffer's entry ``start`` on, or its end.
+
+        ``ahead`` is how many tokens the device may have to take before it chooses one.
+        """
+        most = 2 * ahead * self._loaded().token_cycles + 2 * POLL_CYCLES
+        reply = self._poll(start, most)
+        if reply is None:
+            self._exchange(Command.RESET)
+            raise DeviceError(
+                f"{self.name}: it runs, but chose no token in {most:,} cycles, more than its "
+                "program can take; load the model again, or reset the board"
+            )
+        return self._of_this_run(reply)
+
+    def _of_this_run(self, reply: PollReply) -> PollReply:
+        """The reply. Raises DeviceError if the device's last run is not this host's last one."""
+        if reply.run_id != self._run_id:
+            raise self._lost("run")
+        return reply
+
+    def _poll(self, start: int, most: int) -> PollReply | None:
+        """What there is from the buffer's entry ``start`` on, once that is something or nothing
+        runs; None if that takes more than ``most`` cycles.
+
+        Polls that the device answers with nothing count its cycles. One that it does not answer in
+        time does not: a device slower than it says is well as long as it answers the rest, until
+        it were too slow even at `SLOWEST_HZ`.
+        """
         payload = argument_struct(Command.POLL).pack(start)
-        # A device slower than it says answers late; it is well as long as it answers the rest.
-        while (answer := self._try(Command.POLL, payload, POLL_CYCLES, attempts=1)) is None:
-            self._exchange(Command.IDENTIFY)
-        try:
-            return PollReply.from_bytes(answer)
-        except ValueError:
-            raise self._nonsense(Command.POLL) from None
+        deadline = time.monotonic() + STALLED_SECONDS + most / SLOWEST_HZ
+        while most > 0 and time.monotonic() < deadline:
+            answer = self._try(Command.POLL, payload, POLL_CYCLES, attempts=1)
+            if answer is None:
+                self._exchange(Command.IDENTIFY)
+                continue
+            try:
+                reply = PollReply.from_bytes(answer)
+            except ValueError:
+                raise self._nonsense(Command.POLL) from None
+            if reply.tokens or not reply.running or reply.run_id != self._run_id:
+                return reply
+            most -= POLL_CYCLES
+        return None
 
     def logits(self, tokens: Sequence[int]) -> Iterator[np.ndarray]:
         """Logits after each token; see `Device.logits`."""
         image = self._loaded()
         return self._logits(image, check_tokens(tokens, image.vocabulary, "sequence"))
 
-    def _logits(self, image: Image, tokens: list[int]) -> Iterator[np.ndarray]:
-        self._start_accounts()
+    def _logits(self, image: Image, tokens: Sequence[int]) -> Iterator[np.ndarray]:
+        turn = self._begin(image)
         for position, token in enumerate(tokens):
-            for _ in self._run([token], 1, reset=position == 0):
+            for _ in self._run(turn, [token], 1, reset=position == 0):
                 pass
-            sums = np.frombuffer(self._read(MemorySpace.SUMS, 0, 2 * image.vocabulary), "<i4")
-            register = self._read(MemorySpace.REGISTERS, 2 * image.head_scale_register, 2)
+            sums = np.frombuffer(
+                self._read_of_run(MemorySpace.SUMS, 0, 2 * image.vocabulary), "<i4"
+            )
+            register = self._read_of_run(MemorySpace.REGISTERS, 2 * image.head_scale_register, 2)
             mantissa, exponent = struct.unpack("<Hh", register)
             yield sums.astype(np.float64) * math.ldexp(mantissa, exponent)
 
-    def _start_accounts(self) -> None:
-        self._totals = Totals()
-        self._counters = [0] * len(self._loaded().steps)
+    def _read_of_run(self, space: MemorySpace, address: int, count: int) -> bytes:
+        """`_read` of what the last run left, proven to be of that run."""
+        data = self._read(space, address, count)
+        self._next_tokens(0xFFFF, 1)
+        return data
 
     def _account(self) -> None:
         """Add the numbers of the run that has ended; the next one clears them on the device."""
-        data = self._read(MemorySpace.TOTALS, 0, Totals.LAYOUT.size // 2)
+        steps = len(self._counters)
+        counts = struct.unpack(f"<{steps}I", self._read(MemorySpace.COUNTERS, 0, 2 * steps))
+        data = self._read_of_run(MemorySpace.TOTALS, 0, Totals.LAYOUT.size // 2)
         run, sums = Totals.from_bytes(data), self._totals
         self._totals = Totals(
             cycles=sums.cycles + run.cycles,
             engine_cycles=sums.engine_cycles + run.engine_cycles,
             tokens=sums.tokens + run.tokens,
         )
-        steps = len(self._counters)
-        data = self._read(MemorySpace.COUNTERS, 0, 2 * steps)
-        counts = struct.unpack(f"<{steps}I", data)
         self._counters = [a + b for a, b in zip(self._counters, counts, strict=True)]
 
     def counters(self) -> list[tuple[str, int]]:
@@ -515,14 +599,12 @@ class LinkDevice:
 
     def stop(self) -> None:
         self._exchange(Command.STOP)
-        for _ in range(self._attempts):
-            if not self._poll(0xFFFF).running:
-                break
-        else:
+        if self._poll(0xFFFF, self._attempts * POLL_CYCLES) is None:
             self._exchange(Command.RESET)
         self._running = False
 
     def reset(self) -> None:
+        self._turns.begin()
         self._exchange(Command.RESET)
         self._running = False
 
@@ -546,17 +628,6 @@ class LinkDevice:
         if self.image is None:
             raise UsageError(f"{self.name}: no model is loaded; load one first")
         return self.image
-
-
-def check_tokens(tokens: Sequence[int], vocabulary: int, what: str) -> list[int]:
-    """The tokens as a list. Raises UsageError for none, or for one outside the vocabulary."""
-    result = [int(token) for token in tokens]
-    if not result:
-        raise UsageError(f"{what} must hold at least one token")
-    for token in result:
-        if not 0 <= token < vocabulary:
-            raise UsageError(f"{what}: tokens must be from 0 to {vocabulary - 1}, not {token!r}")
-    return result
 
 
 def _reason(payload: bytes) -> str:
@@ -599,7 +670,9 @@ def open_device(url: str) -> Device:
                 "or socket://HOST:PORT"
             )
     try:
-        device.identify()
+        identity = device.identify()
+        if scheme == "sim" and identity.board != rest:
+            raise DeviceError(f"{url}: what is compiled for it is {identity.board}; {CLEAR_CACHE}")
         device.reset()
     except BaseException:
         device.close()
@@ -632,6 +705,7 @@ def _serial_port(url: str) -> Port:
     import serial
 
     if url.startswith("socket://"):
+        _check_address(url)
         try:
             return serial.serial_for_url(url, timeout=READ_TIMEOUT)
         except (OSError, ValueError) as error:
@@ -660,5 +734,20 @@ def _serial_port(url: str) -> Port:
                 "join the group that owns it (often dialout)"
             ) from None
         raise DeviceError(f"{path}: cannot open this serial port ({text})") from None
-    port.write(bytes((FLAG,)))  # ends what a program before us left half sent
+    try:
+        port.write(bytes((FLAG,)))  # ends what a program before us left half sent
+    except OSError as error:
+        port.close()
+        raise DeviceError(f"{path}: connection lost ({error}); connect it again") from None
     return port
+
+
+def _check_address(url: str) -> None:
+    """Raises UsageError unless a URL names a host and a port."""
+    try:
+        parts = urlsplit(url)
+        good = bool(parts.hostname and parts.port) and not parts.query and parts.path in ("", "/")
+    except ValueError:  # a port that is none
+        good = False
+    if not good:
+        raise UsageError(f"device {url!r}: must be socket://HOST:PORT with a port of 1 to 65535")

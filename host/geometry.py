@@ -3,6 +3,18 @@
 import struct
 from dataclasses import dataclass, fields
 
+LARGEST = {
+    **dict.fromkeys(("rows", "columns"), 1 << 12),
+    "elements": 1 << 6,
+    **dict.fromkeys(("weight_rows", "table_words"), (1 << 32) - 1),
+    **dict.fromkeys(("descriptors", "activations"), 1 << 20),
+    **dict.fromkeys(("sums", "multiplicands", "vectors", "states"), 1 << 22),
+    "tokens": (1 << 16) - 1,
+}
+"""Largest value of each field: what a descriptor or the link can address at most, and beyond that
+what no machine has. A device that reports more is damaged, and a host that believed it would ask
+its own memory for as much."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Geometry:
@@ -44,6 +56,12 @@ class Geometry:
             value = getattr(self, field.name)
             if not isinstance(value, int) or value < 1:
                 raise ValueError(f"{field.name} must be a positive integer, not {value!r}")
+            if value > LARGEST[field.name]:
+                raise ValueError(
+                    f"{field.name} must be at most {LARGEST[field.name]}, not {value!r}"
+                )
+        if self.tokens < 2:
+            raise ValueError("tokens must be at least 2, a prompt's and the next, not 1")
         for name in ("elements", "columns"):
             value = getattr(self, name)
             if value & (value - 1):

@@ -44,6 +44,10 @@ R_SIGMA_I, R_SIGMA_F, R_SIGMA, R_G_ENERGY, R_WORK = 9, 10, 11, 12, 13
 R_HEAD_SIGMA = 14
 
 
+MOST_LATENCY = 256
+"""More cycles than a step takes beside its beats, in any unit."""
+
+
 def _ceil(value: int, unit: int) -> int:
     return -(-value // unit)
 
@@ -60,6 +64,8 @@ class Image:
         One name per program step, for profiles.
     trits_per_token : int
         Ternary weights that one generated token takes, padding not counted.
+    token_cycles : int
+        More cycles than a token takes: after so many without one the device does not work.
     """
 
     geometry: Geometry
@@ -67,6 +73,7 @@ class Image:
     steps: tuple[str, ...]
     trits_per_token: int
     vocabulary: int
+    token_cycles: int = 1 << 32
 
     head_scale_register: int = R_HEAD_SIGMA
 
@@ -124,7 +131,12 @@ class _Assembler:
     prefix: str = ""
 
     def emit(self, name: str, unit: Unit, op: int, **fields) -> None:
-        self.program.append(Descriptor(unit=unit, op=op, **fields))
+        try:
+            self.program.append(Descriptor(unit=unit, op=op, **fields))
+        except ValueError as error:
+            raise FitError(
+                f"model fits no machine: step {self.prefix}{name}: {error}; use a smaller model"
+            ) from None
         self.steps.append(f"{self.prefix}{name}")
 
     def add_table(self, entries: np.ndarray) -> int:
@@ -335,7 +347,20 @@ def compile_image(model: IntegerModel, geometry: Geometry) -> Image:
         steps=tuple(asm.steps),
         trits_per_token=shape.ternary_weights,
         vocabulary=shape.vocabulary,
+        token_cycles=sum(_most_cycles(step, geometry) for step in asm.program),
     )
+
+
+def _most_cycles(step: Descriptor, geometry: Geometry) -> int:
+    """More cycles than a step takes with none beside it."""
+    match step.unit:
+        case Unit.ENGINE:
+            beats = (step.length + 1) * max(step.operand, geometry.drain_beats)
+        case Unit.VECTOR:
+            beats = _ceil(step.length, geometry.elements)
+        case _:
+            beats = 0
+    return beats + MOST_LATENCY
 
 
 def _check(needed: dict[str, int], geometry: Geometry) -> None:

@@ -34,21 +34,29 @@ RUN       `RunRequest`
 POLL      start u16                                    `PollReply`
 STOP
 RESET
+CLAIM     session u32
 ========= ============================================ ==========================================
 
 Addresses and counts are in half-words (16 bits). A refused command is answered by command 0xFF
 with the payload reason u8 (`Reason`), command u8.
 
+A device forgets its memories with its power, with a new bitstream or with its reset, and the line
+does not tell. So a host CLAIMs it before it loads a model, with a session number of its own that is
+not 0; the device keeps it as long as the memories, and has 0 otherwise. Whoever CLAIMs later takes
+the device over.
+
 RUN starts a run over the prompt in TOKENS; if its id is that of the last run started, it is only
-acknowledged. POLL waits until there are more than ``start`` tokens in the buffer or nothing runs,
-at most `POLL_CYCLES`; it answers what there is. Any other frame that arrives meanwhile ends the
-waiting without a response. STOP ends the run after its current token. RESET ends it at once,
-whatever it is doing, and forgets the last run's id; after it the next run must reset the state.
-While a run is active, WRITE is refused as BUSY, and so are READ and CHECKSUM of every space
-except TOKENS and TOTALS.
+acknowledged. It is refused as LOST unless it names the session, and unless it starts from the zero
+state or the session has had a run whose state is there. POLL waits until there are more than
+``start`` tokens in the buffer or nothing runs, at most `POLL_CYCLES`; it answers what there is. Any
+other frame that arrives meanwhile ends the waiting without a response. STOP ends the run after its
+current token. RESET ends it at once, whatever it is doing, and forgets the last run's id; after it,
+as after CLAIM, the next run must reset the state. While a run is active, WRITE and CLAIM are
+refused as BUSY, and so are READ and CHECKSUM of every space except TOKENS and TOTALS.
 """
 
 import enum
+import re
 import struct
 import zlib
 from collections.abc import Iterator
@@ -57,9 +65,11 @@ from dataclasses import dataclass
 from host.geometry import Geometry
 from weights.fixed import Scale
 
-VERSION = 1
+VERSION = 2
 MAGIC = b"TRIT"
 MAX_PAYLOAD = 1024
+MIN_PAYLOAD = 64
+"""Least that a device must take and give, so that its identity's geometry is of use."""
 POLL_CYCLES = 1 << 22
 
 FLAG = 0x7E
@@ -72,6 +82,8 @@ RESPONSE = 0x80
 ERROR = 0xFF
 """Command of an error response."""
 
+SLOWEST_HZ = 10_000
+"""Least clock of a machine; a host need not wait longer than for this one."""
 BOARD_BYTES = 32
 DIGEST_BYTES = 16
 
@@ -85,6 +97,7 @@ class Command(enum.IntEnum):
     POLL = 6
     STOP = 7
     RESET = 8
+    CLAIM = 9
 
 
 class Reason(enum.IntEnum):
@@ -95,7 +108,8 @@ class Reason(enum.IntEnum):
     BUSY = 3  # a run is active
     BAD_SPACE = 4  # no such memory, or it cannot be written
     BAD_RANGE = 5  # beyond the end of the memory, or of a frame
-    BAD_VALUE = 6  # of a run: no prompt, nothing to generate, or more than the token buffer holds
+    BAD_VALUE = 6  # no prompt, nothing to generate, more than the token buffer holds; session 0
+    LOST = 7  # another session than the run's, or no state to go on from
 
 
 class MemorySpace(enum.IntEnum):
@@ -129,6 +143,7 @@ ARGUMENTS: dict[Command, tuple[tuple[str, str], ...]] = {
     Command.READ: (("space", "B"), ("address", "I"), ("count", "H")),
     Command.CHECKSUM: (("space", "B"), ("address", "I"), ("count", "I")),
     Command.RUN: (
+        ("session", "I"),
         ("run_id", "I"),
         ("flags", "B"),
         ("prompt_length", "H"),
@@ -141,6 +156,7 @@ ARGUMENTS: dict[Command, tuple[tuple[str, str], ...]] = {
     Command.POLL: (("start", "H"),),
     Command.STOP: (),
     Command.RESET: (),
+    Command.CLAIM: (("session", "I"),),
 }
 
 
@@ -222,19 +238,21 @@ class Identity:
     version: int = VERSION
 
     def __post_init__(self):
-        name = self.board.encode()
-        if not name or len(name) > BOARD_BYTES or b"\0" in name:
+        if not _BOARD.fullmatch(self.board):
             raise ValueError(
-                f"board must be a name of 1 to {BOARD_BYTES} bytes, not {self.board!r}"
+                f"board must be a name of 1 to {BOARD_BYTES} letters, digits, _ and -, "
+                f"not {self.board!r}"
             )
         if len(self.digest) != DIGEST_BYTES:
             raise ValueError(f"digest must be {DIGEST_BYTES} bytes, not {self.digest!r}")
-        if not 0 < self.clock_hz < 1 << 32:
-            raise ValueError(f"clock_hz must be positive and fit 32 bits, not {self.clock_hz!r}")
-        for name in ("version", "max_payload"):
-            if not 0 < getattr(self, name) < 1 << 16:
+        for name, low, high in (
+            ("clock_hz", SLOWEST_HZ, (1 << 32) - 1),
+            ("version", 1, (1 << 16) - 1),
+            ("max_payload", MIN_PAYLOAD, MAX_PAYLOAD),
+        ):
+            if not low <= getattr(self, name) <= high:
                 raise ValueError(
-                    f"{name} must be positive and fit 16 bits, not {getattr(self, name)!r}"
+                    f"{name} must be from {low} to {high}, not {getattr(self, name)!r}"
                 )
 
     def to_bytes(self) -> bytes:
@@ -269,6 +287,7 @@ class Identity:
             raise ValueError(f"its identity is broken ({error})") from error
 
 
+_BOARD = re.compile(rf"[A-Za-z0-9_-]{{1,{BOARD_BYTES}}}")  # also names a folder of the host's
 _IDENTITY = struct.Struct(f"<4sHHI{DIGEST_BYTES}s{BOARD_BYTES}s")
 
 
@@ -278,6 +297,8 @@ class RunRequest:
 
     Parameters
     ----------
+    session : int
+        Of the host that loaded the model.
     run_id : int
         Number of the run, another one than the run before.
     prompt_length, generate : int
@@ -295,6 +316,7 @@ class RunRequest:
         Noise state for the first token.
     """
 
+    session: int
     run_id: int
     prompt_length: int
     generate: int
@@ -306,6 +328,7 @@ class RunRequest:
 
     def __post_init__(self):
         for name, low, high in (
+            ("session", 1, (1 << 32) - 1),
             ("run_id", 0, (1 << 32) - 1),
             ("prompt_length", 1, (1 << 16) - 1),
             ("generate", 1, (1 << 16) - 1),
@@ -325,6 +348,7 @@ class RunRequest:
             | RunFlag.STOP_ENABLE * (self.stop_token is not None)
         )
         return argument_struct(Command.RUN).pack(
+            self.session,
             self.run_id,
             flags,
             self.prompt_length,
@@ -337,10 +361,11 @@ class RunRequest:
 
     @classmethod
     def from_bytes(cls, data: bytes) -> "RunRequest":
-        run_id, flags, prompt_length, generate, stop_token, mantissa, exponent, noise = (
+        session, run_id, flags, prompt_length, generate, stop_token, mantissa, exponent, noise = (
             argument_struct(Command.RUN).unpack(data)
         )
         return cls(
+            session=session,
             run_id=run_id,
             prompt_length=prompt_length,
             generate=generate,

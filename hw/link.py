@@ -331,8 +331,6 @@ class CommandProcessor(wiring.Component):
     ):
         if not isinstance(poll_cycles, int) or poll_cycles < 1:
             raise ValueError(f"poll_cycles must be a positive integer, not {poll_cycles!r}")
-        if geometry.tokens >= 1 << 16:
-            raise ValueError(f"tokens must fit 16 bits, not {geometry.tokens!r}")
         self._geometry = geometry
         self._identity = Identity(
             board=board, geometry=geometry, clock_hz=clock_hz, digest=digest
@@ -426,6 +424,8 @@ class CommandProcessor(wiring.Component):
         response_length = Signal(range(MAX_PAYLOAD + 1))
         reply = Signal(8 * PollReply.LAYOUT.size)  # bytes that precede half-words of the bus
         reply_left = Signal(range(PollReply.LAYOUT.size + 1))
+        session = Signal(32)  # zero, as the memories are, until a host claims the device
+        lost = Signal()  # a RUN is of another session, or wants a state that is not there
         started = Signal()
         run_id = Signal(32)
         timer = Signal(range(self._poll_cycles))
@@ -462,6 +462,12 @@ class CommandProcessor(wiring.Component):
             (self.control.produced > poll_start)
             | ~self.control.running
             | (timer == self._poll_cycles - 1)
+        )
+
+        m.d.sync += lost.eq(
+            (argument(Command.RUN, "session") != session)
+            | (session == 0)
+            | ~(run.payload.reset | started)
         )
 
         def refuse(reason: Reason):
@@ -557,6 +563,15 @@ class CommandProcessor(wiring.Component):
                             m.d.comb += self.control.reset.eq(1)
                             m.d.sync += [started.eq(0), run_id.eq(0)]
                             acknowledge()
+                        with m.Case(Command.CLAIM):
+                            claim = argument(Command.CLAIM, "session")
+                            with m.If(self.control.running):
+                                refuse(Reason.BUSY)
+                            with m.Elif(claim == 0):
+                                refuse(Reason.BAD_VALUE)
+                            with m.Else():
+                                m.d.sync += [session.eq(claim), started.eq(0), run_id.eq(0)]
+                                acknowledge()
 
             with m.State("REFUSE"):
                 m.d.sync += [
@@ -627,6 +642,8 @@ class CommandProcessor(wiring.Component):
             with m.State("RUN CHECK"):
                 with m.If(end > self._geometry.tokens):
                     refuse(Reason.BAD_VALUE)
+                with m.Elif(lost):
+                    refuse(Reason.LOST)
                 with m.Else():
                     m.next = "RUN"
             with m.State("RUN"):

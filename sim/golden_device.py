@@ -6,12 +6,12 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from host.driver import Progress, check_tokens
+from host.driver import Progress
 from host.errors import UsageError
 from host.protocol import Totals
-from host.sampling import initial_noise, inverse_temperature, next_noise
+from host.request import Request, Stop, Turns, check_tokens
+from host.sampling import next_noise
 from sim.golden import GoldenModel, choose
-from weights.fixed import Scale
 from weights.model import IntegerModel
 
 
@@ -23,11 +23,13 @@ class GoldenDevice:
     def __init__(self) -> None:
         self._model: GoldenModel | None = None
         self._tokens = 0
+        self._turns = Turns(self.name)
 
     def identify(self) -> None:
         """There is no machine to report."""
 
     def load(self, model: IntegerModel, progress: Progress | None = None) -> None:
+        self._turns.begin()
         self._model = GoldenModel(model)
         if progress:
             progress(1, 1)
@@ -38,51 +40,47 @@ class GoldenDevice:
         tokens: int,
         temperature: float = 0.0,
         seed: int = 0,
-        stop: int | None = None,
+        stop: Stop = None,
     ) -> Iterator[int]:
         model = self._loaded()
         vocabulary = model.shape.vocabulary
-        prompt = check_tokens(prompt_ids, vocabulary, "prompt")
-        if isinstance(tokens, bool) or not isinstance(tokens, int) or tokens < 1:
-            raise UsageError(f"tokens must be a positive integer, not {tokens!r}")
-        if stop is not None:
-            check_tokens([stop], vocabulary, "stop")
-        scale = inverse_temperature(temperature) if temperature else None
-        return self._generate(model, prompt, tokens, scale, initial_noise(seed), stop)
+        request = Request.of(prompt_ids, tokens, temperature, seed, stop, vocabulary=vocabulary)
+        return self._generate(model, request)
 
-    def _generate(
-        self,
-        model: GoldenModel,
-        prompt: list[int],
-        tokens: int,
-        scale: Scale | None,
-        noise: int,
-        stop: int | None,
-    ) -> Iterator[int]:
-        model.start()
-        self._tokens = 0
-        for token in prompt[:-1]:
+    def _generate(self, model: GoldenModel, request: Request) -> Iterator[int]:
+        turn = self._begin(model)
+        noise = request.noise
+        scale = request.inverse_temperature if request.sampled else None
+        for token in request.prompt[:-1]:
             self._step(model, token)
-        token = prompt[-1]
-        for _ in range(tokens):
+        token = request.prompt[-1]
+        for _ in range(request.tokens):
             self._step(model, token)
             sums, sigma = model.head()
             token = choose(sums[0], sigma[0], scale, noise)
             noise = next_noise(noise)
             yield token
-            if token == stop:
+            if token in request.stop:
                 return
+            self._turns.check(turn)
 
     def logits(self, tokens: Sequence[int]) -> Iterator[np.ndarray]:
         model = self._loaded()
         return self._logits(model, check_tokens(tokens, model.shape.vocabulary, "sequence"))
 
-    def _logits(self, model: GoldenModel, tokens: list[int]) -> Iterator[np.ndarray]:
-        model.start()
-        self._tokens = 0
+    def _logits(self, model: GoldenModel, tokens: Sequence[int]) -> Iterator[np.ndarray]:
+        turn = self._begin(model)
         for token in tokens:
+            self._turns.check(turn)
             self._step(model, token)
             yield model.logits()[0]
+
+    def _begin(self, model: GoldenModel) -> int:
+        """A turn of its own on the model, in its zero state."""
+        turn = self._turns.begin()
+        model.start()
+        self._tokens = 0
+        return turn
 
     def counters(self) -> list[tuple[str, int]]:
         return []
@@ -93,7 +91,10 @@ class GoldenDevice:
     def stop(self) -> None:
         """Nothing runs between two calls."""
 
-    reset = close = stop
+    close = stop
+
+    def reset(self) -> None:
+        self._turns.begin()
 
     def _step(self, model: GoldenModel, token: int) -> None:
         model.step([token])

@@ -83,6 +83,7 @@ class FakeDevice:
         self.pace = pace
         self.memory = {space: [0] * space_size(identity.geometry, space) for space in MemorySpace}
         self.model = self.toy(self.vocabulary)
+        self.session = 0
         self.run_id = 0
         self.started = False
         self.running = False
@@ -163,6 +164,8 @@ class FakeDevice:
             case Command.RESET:
                 self.running = self.started = False
                 self.run_id = 0
+            case Command.CLAIM:
+                return self._claim(*arguments), b""
         return None, b""
 
     def _access(self, command: int, arguments, data: bytes) -> tuple[Reason | None, bytes]:
@@ -188,8 +191,20 @@ class FakeDevice:
             content = zlib.crc32(content).to_bytes(4, "little")
         return None, content
 
+    def _claim(self, session: int) -> Reason | None:
+        if self.running:
+            return Reason.BUSY
+        if session == 0:
+            return Reason.BAD_VALUE
+        self.session, self.started, self.run_id = session, False, 0
+        return None
+
+    def lose_power(self):
+        """Forget everything, as a board does in a brown-out; the line stays."""
+        self.__init__(self.identity, self.pace, self.vocabulary, self.toy)
+
     def _run(self, arguments) -> Reason | None:
-        run_id, flags, prompt_length, generate, stop_token, _, _, noise = arguments
+        session, run_id, flags, prompt_length, generate, stop_token, _, _, noise = arguments
         if self.started and run_id == self.run_id:
             return None
         if self.running:
@@ -198,12 +213,15 @@ class FakeDevice:
             return Reason.BAD_VALUE
         if prompt_length + generate > self.identity.geometry.tokens:
             return Reason.BAD_VALUE
+        resets = bool(flags & RunFlag.RESET)
+        if session != self.session or session == 0 or not (resets or self.started):
+            return Reason.LOST
         self.runs.append(arguments)
         self.run_id, self.flags, self.stop_token, self.noise = run_id, flags, stop_token, noise
         self.started = self.running = True
         self.stopping = False
         self.produced, self.end = prompt_length, prompt_length + generate
-        if flags & RunFlag.RESET:
+        if resets:
             self.model = self.toy(self.vocabulary)
         for token in self.memory[MemorySpace.TOKENS][:prompt_length]:
             self.model.step(token)

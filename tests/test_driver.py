@@ -1,9 +1,12 @@
 """The host's end of the link, against the device in Python on lines of all kinds."""
 
 import contextlib
+import gc
+import math
 import os
 import pty
 import random
+import socket
 import struct
 import threading
 import tty
@@ -17,6 +20,7 @@ from host.driver import LinkDevice, open_device
 from host.errors import DeviceError, FitError, UsageError
 from host.image import Image
 from host.protocol import (
+    POLL_CYCLES,
     RESPONSE,
     VERSION,
     Command,
@@ -50,6 +54,7 @@ def image(monkeypatch):
             steps=tuple(f"step {i}" for i in range(12)),
             trits_per_token=100,
             vocabulary=VOCABULARY,
+            token_cycles=1_000_000,
         )
 
     monkeypatch.setattr(host.driver, "compile_image", compile_image)
@@ -128,7 +133,7 @@ def test_logits():
         model.step(token)
         assert row.dtype == np.float64
         assert np.array_equal(row, np.array(model.sums()) * 0.25)
-    assert [bool(run[1] & 1) for run in device._port.device.runs] == [True, False, False, False]
+    assert [bool(run[2] & 1) for run in device._port.device.runs] == [True, False, False, False]
 
 
 @pytest.mark.parametrize("fault", ["drop", "repeat", "flip"])
@@ -165,7 +170,9 @@ def test_device_that_falls_silent():
     tokens = device.generate([1], 20)
     next(tokens)
     port.silent = True
-    with pytest.raises(DeviceError, match="no answer to IDENTIFY after 3 tries"):
+    with pytest.raises(
+        DeviceError, match="no answer to IDENTIFY after 3 tries, though it answered"
+    ):
         list(tokens)
     port.silent = False
     device.reset()
@@ -186,6 +193,161 @@ def test_slow_device():
 
     port.intercept = intercept
     assert list(device.generate([1], 4)) == expected([1], 4)
+
+
+def test_run_without_end():
+    """A device that runs and never chooses a token is given up after a known number of polls."""
+    port = FakePort(FakeDevice(pace=0))
+    device = loaded(port)
+    polls = []
+
+    def intercept(frame):
+        polls.append(frame.command == Command.POLL)
+        return None
+
+    port.intercept = intercept
+    with pytest.raises(DeviceError, match=r"chose no token in [\d,]+ cycles, more than"):
+        list(device.generate([1, 2, 3], 4))
+    most = 2 * 3 * device.image.token_cycles + 2 * POLL_CYCLES
+    assert sum(polls) == math.ceil(most / POLL_CYCLES) <= 10
+    assert not port.device.running
+    port.device.pace = None
+    assert list(device.generate([1], 4)) == expected([1], 4)
+
+
+def test_run_whose_polls_are_never_answered(monkeypatch):
+    monkeypatch.setattr(host.driver, "STALLED_SECONDS", 0.05)
+    monkeypatch.setattr(host.driver, "SLOWEST_HZ", 1e9)
+    port = FakePort(FakeDevice(pace=0))
+    device = loaded(port)
+    port.intercept = lambda frame: (
+        Frame(command=0x80, sequence=0) if frame.command == Command.POLL else None
+    )
+    with pytest.raises(DeviceError, match="chose no token"):
+        list(device.generate([1], 4))
+
+
+@pytest.mark.parametrize("after", [None, 0, 5, 23, 24, 45])
+def test_board_that_loses_its_power(after):
+    """Its tokens are right or there is an error, wherever in an answer that happens."""
+    port = FakePort(FakeDevice(pace=1))
+    device = loaded(port)
+    if after is None:
+        port.device.lose_power()
+    tokens, got = device.generate([1], 60), []
+    with pytest.raises(DeviceError, match=r"no longer holds the (model|run)"):
+        for token in tokens:
+            got.append(token)
+            if len(got) == (after or 1):
+                port.device.lose_power()
+    assert got == expected([1], 60)[: len(got)] and len(got) <= (after or 1)
+    with pytest.raises((DeviceError, UsageError), match=r"load (the model again|one first)"):
+        list(device.generate([1], 3))
+    device.load(None)
+    assert list(device.generate([1], 3)) == expected([1], 3)
+
+
+def test_power_lost_before_logits_are_read():
+    port = FakePort(FakeDevice())
+    device = loaded(port)
+    rows = device.logits([4, 9])
+    next(rows)
+
+    def intercept(frame):
+        if frame.command == Command.READ and frame.payload[0] == MemorySpace.SUMS:
+            port.intercept = None
+            port.device.lose_power()
+        return None
+
+    port.intercept = intercept
+    with pytest.raises(DeviceError, match="no longer holds the run"):
+        next(rows)
+
+
+def test_another_program_takes_the_device_over():
+    port = FakePort(FakeDevice(pace=1))
+    device = loaded(port)
+    tokens = device.generate([1], 60)
+    first = [next(tokens) for _ in range(23)]  # the first run is at its end
+    other = loaded(FakePort(port.device))
+    assert list(other.generate([2], 3)) == expected([2], 3)
+    with pytest.raises(DeviceError, match="used by another program; load the model again"):
+        list(tokens)
+    assert first == expected([1], 23)
+    assert list(other.generate([2], 3)) == expected([2], 3)
+
+
+def test_reset_does_not_hide_that_the_model_is_lost():
+    port = FakePort(FakeDevice())
+    device = loaded(port)
+    port.device.lose_power()
+    device.reset()
+    with pytest.raises(DeviceError, match="no longer holds the model"):
+        list(device.generate([1], 3))
+
+
+@pytest.mark.parametrize("first", [1, 22, 23, 30])
+@pytest.mark.parametrize("between", ["generate", "logits", "load", "reset"])
+def test_one_answer_at_a_time(first, between):
+    """What is started in an answer ends it: the old iterator says so, the new one is right."""
+    device = loaded(FakePort(FakeDevice(pace=1)))
+    tokens = device.generate([1], 60)
+    got = [next(tokens) for _ in range(first)]
+    match between:
+        case "generate":
+            assert list(device.generate([2], 5)) == expected([2], 5)
+        case "logits":
+            assert len(list(device.logits([2, 3]))) == 2
+        case "load":
+            device.load(None)
+        case "reset":
+            device.reset()
+    with pytest.raises(DeviceError, match="something else was started"):
+        got += tokens
+    assert got == expected([1], first)
+    assert list(device.generate([3], 30)) == expected([3], 30)
+
+
+def test_two_answers_in_turn():
+    """The second ends the first, which does not end the second by being closed."""
+    port = FakePort(FakeDevice(pace=1))
+    device = loaded(port)
+    one, two = device.generate([1], 20), device.generate([2], 20)
+    assert next(one) == expected([1], 1)[0]
+    assert next(two) == expected([2], 1)[0]
+    with pytest.raises(DeviceError, match="something else was started"):
+        next(one)
+    stops = port.device.stops
+    one.close()
+    assert port.device.stops == stops == 1  # for the second's sake
+    assert list(two) == expected([2], 20)[1:]
+    pairs = zip(device.logits([1, 2]), device.logits([3, 4]), strict=True)
+    next(pairs)
+    with pytest.raises(DeviceError, match="something else was started"):
+        next(pairs)
+
+
+def test_answer_that_begins_after_another_load():
+    device = loaded(FakePort(FakeDevice()))
+    tokens = device.generate([1], 3)
+    device.load(None)
+    with pytest.raises(DeviceError, match="another model was loaded"):
+        next(tokens)
+
+
+def test_several_stop_tokens():
+    """The device knows the first; the host ends the answer at any other."""
+    port = FakePort(FakeDevice(pace=3))
+    device = loaded(port)
+    free = expected([3], 60)
+    absent = next(token for token in range(VOCABULARY) if token not in free)
+    stop = free[30]
+    until = free[: free.index(stop) + 1]
+    assert list(device.generate([3], 60, stop=(absent, stop))) == until
+    assert not port.device.running
+    assert device.totals().tokens > 0
+    assert list(device.generate([3], 60, stop=(stop, absent))) == until
+    assert list(device.generate([3], 60, stop=[])) == free
 
 
 def test_other_version():
@@ -381,7 +543,12 @@ def test_serial_port():
         ("http://example", UsageError, "must be sim://BOARD, golden://"),
         ("sim://", UsageError, "needs the name of a board"),
         ("socket://127.0.0.1:1", DeviceError, "cannot connect"),
-        ("socket://nonsense", DeviceError, "cannot connect"),
+        ("socket://nonsense", UsageError, "must be socket://HOST:PORT with a port of 1 to 65535"),
+        ("socket://127.0.0.1", UsageError, "must be socket://HOST:PORT"),
+        ("socket://127.0.0.1:0", UsageError, "must be socket://HOST:PORT"),
+        ("socket://127.0.0.1:99999", UsageError, "must be socket://HOST:PORT"),
+        ("socket://:2000", UsageError, "must be socket://HOST:PORT"),
+        ("socket://[::1", UsageError, "must be socket://HOST:PORT"),
     ],
 )
 def test_urls(url, kind, message):
@@ -399,6 +566,59 @@ def test_lost_connection():
     port.read = broken
     with pytest.raises(DeviceError, match=r"connection lost .* connect it again"):
         device.reset()
+    device.close()
+    assert port.closed
+    assert device.totals() == Totals()
+
+
+class Unplugged(FakePort):
+    """A port whose ``in_waiting`` asks a system that has no such port any more."""
+
+    @property
+    def in_waiting(self):
+        raise OSError(5, "Input/output error")
+
+
+def test_unplugged():
+    device = LinkDevice(Unplugged(FakeDevice()), name="/dev/ttyX")
+    with pytest.raises(DeviceError, match=r"^/dev/ttyX: connection lost .*; connect it again"):
+        device.identify()
+
+
+# pyserial leaves the socket of a connection that has ended to the garbage collector.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_server_that_serves_somebody_else():
+    """It takes the connection and closes it at once."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=lambda: listener.accept()[0].close(), daemon=True).start()
+        with pytest.raises(DeviceError, match=r"connection lost .*another program may be using it"):
+            open_device(f"socket://127.0.0.1:{listener.getsockname()[1]}")
+    gc.collect()  # while the filter holds
+
+
+def test_line_that_garbles_long_frames():
+    """It is not the power's fault: the device has answered."""
+    port = FakePort(FakeDevice())
+    device = LinkDevice(port, name="x", patience=0.01, attempts=3)
+    device.identify()
+    write = port.write
+    port.write = lambda data: write(data if len(data) < 200 else data[:100] + data[101:])
+    with pytest.raises(DeviceError, match=r"no answer to WRITE .*it answered before; check the c"):
+        device.load(None)
+
+
+def test_lost_connection_while_running():
+    port = FakePort(FakeDevice(pace=1))
+    device = loaded(port)
+    tokens = device.generate([1], 9)
+    next(tokens)
+
+    def broken(size):
+        raise OSError("gone")
+
+    port.read = broken
+    with pytest.raises(DeviceError, match="connection lost"):
+        next(tokens)
     device.close()
     assert port.closed
     assert device.totals() == Totals()

@@ -32,6 +32,7 @@ from tests.fake_device import GEOMETRY, IDENTITY, FakeDevice
 from weights.fixed import ONE
 
 POLL_CYCLES = 300
+SESSION = 0x89ABCDEF
 BUS_LATENCY = 3
 
 
@@ -178,8 +179,9 @@ def refusal(response: Frame) -> Reason:
 
 def run_payload(run_id, **fields):
     defaults = dict(
-        prompt_length=3, generate=5, reset=True, sampled=False, inverse_temperature=ONE, noise=1
-    )
+        session=SESSION, prompt_length=3, generate=5, reset=True, sampled=False,
+        inverse_temperature=ONE, noise=1,
+    )  # fmt: skip
     return RunRequest(run_id=run_id, **(defaults | fields)).to_bytes()
 
 
@@ -248,7 +250,7 @@ def test_refusals_touch_nothing():
     write, read, checksum = Command.WRITE, Command.READ, Command.CHECKSUM
     cases = [
         (0, b"", Reason.BAD_COMMAND),
-        (9, b"abc", Reason.BAD_COMMAND),
+        (len(Command) + 1, b"abc", Reason.BAD_COMMAND),
         (0xFE, b"", Reason.BAD_COMMAND),
         (Command.IDENTIFY, b"x", Reason.BAD_LENGTH),
         (Command.STOP, b"x", Reason.BAD_LENGTH),
@@ -271,8 +273,12 @@ def test_refusals_touch_nothing():
         (checksum, arguments(checksum, 0, 0x80000000, 0x80000000), Reason.BAD_RANGE),
         (Command.RUN, run_payload(1, generate=GEOMETRY.tokens - 2), Reason.BAD_VALUE),
         (Command.RUN, run_payload(1, generate=0xFFFF, prompt_length=0xFFFF), Reason.BAD_VALUE),
-        (Command.RUN, struct.pack("<IBHH10x", 1, 0, 0, 3), Reason.BAD_VALUE),
-        (Command.RUN, struct.pack("<IBHH10x", 1, 0, 3, 0), Reason.BAD_VALUE),
+        (Command.RUN, struct.pack("<IIBHH10x", 1, 1, 0, 0, 3), Reason.BAD_VALUE),
+        (Command.RUN, struct.pack("<IIBHH10x", 1, 1, 0, 3, 0), Reason.BAD_VALUE),
+        (Command.CLAIM, bytes(4), Reason.BAD_VALUE),
+        # Nobody has claimed the device, not even with the session that it has then.
+        (Command.RUN, run_payload(1), Reason.LOST),
+        (Command.RUN, struct.pack("<IIBHH10x", 0, 1, 1, 3, 5), Reason.LOST),
     ]
 
     async def testbench(ctx, bench):
@@ -290,6 +296,7 @@ def test_runs():
     core = bench.core
 
     async def testbench(ctx, bench):
+        await bench.ask(ctx, Command.CLAIM, claim())
         payload = run_payload(
             7, sampled=True, stop_token=9, noise=0xDEADBEEF, prompt_length=4, generate=20
         )
@@ -303,6 +310,7 @@ def test_runs():
             )
         ]  # fmt: skip
         assert refusal(await bench.ask(ctx, Command.RUN, run_payload(8))) == Reason.BUSY
+        assert refusal(await bench.ask(ctx, Command.CLAIM, claim())) == Reason.BUSY
         for space in MemorySpace:
             free = space in (MemorySpace.TOKENS, MemorySpace.TOTALS)
             for command in (Command.READ, Command.CHECKSUM):
@@ -329,6 +337,41 @@ def test_runs():
     bench.run(testbench)
 
 
+def test_sessions():
+    """A run starts only in the session of the model, and only from a state that is there."""
+    bench = Bench(seed=4)
+    core = bench.core
+
+    async def testbench(ctx, bench):
+        async def run(number, **fields):
+            response = await bench.ask(ctx, Command.RUN, run_payload(number, **fields))
+            core.running = False
+            await ctx.tick().repeat(2)
+            return refusal(response) if response.command == ERROR else None
+
+        assert await run(1) == Reason.LOST
+        await bench.ask(ctx, Command.CLAIM, claim())
+        assert await run(2, session=SESSION ^ 1) == Reason.LOST
+        assert await run(3, session=SESSION ^ 1 << 31) == Reason.LOST
+        assert await run(4, reset=False) == Reason.LOST
+        assert await run(5) is None
+        assert await run(6, reset=False) is None
+        await bench.ask(ctx, Command.RESET)
+        assert await run(7, reset=False) == Reason.LOST
+        assert await run(8) is None  # the session outlives a reset of the run
+        await bench.ask(ctx, Command.CLAIM, claim(5))
+        assert await run(9) == Reason.LOST
+        assert await run(10, session=5, reset=False) == Reason.LOST
+        assert await run(11, session=5) is None
+        assert len(bench.requests) == 4
+
+    bench.run(testbench)
+
+
+def claim(session=SESSION):
+    return arguments(Command.CLAIM, session)
+
+
 def poll(start):
     return arguments(Command.POLL, start)
 
@@ -339,6 +382,7 @@ def test_long_poll():
     tokens = core.memory[MemorySpace.TOKENS]
 
     async def testbench(ctx, bench):
+        await bench.ask(ctx, Command.CLAIM, claim())
         reply = PollReply.from_bytes((await bench.ask(ctx, Command.POLL, poll(0))).payload)
         assert reply == PollReply(run_id=0, running=False, produced=0)
         await bench.ask(ctx, Command.RUN, run_payload(0x01020304))
@@ -374,6 +418,7 @@ def test_a_frame_supersedes_a_waiting_poll():
     core = bench.core
 
     async def testbench(ctx, bench):
+        await bench.ask(ctx, Command.CLAIM, claim())
         await bench.ask(ctx, Command.RUN, run_payload(1))
         bench.send(Command.POLL, poll(3))
         await bench.silence(ctx, 60)
@@ -502,7 +547,7 @@ def test_garbage_and_bytes_during_execution():
 
 @pytest.mark.filterwarnings("ignore::amaranth.hdl.UnusedElaboratable")
 def test_parameters_are_checked():
-    good = dict(board="fake", clock_hz=1, digest=bytes(16))
+    good = dict(board="fake", clock_hz=10_000, digest=bytes(16))
     for wrong, message in (
         ({"poll_cycles": 0}, "poll_cycles must be a positive integer, not 0"),
         ({"board": ""}, "board must be a name"),

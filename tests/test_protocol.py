@@ -1,12 +1,14 @@
 """Frames and payloads of the link."""
 
+import random
 import zlib
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from host.geometry import Geometry
+from host.geometry import LARGEST, Geometry
 from host.protocol import (
     ARGUMENTS,
     ESCAPE,
@@ -108,14 +110,70 @@ def test_identity():
         Identity.from_bytes(data[:4] + bytes((VERSION + 1, 0)) + b"whatever")
     with pytest.raises(ValueError, match="identity is broken"):
         Identity.from_bytes(data[:-1])
-    with pytest.raises(ValueError, match="board must be a name of 1 to 32 bytes"):
-        Identity(board="x" * 33, geometry=GEOMETRY, clock_hz=1, digest=bytes(16))
-    with pytest.raises(ValueError, match="digest must be 16 bytes"):
-        Identity(board="x", geometry=GEOMETRY, clock_hz=1, digest=b"")
+
+
+@pytest.mark.parametrize(
+    "field, value, message",
+    [
+        ("board", "x" * 33, "board must be a name of 1 to 32 letters, digits, _ and -"),
+        ("board", "", "board must be a name"),
+        ("board", "../../etc", "board must be a name"),
+        ("board", "\x1b[2J", "board must be a name"),
+        ("digest", b"", "digest must be 16 bytes"),
+        ("clock_hz", 0, "clock_hz must be from 10000 to 4294967295, not 0"),
+        ("clock_hz", 1 << 32, "clock_hz must be from"),
+        ("max_payload", 0, "max_payload must be from 64 to 1024, not 0"),
+        ("max_payload", 3, "max_payload must be from"),
+        ("max_payload", 2000, "max_payload must be from"),
+    ],
+)
+def test_identities_that_no_device_has(field, value, message):
+    good = dict(board="x", geometry=GEOMETRY, clock_hz=1_000_000, digest=bytes(16))
+    with pytest.raises(ValueError, match=message):
+        Identity(**(good | {field: value}))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_damaged_identities(seed):
+    """Any bytes are an identity whose every field is within its bounds, or a ValueError."""
+    random_bytes = random.Random(seed)
+    good = Identity(board="x", geometry=GEOMETRY, clock_hz=1_000_000, digest=bytes(16)).to_bytes()
+    refused = 0
+    for _ in range(500):
+        data = bytearray(good)
+        for _ in range(random_bytes.randrange(1, 4)):
+            data[random_bytes.randrange(6, len(data))] = random_bytes.randrange(256)
+        try:
+            identity = Identity.from_bytes(bytes(data))
+        except ValueError as error:
+            assert "its identity is broken" in str(error)
+            refused += 1
+        else:
+            assert all(
+                0 < getattr(identity.geometry, name) <= most for name, most in LARGEST.items()
+            )
+    assert 50 < refused < 500
+
+
+@pytest.mark.parametrize(
+    "field, value, message",
+    [
+        ("rows", 1 << 13, "rows must be at most 4096, not 8192"),
+        ("weight_rows", 1 << 32, "weight_rows must be at most 4294967295"),
+        ("sums", 1 << 31, "sums must be at most 4194304"),
+        ("tokens", 1 << 16, "tokens must be at most 65535, not 65536"),
+        ("tokens", 1, "tokens must be at least 2"),
+        ("states", 0, "states must be a positive integer, not 0"),
+    ],
+)
+def test_geometries_that_no_machine_has(field, value, message):
+    with pytest.raises(ValueError, match=message):
+        replace(GEOMETRY, **{field: value})
 
 
 def test_run_request():
     request = RunRequest(
+        session=0x89ABCDEF,
         run_id=0xFFFFFFFF,
         prompt_length=3,
         generate=9,
@@ -129,7 +187,7 @@ def test_run_request():
     assert len(request.to_bytes()) == argument_struct(Command.RUN).size
     with pytest.raises(ValueError, match="noise must be from 1 to 4294967295, not 0"):
         RunRequest(
-            run_id=0, prompt_length=1, generate=1, reset=True, sampled=True,
+            session=1, run_id=0, prompt_length=1, generate=1, reset=True, sampled=True,
             inverse_temperature=Scale(0, 0), noise=0,
         )  # fmt: skip
 

@@ -52,6 +52,7 @@ def small():
 def check(device, prompt, tokens):
     """Counters of every step and totals of one generation."""
     timing = predict(device.image)
+    assert timing.cycles < device.image.token_cycles  # or a token that is under way is given up
     chosen = len(list(device.generate(prompt, tokens)))
     read = len(prompt) - 1
     names = [name for name, _ in device.counters()]
