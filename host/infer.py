@@ -23,13 +23,10 @@ is 0, 1 for a run that failed, 2 for wrong usage, 130 after Ctrl-C.
 from __future__ import annotations
 
 import contextlib
-import io
 import json
-import os
-import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,7 +35,10 @@ if __name__ == "__main__" and not __package__:
     sys.path.pop(0)
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from weights import early as early  # isort: split
+
 from host.errors import HostError, UsageError
+from weights.commandline import OneLineParser, program
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -51,7 +51,6 @@ ZOO = Path(__file__).resolve().parents[1] / "weights" / "zoo"
 DEFAULT_MODEL = "stories-small"
 """Name of the shipped model that runs unless another one is given."""
 
-INTERRUPTED = 130
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 
 
@@ -252,8 +251,7 @@ def run(arguments: Any) -> None:
 
 
 def _print(text: str) -> None:
-    sys.stdout.write(text)
-    sys.stdout.flush()
+    print(text, end="", flush=True)  # nowhere, where standard output is closed
 
 
 def _report(identity: Any, speed: dict[str, Any], tokens: int, seconds: float) -> None:
@@ -269,13 +267,13 @@ def _report(identity: Any, speed: dict[str, Any], tokens: int, seconds: float) -
     print("\n".join(lines), file=sys.stderr)
 
 
-def _parse(argv: list[str] | None) -> Any:
-    from weights.commandline import OneLineParser
+def _parse(arguments: Sequence[str] | None) -> Any:
     from weights.store_commands import add_source_arguments
 
     parser = OneLineParser(
         prog="infer.py" if not __package__ else "python -m host.infer",
         description="Generates text on a device.",
+        free_text=("--prompt",),
     )
     parser.add_argument(
         "--device",
@@ -311,37 +309,15 @@ def _parse(argv: list[str] | None) -> Any:
         help="where the cycles of a token go: a table, and a picture in build/BOARD",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object at the end")
-    return parser.parse_args(argv)
+    return parser.parse_args(arguments)
 
 
-def main(argv: list[str] | None = None) -> int:
+@program
+def main(arguments: Sequence[str] | None = None) -> int:
     """Run with these arguments; the exit status."""
-    from weights.commandline import FAILED, WRONG_USAGE, report_failure
-    from weights.errors import ModelError
-
-    # A shell that starts this in the background has it ignore the interrupt.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # a terminal that cannot show a character
-    try:
-        run(_parse(argv))
-    except KeyboardInterrupt:
-        return INTERRUPTED
-    except UsageError as error:
-        report_failure(error)
-        return WRONG_USAGE
-    except BrokenPipeError:
-        # Nobody reads any more; keep the interpreter from complaining about it at its end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return FAILED
-    except (HostError, ModelError, OSError) as error:
-        return report_failure(error)
+    run(_parse(arguments))
     return 0
 
 
 if __name__ == "__main__":
-    try:
-        status = main()
-    except KeyboardInterrupt:  # before main was ready for it
-        status = INTERRUPTED
-    sys.exit(status)
+    sys.exit(main())

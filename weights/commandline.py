@@ -10,7 +10,8 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -110,20 +111,40 @@ def report_failure(error: BaseException) -> int:
     return error.status if isinstance(error, ReportedError) else FAILED
 
 
-def _output_failure() -> OSError | None:
-    """Why standard output takes nothing any more, or None; what it still holds is then dropped."""
+class _Output(io.FileIO):
+    """Standard output, whose errors name it."""
+
+    def write(self, data: Any) -> Any:
+        try:
+            return super().write(data)
+        except OSError as error:
+            # Or the interpreter tries again at its end, and complains.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self.fileno())
+            raise OSError(error.errno, error.strerror, "standard output") from None
+
+
+@contextmanager
+def _named_output() -> Iterator[None]:
+    """`_Output` for the block, flushed at its end; characters that it cannot take are replaced."""
+    before = sys.stdout
+    if before is None or before is not sys.__stdout__ or not isinstance(before, io.TextIOWrapper):
+        yield  # closed, or somebody else's
+        return
+    before.flush()
+    raw = _Output(before.fileno(), "wb", closefd=False)
+    sys.stdout = io.TextIOWrapper(
+        io.BufferedWriter(raw),
+        encoding=before.encoding,
+        errors="replace",
+        line_buffering=before.line_buffering,
+    )
     try:
-        if sys.stdout is not None:
-            sys.stdout.flush()
-    except OSError as error:
-        try:  # or the interpreter complains at its end that it cannot write the rest
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        except (OSError, ValueError):
-            pass
-        return error
-    except ValueError:  # closed
-        pass
-    return None
+        yield
+        sys.stdout.flush()
+    finally:
+        with suppress(OSError):
+            sys.stdout.close()
+        sys.stdout = before
 
 
 def program(main: Main) -> Callable[..., int]:
@@ -139,27 +160,14 @@ def program(main: Main) -> Callable[..., int]:
         if threading.current_thread() is threading.main_thread():
             # A shell that starts this in the background has it ignore the interrupt.
             signal.signal(signal.SIGINT, signal.default_int_handler)
-        if isinstance(sys.stdout, io.TextIOWrapper):
-            sys.stdout.reconfigure(errors="replace")  # a terminal that cannot show a character
         try:
-            status = main(arguments)
+            with _named_output():
+                return main(arguments)
         except KeyboardInterrupt:
-            _output_failure()
             return INTERRUPTED
+        except BrokenPipeError:
+            return FAILED
         except Exception as error:
-            lost = _output_failure()
-            if isinstance(error, OSError) and lost is not None and lost.errno == error.errno:
-                return _report_lost_output(lost)
             return report_failure(error)
-        lost = _output_failure()
-        return status if lost is None else _report_lost_output(lost)
 
     return run
-
-
-def _report_lost_output(error: OSError) -> int:
-    if isinstance(error, BrokenPipeError):
-        return FAILED
-    return report_failure(
-        ReportedError(f"standard output: {error.strerror}; what it lacks is lost, run this again")
-    )
