@@ -90,7 +90,7 @@ def test_values(tmp_path: Path, shape: ModelShape, dtype: str, shards: int) -> N
 
 def test_bf16_is_widened_exactly(directory: Path) -> None:
     def spread(values: dict[str, np.ndarray]) -> None:
-        values["model.norm.weight"][:] = [0, -0.0, 1, -1, 2**-126, 2**-133, 3e38, -3e38, 0.1, 1e-3]
+        values["model.norm.weight"][:] = [0, -0.0, 1, -1, 2**-126, 2**-133, 2**15, -3e4, 0.1, 1e-3]
 
     rewrite(directory, spread)
     wide = Checkpoint(directory).tensor("model.norm.weight")

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,6 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
+from host.sampling import TEMPERATURE_MAX, TEMPERATURE_MIN
+from sim.golden_device import GoldenDevice
 from tests.checkpoints import RandomCheckpoint
 from weights import ModelError, packing, quantise
 from weights.__main__ import main
@@ -24,6 +28,8 @@ from weights.quantise import convert, ternarise
 from weights.tensorfile import TensorFile, write_tensors
 
 SHAPE = ModelShape(hidden=10, layers=2, intermediate=7, vocabulary=301)
+
+TINY = ModelShape(hidden=8, layers=1, intermediate=6, vocabulary=5)
 
 SHAPES = [
     SHAPE,
@@ -299,6 +305,11 @@ Edit = Callable[[dict], object]
     [
         (lambda facts: facts.update(residual_fraction=3), "does not match its digest"),
         (lambda facts: facts.update(residual_fraction="3"), "residual_fraction must be"),
+        (lambda facts: facts.update(residual_fraction=True), "residual_fraction must be"),
+        (lambda facts: facts.update(residual_fraction=65), "integer from -63 to 64, not 65"),
+        (lambda facts: facts.update(residual_fraction=10**400), "integer from -63 to 64, not 1000"),
+        (lambda facts: facts.update(source=3), "source must be a SHA-256 digest"),
+        (lambda facts: facts.update(source="../x"), "source must be a SHA-256 digest"),
         (lambda facts: facts.update(source="0" * 64), "does not match its digest"),
         (lambda facts: facts.update(start_token=1), "does not match its digest"),
         (lambda facts: facts.update(end_token=301), "end_token must be a token"),
@@ -331,6 +342,227 @@ def test_negative_zero_is_refused(model_file: Path) -> None:
     model.save(model_file)
     with pytest.raises(ModelError, match=r"head\.trits must hold packed trits only"):
         IntegerModel.load(model_file)
+
+
+Values = dict[str, np.ndarray]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("head.scale", [1, 0], "head.scale: mantissa must be normalised"),
+        ("head.scale", [-(1 << 14), 0], "head.scale: mantissa must be normalised"),
+        ("head.scale", [0, 1], "head.scale: zero must have exponent 0"),
+        ("layers.0.attn.i.scale", [1 << 14, 600], "i.scale: exponent must fit 10 bits"),
+        ("layers.1.mlp.gate.scale", [1 << 14, 128], "gate.scale: a model's exponent must fit 8"),
+        ("layers.0.attn.o.scale", [1 << 14, -129], "o.scale: a model's exponent must fit 8 bits"),
+        ("layers.1.mlp.down.epsilon", [0, 0], "down.epsilon must not be zero"),
+        ("embedding.codes", -128, "embedding.codes must hold -127 at least, not -128"),
+        ("embedding.scale", -1, "embedding.scale must hold 0 at least, not -1"),
+        ("layers.1.attn.lower_bound", -1, "lower_bound must hold 0 at least, not -1"),
+        ("layers.1.attn.norm", -1, "attn.norm must hold 0 at least, not -1"),
+        ("layers.1.attn.o.norm", -32768, "o.norm must hold -32767 at least, not -32768"),
+        ("layers.0.mlp.down.gain", -32768, "down.gain must hold -32767 at least, not -32768"),
+        ("tokenizer", 0xFF, "tokenizer must be UTF-8 text"),
+    ],
+)
+def test_values_that_no_machine_takes(
+    model_file: Path, name: str, value: object, message: str
+) -> None:
+    """A file whose digest is right is refused where it is read, in one line that names it."""
+    model = IntegerModel.load(model_file)
+    model[name][:] = value
+    model.save(model_file)
+    with pytest.raises(ModelError, match=re.escape(message)) as raised:
+        IntegerModel.load(model_file)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_values_at_the_bounds_run(model_file: Path, seed: int) -> None:
+    """All numbers of a model at either end of what a file may hold: no operation fails."""
+    random = np.random.default_rng(seed)
+    model = IntegerModel.load(model_file)
+    tensors: Values = {}
+    for name, layout in tensor_layouts(model.shape).items():
+        if layout.lowest is None:
+            exponents = (-128, 127) if seed < 8 else (-30, 0)
+            tensors[name] = np.array([random.choice([1 << 14, 32767]), random.choice(exponents)])
+        elif name.endswith("trits"):
+            trits = random.integers(-1, 2, matrix_shapes(model.shape)[name[:-6]])
+            tensors[name] = packing.pack(trits.astype(np.int8))
+        else:
+            highest = np.iinfo(layout.type).max
+            values = [layout.lowest, 0, 1, highest] if seed % 2 else [layout.lowest, highest]
+            tensors[name] = random.choice(values, layout.shape)
+        tensors[name] = tensors[name].astype(layout.type)
+    tensors["tokenizer"] = model["tokenizer"]
+    fraction = (-63, 64)[seed // 2 % 2]
+    save(model_file, model, tensors, fraction)
+    device = GoldenDevice()
+    device.load(IntegerModel.load(model_file))
+    for temperature in (0.0, TEMPERATURE_MIN, TEMPERATURE_MAX):
+        tokens = list(device.generate([3, 0, 300], 4, temperature=temperature, seed=seed))
+        assert len(tokens) == 4 and all(0 <= token < 301 for token in tokens)
+
+
+def save(path: Path, model: IntegerModel, tensors: Values, fraction: int) -> None:
+    """Writes a model file of other values."""
+    facts = {"residual_fraction": fraction, "source": model.source, "shape": model.shape}
+    tokens = {"start_token": 0, "end_token": 0}
+    IntegerModel(**facts, **tokens, tensors=tensors).save(path)  # type: ignore[arg-type]
+
+
+Range = tuple[int, int]
+
+
+def exponents(low: int, high: int) -> Range:
+    """A range of exponents, all of which a scale can have."""
+    for exponent in (low, high):
+        Scale(1 << 14, exponent)
+    return low, high
+
+
+def follow_exponents(constant: Range) -> None:
+    """Every operation on scales, in ranges wider than any token's, as the contract orders them."""
+
+    def times(a: Range, b: Range) -> Range:
+        return exponents(a[0] + b[0] + 14, a[1] + b[1] + 15)
+
+    def over(a: Range, b: Range) -> Range:
+        return exponents(a[0] - b[1] - 15, a[1] - b[0] - 14)
+
+    def plus(a: Range, b: Range) -> Range:
+        return exponents(min(a[0], b[0]), max(a[1], b[1]) + 1)
+
+    def sigma(square: Range) -> Range:
+        root = exponents((square[0] - 15) // 2, (square[1] - 14) // 2)
+        return times(over(peak, root), constant)
+
+    energy = exponents(-14, 112)  # of up to 2**16 squares of 24 bits, in units up to 2**64
+    peak = exponents(1, 33)  # of 24 bits, in units from 2**15 to 2**(15 + 9)
+    over((-8, -8), peak)
+    gate = sigma(energy)
+    times(gate, (-21, -8))  # one over the temperature
+    sigma(plus(energy, times(energy, constant)))
+    sigma(plus(energy, over(constant, times(gate, gate))))
+
+
+def test_exponents_of_a_model_are_as_wide_as_can_be() -> None:
+    follow_exponents((-128, 127))
+    with pytest.raises(ValueError, match="exponent must fit 10 bits"):
+        follow_exponents((-256, 255))
+
+
+@pytest.mark.parametrize(
+    ("tensor", "value"),
+    [
+        ("model.layers.0.attn.o_proj.norm.weight", 3e38),
+        ("lm_head.weight", -33000.0),
+        ("model.lower_bounds", 1e30),
+        ("model.embeddings.weight", 65504.0),
+    ],
+)
+def test_value_that_only_damage_gives(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tensor: str, value: float
+) -> None:
+    """As one flipped bit of an exponent does."""
+    original = RandomCheckpoint.value
+
+    def spoilt(self: RandomCheckpoint, index: int, name: str, shape: tuple) -> np.ndarray:
+        values = original(self, index, name, shape)
+        if name == tensor:
+            values.flat[-1] = value
+        return values
+
+    monkeypatch.setattr(RandomCheckpoint, "value", spoilt)
+    source = Checkpoint(RandomCheckpoint(shape=SHAPE, dtype="fp32").write(tmp_path))
+    with pytest.raises(ModelError, match=rf"{re.escape(tensor)} holds .* \(32768\)") as raised:
+        convert(source)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("size", [0.0, 1e-45, 1e-30, 1e-12, 1.0, 32768.0])
+@pytest.mark.parametrize("norms", [0.0, 1e-45, 1e-30, 1e-9, 1.0, 32768.0])
+def test_checkpoint_of_any_size_converts_or_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: float, norms: float
+) -> None:
+    """Far from one, constants leave their ranges: that is told, and what converts runs."""
+
+    def value(self: RandomCheckpoint, index: int, name: str, shape: tuple[int, ...]) -> np.ndarray:
+        random = np.random.default_rng(index).uniform(-1, 1, shape)
+        return (random * (norms if "norm" in name else size)).astype(np.float32)
+
+    monkeypatch.setattr(RandomCheckpoint, "value", value)
+    source = Checkpoint(RandomCheckpoint(shape=SHAPE, dtype="fp32").write(tmp_path))
+    if 0 < norms < 1e-20:
+        with pytest.raises(ModelError, match="makes no integer model") as raised:
+            convert(source)
+        assert "\n" not in str(raised.value)
+    else:
+        assert runs(convert(source))
+
+
+def runs(model: IntegerModel) -> bool:
+    device = GoldenDevice()
+    device.load(model)
+    return len(list(device.generate([3, 0], 2))) == 2
+
+
+FLIPS = 150
+
+
+def flips(content: bytes, seed: int) -> Iterator[bytes]:
+    """The content with a random bit, or a random byte, changed."""
+    random = np.random.default_rng(seed)
+    for place in random.integers(0, len(content), FLIPS).tolist():
+        changed = bytearray(content)
+        changed[place] ^= int(random.choice([1 << random.integers(8), random.integers(1, 256)]))
+        yield bytes(changed)
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "bf16", "fp16"])
+def test_damaged_checkpoint_converts_or_is_refused(tmp_path: Path, dtype: str) -> None:
+    """Any damage: a model that runs, or one line. No warning and no other exception."""
+    directory = RandomCheckpoint(shape=TINY, dtype=dtype, seed=1).write(tmp_path / "whole")
+    outcomes = {"runs": 0, "refused": 0}
+    for seed, name in enumerate(("model.safetensors", "config.json", "tokenizer.json")):
+        path = directory / name
+        whole = path.read_bytes()
+        for changed in flips(whole, seed):
+            path.write_bytes(changed)
+            try:
+                outcomes["runs"] += runs(convert(Checkpoint(directory)))
+            except ModelError as error:
+                outcomes["refused"] += 1
+                assert "\n" not in str(error)
+        path.write_bytes(whole)
+    assert outcomes["runs"] + outcomes["refused"] == 3 * FLIPS
+    assert min(outcomes.values()) > 20
+
+
+def test_damaged_values_with_their_digest(tmp_path: Path) -> None:
+    """Damage that the digest does not show, since it was made afterwards."""
+    model = convert(Checkpoint(RandomCheckpoint(shape=TINY).write(tmp_path / "checkpoint")))
+    path = tmp_path / "model.safetensors"
+    random = np.random.default_rng(5)
+    names = [name for name in sorted(model.tensors) if name != "tokenizer"]
+    outcomes = {"runs": 0, "refused": 0}
+    for _ in range(2 * FLIPS):
+        name = random.choice(names)
+        content = bytearray(model[name].tobytes())
+        content[random.integers(len(content))] ^= 1 << random.integers(8)
+        changed = np.frombuffer(bytes(content), model[name].dtype).reshape(model[name].shape)
+        facts = model._facts()
+        tensors = {**model.tensors, name: changed}
+        digest = IntegerModel.digest(SimpleNamespace(tensors=tensors, _facts=lambda f=facts: f))  # type: ignore[arg-type]
+        write_tensors(path, tensors, {"tritstream": json.dumps(facts | {"content": digest})})
+        try:
+            outcomes["runs"] += runs(IntegerModel.load(path))
+        except ModelError as error:
+            outcomes["refused"] += 1
+            assert str(path) in str(error) and "\n" not in str(error)
+    assert min(outcomes.values()) > 20
 
 
 def test_checkpoint_is_no_model(checkpoint: Checkpoint) -> None:

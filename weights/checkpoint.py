@@ -25,6 +25,9 @@ NORM_EPSILON = 1e-6
 configuration says, and every released configuration says the same."""
 
 FLOAT_TYPES = ("F32", "F16", "BF16")
+LARGEST_VALUE = 1 << 15
+"""A magnitude above it comes from a damaged file, not from training."""
+
 BLOCK_ELEMENTS = 1 << 18
 """Elements that `Checkpoint.blocks` reads at a time: 1 MB of float32, which stays in cache."""
 
@@ -195,6 +198,12 @@ class Checkpoint:
         if not np.isfinite(values).all():
             raise ModelError(
                 f"{file.path}: tensor {name} holds NaN or infinity; fetch the checkpoint again"
+            )
+        peak = max(float(values.max()), -float(values.min()))
+        if peak > LARGEST_VALUE:
+            raise ModelError(
+                f"{file.path}: tensor {name} holds {peak:g}, far above what a trained model does "
+                f"({LARGEST_VALUE}); fetch the checkpoint again"
             )
         return values
 

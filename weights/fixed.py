@@ -8,6 +8,12 @@ from dataclasses import dataclass
 
 MANTISSA_BITS = 15
 EXPONENT_BITS = 10
+MODEL_EXPONENT_BITS = 8
+"""Of the scales in a model: no operation on these leaves `EXPONENT_BITS`, whatever the tokens."""
+
+RESIDUAL_FRACTIONS = range(-63, 65)
+"""What a residual fraction may be: minus it is the shift of a program step, of 7 bits."""
+
 COEFFICIENT_MAX = 32767
 """Largest magnitude of a 16-bit multiplier coefficient: a gain, a gate or a mantissa."""
 

@@ -9,6 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import re
+import reprlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -18,7 +21,8 @@ import numpy as np
 
 from .checkpoint import ModelShape
 from .errors import ModelError
-from .fixed import Scale
+from .files import parse_json
+from .fixed import MODEL_EXPONENT_BITS, RESIDUAL_FRACTIONS, Scale
 from .packing import is_packed, packed_columns, unpack
 from .tensorfile import TensorFile, write_tensors
 
@@ -26,15 +30,29 @@ FORMAT = "tritstream integer model"
 VERSION = 1
 METADATA_KEY = "tritstream"
 
+CHECKPOINT_FILES = (
+    "config.json",
+    "tokenizer.json",
+    "model.safetensors",
+    "model.safetensors.index.json",
+)
+"""What `Checkpoint` reads in a folder, besides the shards that the last one lists."""
+
+_DIGEST = re.compile("[0-9a-f]{64}")
+
 MAKE_AGAIN = "make it again with 'python -m weights convert'"
 
 
 @dataclass(frozen=True, kw_only=True)
 class TensorLayout:
-    """Element type and shape of a tensor of the integer model."""
+    """Element type, shape and smallest value of a tensor of the integer model.
+
+    The largest value is that of the type; a `Scale` has no smallest value, but rules of its own.
+    """
 
     type: np.dtype
     shape: tuple[int, ...]
+    lowest: int | None = None
 
 
 def matrix_shapes(shape: ModelShape) -> dict[str, tuple[int, int]]:
@@ -56,18 +74,21 @@ def tensor_layouts(shape: ModelShape) -> dict[str, TensorLayout]:
     packed, scale = np.dtype(np.uint8), np.dtype(np.int32)
     d = shape.hidden
     layouts = {
-        "embedding.codes": TensorLayout(type=codes, shape=(shape.vocabulary, d)),
-        "embedding.scale": TensorLayout(type=table, shape=(shape.vocabulary,)),
-        "head.norm": TensorLayout(type=table, shape=(d,)),
+        "embedding.codes": TensorLayout(type=codes, shape=(shape.vocabulary, d), lowest=-127),
+        "embedding.scale": TensorLayout(type=table, shape=(shape.vocabulary,), lowest=0),
+        "head.norm": TensorLayout(type=table, shape=(d,), lowest=0),
     }
     for n in range(shape.layers):
-        for name in ("attn.norm", "attn.lower_bound", "attn.o.norm", "mlp.norm"):
-            layouts[f"layers.{n}.{name}"] = TensorLayout(type=table, shape=(d,))
+        for name in ("attn.norm", "attn.lower_bound", "mlp.norm"):
+            layouts[f"layers.{n}.{name}"] = TensorLayout(type=table, shape=(d,), lowest=0)
+        layouts[f"layers.{n}.attn.o.norm"] = TensorLayout(type=table, shape=(d,), lowest=-32767)
         for name in ("attn.o.epsilon", "mlp.down.epsilon"):
             layouts[f"layers.{n}.{name}"] = TensorLayout(type=scale, shape=(2,))
     for name, (rows, columns) in matrix_shapes(shape).items():
-        layouts[f"{name}.gain"] = TensorLayout(type=table, shape=(columns,))
-        layouts[f"{name}.trits"] = TensorLayout(type=packed, shape=(rows, packed_columns(columns)))
+        layouts[f"{name}.gain"] = TensorLayout(type=table, shape=(columns,), lowest=-32767)
+        layouts[f"{name}.trits"] = TensorLayout(
+            type=packed, shape=(rows, packed_columns(columns)), lowest=0
+        )
         layouts[f"{name}.scale"] = TensorLayout(type=scale, shape=(2,))
     return layouts
 
@@ -98,10 +119,15 @@ class IntegerModel:
     tensors: Mapping[str, np.ndarray]
 
     def __post_init__(self) -> None:
-        if type(self.residual_fraction) is not int:
+        fraction = self.residual_fraction
+        if type(fraction) is not int or fraction not in RESIDUAL_FRACTIONS:
+            low, high = RESIDUAL_FRACTIONS[0], RESIDUAL_FRACTIONS[-1]
             raise ValueError(
-                f"residual_fraction must be an integer, not {self.residual_fraction!r}"
+                f"residual_fraction must be an integer from {low} to {high}, "
+                f"not {reprlib.repr(fraction)}"
             )
+        if not (isinstance(self.source, str) and _DIGEST.fullmatch(self.source)):
+            raise ValueError(f"source must be a SHA-256 digest, not {reprlib.repr(self.source)}")
         for name in ("start_token", "end_token"):
             token = getattr(self, name)
             if type(token) is not int or not 0 <= token < self.shape.vocabulary:
@@ -119,11 +145,32 @@ class IntegerModel:
                     f"{name} must be {layout.type} {layout.shape}, "
                     f"not {tensor.dtype} {tensor.shape}"
                 )
+            if layout.lowest is None:
+                self._check_scale(name)
+            elif (lowest := int(tensor.min())) < layout.lowest:
+                raise ValueError(f"{name} must hold {layout.lowest} at least, not {lowest}")
         if self.tensors["tokenizer"].dtype != np.uint8:
             raise ValueError(f"tokenizer must be uint8, not {self.tensors['tokenizer'].dtype}")
+        try:
+            self.tensors["tokenizer"].tobytes().decode()
+        except UnicodeDecodeError as error:
+            raise ValueError(f"tokenizer must be UTF-8 text ({error})") from error
         for name, (_, columns) in matrix_shapes(self.shape).items():
             if not is_packed(self.tensors[f"{name}.trits"], columns):
                 raise ValueError(f"{name}.trits must hold packed trits only")
+
+    def _check_scale(self, name: str) -> None:
+        try:
+            scale = self.scale(name)
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from error
+        if not -1 <= scale.exponent >> (MODEL_EXPONENT_BITS - 1) <= 0:
+            raise ValueError(
+                f"{name}: a model's exponent must fit {MODEL_EXPONENT_BITS} bits, "
+                f"not {scale.exponent}"
+            )
+        if name.endswith(".epsilon") and scale.mantissa == 0:
+            raise ValueError(f"{name} must not be zero")
 
     def __getitem__(self, name: str) -> np.ndarray:
         """Tensor `name` as it is stored."""
@@ -173,13 +220,18 @@ class IntegerModel:
         write_tensors(Path(path), self.tensors, {METADATA_KEY: json.dumps(facts)})
 
     @classmethod
-    def load(cls, path: str | Path) -> IntegerModel:
+    def load(cls, path: str | Path, content: str | None = None) -> IntegerModel:
         """Reads and checks a model file.
+
+        Parameters
+        ----------
+        content : `digest` that the model must have
 
         Raises
         ------
         ModelError
-            When it is missing, cut short, changed, of another version, or no integer model.
+            When it is missing, cut short, changed, of another version, another model than
+            `content`, or no integer model.
         """
         file = TensorFile(Path(path))
         facts = _read_facts(file)
@@ -196,14 +248,46 @@ class IntegerModel:
             raise ModelError(f"{path}: metadata lacks {error}; {MAKE_AGAIN}") from error
         except ValueError as error:
             raise ModelError(f"{path}: {error}; {MAKE_AGAIN}") from error
-        if model.digest() != facts.get("content"):
+        digest = model.digest()
+        if digest != facts.get("content"):
             raise ModelError(f"{path}: content does not match its digest; {MAKE_AGAIN}")
+        if content not in (None, digest):
+            raise ModelError(f"{path}: holds another model; {MAKE_AGAIN}")
         return model
 
 
-def _read_facts(file: TensorFile) -> dict[str, Any]:
+def check_target(path: str | Path) -> Path:
+    """Where a model that is to be written to `path` goes: links are followed.
+
+    Whoever makes a model asks this first: it must not replace what the user has, and least of all
+    the checkpoint that it is made from.
+
+    Raises
+    ------
+    ModelError
+        Unless the place is free or an integer model's.
+    """
+    path = Path(path)
+    target = Path(os.path.realpath(path))
+    if not target.parent.is_dir() or path.is_dir():
+        raise ModelError(f"{path}: cannot be written; give a file name in a folder that exists")
+    if os.path.lexists(target):
+        try:
+            _read_facts(TensorFile(target), any_version=True)
+        except ModelError as error:
+            raise ModelError(
+                f"{path}: not an integer model, so it is not replaced; give another name"
+            ) from error
+    elif target.name in CHECKPOINT_FILES and (target.parent / CHECKPOINT_FILES[0]).exists():
+        raise ModelError(f"{path}: would become part of the checkpoint there; give another name")
+    if not os.access(target.parent, os.W_OK):
+        raise ModelError(f"{path}: its folder cannot be written to; give one that can")
+    return target
+
+
+def _read_facts(file: TensorFile, any_version: bool = False) -> dict[str, Any]:
     try:
-        facts = json.loads(file.metadata[METADATA_KEY])
+        facts = parse_json(file.metadata[METADATA_KEY], file.path, MAKE_AGAIN)
         if facts["format"] != FORMAT:
             raise ValueError(facts["format"])
         version = facts["version"]
@@ -211,7 +295,7 @@ def _read_facts(file: TensorFile) -> dict[str, Any]:
         raise ModelError(
             f"{file.path}: not an integer model; make one with 'python -m weights convert'"
         ) from error
-    if version != VERSION:
+    if version != VERSION and not any_version:
         raise ModelError(
             f"{file.path}: format version {version}, but this program reads {VERSION}; {MAKE_AGAIN}"
         )

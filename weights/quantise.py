@@ -13,7 +13,15 @@ from collections.abc import Callable, Iterator, Mapping
 import numpy as np
 
 from .checkpoint import NORM_EPSILON, Checkpoint
-from .fixed import COEFFICIENT_MAX, EMBEDDING_SHIFT, HIDDEN_FRACTION, Scale, sum_shift
+from .errors import ModelError
+from .fixed import (
+    COEFFICIENT_MAX,
+    EMBEDDING_SHIFT,
+    HIDDEN_FRACTION,
+    RESIDUAL_FRACTIONS,
+    Scale,
+    sum_shift,
+)
 from .model import IntegerModel
 from .packing import pack
 
@@ -105,9 +113,15 @@ def convert(checkpoint: Checkpoint, progress: Progress | None = None) -> Integer
     Raises
     ------
     ModelError
-        When a tensor turns out to be damaged.
+        When a tensor turns out to be damaged, or holds values that no integer model can.
     """
-    return _Conversion(checkpoint, progress or (lambda done, total: None)).run()
+    try:
+        return _Conversion(checkpoint, progress or (lambda done, total: None)).run()
+    except (ValueError, OverflowError) as error:
+        raise ModelError(
+            f"{checkpoint.directory}: makes no integer model ({error}); fetch it again, "
+            "or train it with other settings"
+        ) from error
 
 
 class _Conversion:
@@ -136,7 +150,8 @@ class _Conversion:
         limit = embedding_fraction(float(peaks.max()))
         if limit is not None:
             self.residual_fractions.append(limit)
-        residual_fraction = min(self.residual_fractions, default=HIDDEN_FRACTION)
+        limits = self.residual_fractions or [HIDDEN_FRACTION]
+        residual_fraction = min(*limits, RESIDUAL_FRACTIONS[-1])
         codes, scales = quantise_embedding(checkpoint, peaks, residual_fraction)
         self.tensors["embedding.codes"], self.tensors["embedding.scale"] = codes, scales
         self.tensors["tokenizer"] = np.frombuffer(
@@ -207,7 +222,10 @@ class _Conversion:
         return beta
 
     def scale(self, name: str, value: float) -> None:
-        scale = Scale.from_float(value)
+        try:
+            scale = Scale.from_float(value)
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from error
         self.tensors[name] = np.array([scale.mantissa, scale.exponent], dtype=np.int32)
 
     def limit_residual(self, inner: np.ndarray, beta: float) -> None:

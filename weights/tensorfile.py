@@ -8,18 +8,17 @@ map: a file cut while it is open then gives an error and not a bus fault.
 from __future__ import annotations
 
 import json
-import os
 import struct
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from .errors import ModelError
+from .files import atomic_file, check_pointer
 
 STORED_TYPES: dict[str, np.dtype[Any]] = {
     "F32": np.dtype("<f4"),
@@ -64,17 +63,22 @@ class TensorFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            with safe_open(str(path), framework="numpy"):
-                pass
+            if path.exists() and not path.is_file():  # a pipe would make this wait
+                raise ModelError(f"{path}: not a file; give a safetensors file")
             with path.open("rb") as file:
-                (header_size,) = struct.unpack("<Q", file.read(8))
+                beginning = file.read(64)
+                check_pointer(path, beginning)
+                with safe_open(str(path), framework="numpy"):
+                    pass
+                (header_size,) = struct.unpack("<Q", beginning[:8])
+                file.seek(8)
                 header = json.loads(file.read(header_size))
-        except (SafetensorError, ValueError, struct.error) as error:
+        except OSError as error:
+            raise ModelError(f"{path}: cannot be read ({error.strerror or error})") from error
+        except (SafetensorError, ValueError, RecursionError, struct.error) as error:
             raise ModelError(
                 f"{path}: truncated or not a safetensors file ({error}); fetch or write it again"
             ) from error
-        except OSError as error:
-            raise ModelError(f"{path}: cannot be read ({error.strerror or error})") from error
         self.metadata: dict[str, str] = header.pop("__metadata__", {})
         self.entries: dict[str, TensorEntry] = {
             name: TensorEntry(
@@ -150,20 +154,3 @@ def write_tensors(path: Path, tensors: Mapping[str, np.ndarray], metadata: dict[
         file.write(struct.pack("<Q", len(text)) + text)
         for name in names:
             file.write(np.ascontiguousarray(tensors[name]).data)
-
-
-@contextmanager
-def atomic_file(path: Path) -> Iterator[BinaryIO]:
-    """A new file for writing that takes `path`'s place when the block ends without an exception.
-
-    Until then it lies beside `path`, so that a crash leaves the old content. Raises `OSError`.
-    """
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with partial.open("wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
