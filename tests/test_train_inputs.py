@@ -92,10 +92,7 @@ def test_bad_configuration(tmp_path: Path, old: str, new: str, message: str) -> 
 def test_missing_configuration(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "none.toml"
     assert main(["train", str(path), "--data", "a", "--out", str(tmp_path / "out")]) == 1
-    assert (
-        capsys.readouterr().err
-        == f"{path}: cannot be read (No such file or directory); give " + ("a TOML file\n")
-    )
+    assert capsys.readouterr().err == f"{path}: missing; copy it from where it came from\n"
     assert not (tmp_path / "out").exists()
 
 
@@ -121,7 +118,7 @@ def test_without_pytorch(
     monkeypatch.setitem(sys.modules, "torch", None)
     assert main(["train", str(path), "--data", "d", "--out", str(tmp_path / "out")]) == 1
     captured = capsys.readouterr()
-    assert captured.err.count("\n") == 1 and "install the extra 'train'" in captured.err
+    assert captured.err == "needs torch, which is not installed: pip install -e '.[train]'\n"
 
 
 # Schedule

@@ -7,10 +7,9 @@ import json
 import os
 import time
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
-from ..errors import ModelError
+from ..files import user_path
 from .config import read_config
 
 COMMAND = "train"
@@ -19,12 +18,14 @@ COMMAND = "train"
 def add_train_command(commands: argparse._SubParsersAction[Any]) -> None:
     """The sub-command; `run_train_command` runs it."""
     command = commands.add_parser(COMMAND, help="train a model from a folder of text")
-    command.add_argument("config", type=Path, metavar="CONFIG.toml", help="[model] and [training]")
+    command.add_argument(
+        "config", type=user_path, metavar="CONFIG.toml", help="[model] and [training]"
+    )
     command.add_argument(
         "--data", required=True, metavar="DIR", help="folder of .txt files, or a hub data set"
     )
     command.add_argument(
-        "--out", type=Path, required=True, metavar="DIR", help="goes on from the state there"
+        "--out", type=user_path, required=True, metavar="DIR", help="goes on from the state there"
     )
     command.add_argument(
         "--deadline",
@@ -39,7 +40,7 @@ def add_train_command(commands: argparse._SubParsersAction[Any]) -> None:
         metavar="MIB",
         help="largest file of the state (1024)",
     )
-    command.add_argument("--tokenizer", type=Path, metavar="FILE", help="instead of a new one")
+    command.add_argument("--tokenizer", type=user_path, metavar="FILE", help="instead of a new one")
     command.add_argument("--device", choices=("cpu", "cuda"), help="default: the best there is")
     command.add_argument(
         "--compile",
@@ -60,19 +61,15 @@ def run_train_command(options: argparse.Namespace) -> None:
 
     Raises
     ------
+    ModuleNotFoundError
+        When PyTorch is not installed.
     ModelError, OSError
-        When PyTorch is not installed, or as `weights.train.loop.train` does.
+        As `weights.train.loop.train` does.
     """
     begin = time.monotonic()  # before PyTorch, whose import takes seconds of the deadline
     config = read_config(options.config)
-    try:
-        from .loop import Options, train
-    except ModuleNotFoundError as error:
-        if error.name != "torch":
-            raise
-        raise ModelError(
-            "training needs PyTorch, which is not installed; install the extra 'train'"
-        ) from error
+    from .loop import Options, train
+
     result = train(
         config,
         Options(
@@ -80,6 +77,7 @@ def run_train_command(options: argparse.Namespace) -> None:
             output=options.out,
             deadline=options.deadline,
             state_limit=options.state_limit,
+            config=options.config,
             tokenizer=options.tokenizer,
             compile=options.compile,
             device=options.device,

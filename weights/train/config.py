@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import sys
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
@@ -12,18 +11,27 @@ from typing import Any
 
 from ..checkpoint import ModelShape
 from ..errors import ModelError
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
+from ..files import read_toml
 
 ARCHITECTURES = ("matmul-free", "transformer")
+LARGEST_INTEGER = (1 << 32) - 1
+LARGEST_BATCH = 1 << 20
+LARGEST_FLOAT = 1e38
+"""All that a float32 takes."""
 
 
 def _check(condition: bool, name: str, wanted: str, value: object) -> None:
     if not condition:
         raise ValueError(f"{name} must be {wanted}, not {value!r}")
+
+
+def _check_sizes(settings: Mapping[str, Any]) -> None:
+    """Raises `ValueError` for a number that no machine's arithmetic takes; so is nan."""
+    for name, value in settings.items():
+        if type(value) is int:
+            _check(abs(value) <= LARGEST_INTEGER, name, f"at most {LARGEST_INTEGER}", value)
+        elif type(value) is float:
+            _check(abs(value) <= LARGEST_FLOAT, name, f"a number up to {LARGEST_FLOAT:g}", value)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +61,7 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         _ = self.shape
+        _check_sizes(vars(self))
         architecture = self.architecture
         choice = " or ".join(ARCHITECTURES)
         _check(architecture in ARCHITECTURES, "architecture", choice, architecture)
@@ -111,9 +120,11 @@ class TrainingConfig:
     save_seconds: float = 300.0
 
     def __post_init__(self) -> None:
+        _check_sizes(vars(self))
         for name in ("steps", "batch", "report", "validation_windows"):
             value = getattr(self, name)
             _check(value >= 1, name, "at least 1", value)
+        _check(self.batch <= LARGEST_BATCH, "batch", f"at most {LARGEST_BATCH}", self.batch)
         _check(self.length >= 2, "length", "at least 2", self.length)
         for name in ("learning_rate", "clip", "save_seconds"):
             value = getattr(self, name)
@@ -137,6 +148,14 @@ class Config:
         """SHA-256 of all settings: a state goes on only under the settings it was made with."""
         return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
 
+    def toml(self) -> str:
+        """A file with all settings, which `read_config` makes this configuration of."""
+        lines = []
+        for name, table in asdict(self).items():
+            # Numbers, truth values and plain strings are written as in JSON.
+            lines += [f"[{name}]", *(f"{key} = {json.dumps(table[key])}" for key in table), ""]
+        return "\n".join(lines)
+
 
 def read_config(path: Path) -> Config:
     """The configuration in a TOML file with the tables ``[model]`` and ``[training]``.
@@ -146,12 +165,7 @@ def read_config(path: Path) -> Config:
     ModelError
         When the file cannot be read, or a setting is missing, unknown or out of range.
     """
-    try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ModelError(f"{path}: cannot be read ({error.strerror}); give a TOML file") from error
-    except ValueError as error:
-        raise ModelError(f"{path}: not valid TOML ({error}); correct it") from error
+    content = read_toml(path)
     unknown = sorted(content.keys() - {"model", "training"})
     if unknown:
         raise ModelError(f"{path}: unknown table {unknown[0]}; there are model and training")

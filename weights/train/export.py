@@ -11,9 +11,9 @@ from tokenizers import Tokenizer
 
 from ..checkpoint import NORM_EPSILON
 from ..errors import ModelError
+from ..files import write_file
 from .data import START_TOKEN
 from .model import LanguageModel
-from .state import write_atomically
 
 
 def upstream_config(model: LanguageModel) -> dict[str, object]:
@@ -62,7 +62,7 @@ def export(model: LanguageModel, tokenizer: Tokenizer, directory: Path) -> None:
         name: tensor.detach().to("cpu", torch.float32).contiguous()
         for name, tensor in model.state_dict().items()
     }
-    write_atomically(directory / "model.safetensors", save(tensors, {"format": "pt"}))
+    write_file(directory / "model.safetensors", save(tensors, {"format": "pt"}))
     config = json.dumps(upstream_config(model), indent=2) + "\n"
-    write_atomically(directory / "config.json", config.encode())
-    write_atomically(directory / "tokenizer.json", tokenizer.to_str().encode())
+    write_file(directory / "config.json", config.encode())
+    write_file(directory / "tokenizer.json", tokenizer.to_str().encode())

@@ -1,9 +1,9 @@
 """The training run: from a configuration and a directory of text to a checkpoint.
 
-A run writes into its output directory: ``state.json`` and parts (to go on from), ``metrics.jsonl``,
-``curves.png``, ``tokenizer.json``, and at its end ``checkpoint/`` in upstream's format and
-``result.json``. Started again with the same configuration and directory it goes on from the state,
-and its curve is the one of a run that was never stopped.
+A run writes into its output directory: ``state.json`` and parts (to go on from), ``config.toml``,
+``tokenizer.json``, ``metrics.jsonl``, ``curves.png``, and at its end ``checkpoint/`` in upstream's
+format and ``result.json``. Started again with the same configuration and directory it goes on from
+the state, and its curve is the one of a run that was never stopped.
 """
 
 from __future__ import annotations
@@ -14,14 +14,13 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import asdict, dataclass
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from tokenizers import Tokenizer
 from torch import Tensor, distributed, nn
@@ -29,20 +28,17 @@ from torch.nn.parallel import DistributedDataParallel
 
 from sim.evaluate import token_bytes
 
+from ..commandline import console
 from ..errors import ModelError
+from ..files import read_text, write_file
 from .config import Config
 from .data import Texts, first_windows, read_texts, token_stream, train_tokenizer
 from .export import export
 from .model import LanguageModel, settle
+from .output import BRING, CHECKPOINT, MANIFEST, RESULT, TOKENIZER, claim, owned
 from .report import Metrics, plot
 from .schedule import learning_rate
-from .state import (
-    load_state,
-    random_state,
-    restore_random_state,
-    save_state,
-    write_atomically,
-)
+from .state import load_state, random_state, restore_random_state, save_state, take
 from .windows import Windows
 
 BETAS = (0.9, 0.95)
@@ -52,6 +48,8 @@ WARM_UPS = 3
 """Updates before a CUDA graph is captured; their effect is undone."""
 EVALUATION_TOKENS = 1 << 15
 """Tokens that an evaluation takes at once."""
+OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "ALLOC_FAILED")
+"""What PyTorch says, in one of many ways, when there is no memory."""
 RESERVE_SECONDS = 10.0
 """Before the deadline: time to save, export and plot."""
 
@@ -66,6 +64,7 @@ class Options:
     output : directory to write to
     deadline : seconds after which to stop with a saved state, or None
     state_limit : MiB that a file of the state may have
+    config : the file that the configuration was read from, or None
     tokenizer : a tokenizer to use instead of a new one, or None
     compile : `torch.compile` and, with one process, CUDA graphs; None for where CUDA is
     device : ``cpu``, ``cuda``, or None for the best there is
@@ -75,9 +74,15 @@ class Options:
     output: Path
     deadline: float | None = None
     state_limit: float = 1024.0
+    config: Path | None = None
     tokenizer: Path | None = None
     compile: bool | None = None
     device: str | None = None
+
+    @property
+    def inputs(self) -> list[Path]:
+        """The user's files."""
+        return [path for path in (self.config, self.tokenizer) if path is not None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,6 +98,7 @@ class Result:
     device : name of the GPU that made the last step, or ``CPU``
     processes : that shared the batch
     peak_memory_mib : of the GPU's allocator
+    parameters : of the model
     """
 
     finished: bool
@@ -105,23 +111,48 @@ class Result:
     device: str
     processes: int
     peak_memory_mib: float
+    parameters: int
+
+
+def _environment_number(name: str, default: int, least: int, below: float = math.inf) -> int:
+    """A number that ``torchrun`` gives its processes."""
+    text = os.environ.get(name, str(default))
+    if not (text.isascii() and text.isdecimal() and least <= int(text) < below):
+        raise ModelError(f"{name} is {text!r} in the environment; unset it, or start with torchrun")
+    return int(text)
 
 
 class Processes:
-    """The processes of ``torchrun``, or this one alone."""
+    """The processes of ``torchrun``, or this one alone.
+
+    Raises
+    ------
+    ModelError
+        When the environment, where ``torchrun`` puts what it has to say, makes no sense, or there
+        is no such device.
+    """
 
     def __init__(self, device: str | None) -> None:
-        self.world = int(os.environ.get("WORLD_SIZE", "1"))
-        self.rank = int(os.environ.get("RANK", "0"))
-        local = int(os.environ.get("LOCAL_RANK", "0"))
+        self.world = _environment_number("WORLD_SIZE", 1, least=1)
+        self.rank = _environment_number("RANK", 0, least=0, below=self.world)
+        local = _environment_number("LOCAL_RANK", 0, least=0)
         kind = device or ("cuda" if torch.cuda.is_available() else "cpu")
         self.device = torch.device(kind, local) if kind == "cuda" else torch.device(kind)
         if kind == "cuda":
-            if not torch.cuda.is_available():
-                raise ModelError("device cuda: PyTorch finds no GPU; give --device cpu")
+            if local >= torch.cuda.device_count():
+                raise ModelError(
+                    f"device cuda: PyTorch finds {torch.cuda.device_count()} GPUs; give "
+                    "--device cpu, or no more processes than GPUs"
+                )
             torch.cuda.set_device(self.device)
         if self.world > 1:
-            distributed.init_process_group("nccl" if kind == "cuda" else "gloo")
+            try:
+                distributed.init_process_group("nccl" if kind == "cuda" else "gloo")
+            except (ValueError, RuntimeError) as error:  # DistError is one
+                raise ModelError(
+                    f"the {self.world} processes do not find each other ({error}); unset "
+                    "WORLD_SIZE, or start with torchrun"
+                ) from error
 
     @property
     def first(self) -> bool:
@@ -136,6 +167,34 @@ class Processes:
         distributed.broadcast(decision, 0)
         return bool(decision.item())
 
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """A block that all processes leave by an exception when one does."""
+        if self.world == 1:
+            yield
+            return
+        failure = None
+        try:
+            yield
+        except Exception as error:
+            failure = error
+        failed = torch.tensor([int(failure is not None)], device=self.device)
+        distributed.all_reduce(failed, distributed.ReduceOp.MAX)
+        if failure is not None:
+            raise failure
+        if failed.item():
+            raise ModelError("another process of this run failed; it tells why")
+
+    def share(self, make: Callable[[], str]) -> str:
+        """What the first process makes, for all of them."""
+        made = [""]
+        with self.together():
+            if self.first:
+                made = [make()]
+        if self.world > 1:
+            distributed.broadcast_object_list(made, 0)
+        return made[0]
+
     def average(self, value: Tensor) -> Tensor:
         """`value`, which becomes its mean over all processes."""
         if self.world > 1:
@@ -148,34 +207,34 @@ class Processes:
         cuda = self.device.type == "cuda"
         return torch.cuda.get_device_name(self.device) if cuda else "CPU"
 
-    def wait(self) -> None:
-        if self.world > 1:
-            distributed.barrier()
-
     def close(self) -> None:
         if self.world > 1:
             distributed.destroy_process_group()
 
 
 def prepare_tokenizer(config: Config, options: Options, texts: Texts) -> Tokenizer:
-    """The run's tokenizer: that of its directory, a given one, or a new one."""
-    kept = options.output / "tokenizer.json"
-    source = kept if kept.exists() else options.tokenizer
+    """The run's tokenizer: that of its directory, which a given one must equal, or a new one."""
+    kept, given = options.output / TOKENIZER, options.tokenizer
+    source = kept if kept.exists() else given
     if source is None:
-        tokenizer = train_tokenizer(texts.training, config.model.vocabulary)
-    else:
-        try:
-            tokenizer = Tokenizer.from_str(source.read_text(encoding="utf-8"))
-        except OSError as error:
-            raise ModelError(f"{source}: cannot be read ({error.strerror})") from error
-        except Exception as error:  # the package raises nothing narrower
-            raise ModelError(f"{source}: not a tokenizer ({error})") from error
+        return train_tokenizer(texts.training, config.model.vocabulary)
+    tokenizer = _read_tokenizer(source)
+    if given is not None and _read_tokenizer(given).to_str() != tokenizer.to_str():
+        raise ModelError(f"{given}: not the tokenizer of the run, {kept}; give another --out")
     if tokenizer.get_vocab_size() > config.model.vocabulary:
         raise ModelError(
             f"{source}: {tokenizer.get_vocab_size()} tokens, "
             f"but model.vocabulary is {config.model.vocabulary}; make them agree"
         )
     return tokenizer
+
+
+def _read_tokenizer(path: Path) -> Tokenizer:
+    text = read_text(path)
+    try:
+        return Tokenizer.from_str(text)
+    except Exception as error:  # the package raises nothing narrower
+        raise ModelError(f"{path}: not a tokenizer ({error}); give another") from error
 
 
 @contextmanager
@@ -330,13 +389,21 @@ class Trainer:
 
     @torch.no_grad()
     def restore(self, tensors: dict[str, Tensor]) -> None:
-        """Puts `tensors` into place; moments that are not among them become zero."""
-        self.total.copy_(tensors["total"])
+        """Puts `tensors` into place; moments that are not among them become zero.
+
+        Raises
+        ------
+        ModelError
+            As `take` does.
+        """
+        self.total.copy_(take(tensors, "total", self.total))
         for name, parameter in self.model.named_parameters():
-            parameter.copy_(tensors[f"model.{name}"])
+            parameter.copy_(take(tensors, f"model.{name}", parameter))
             moments = self.optimizer.state[parameter]
             for key in MOMENTS:
-                value = tensors.get(f"{key}.{name}")
+                like = self.total if key == "step" else parameter
+                moment = f"{key}.{name}"
+                value = take(tensors, moment, like) if moment in tensors else None
                 if key in moments:  # in place: a captured step knows these tensors
                     moments[key].zero_() if value is None else moments[key].copy_(value)
                 elif value is not None:
@@ -372,61 +439,106 @@ class Stop:
         return self.asked or time.monotonic() >= self.at
 
 
-def _earlier_state(
-    config: Config, options: Options
-) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-    """The state to go on from, if there is one."""
-    state = load_state(options.output)
-    if state is not None and state[1].get("config") != config.digest():
-        raise ModelError(
-            f"{options.output}: holds a run of another configuration; give another --out"
-        )
-    return state
+@dataclass(frozen=True, kw_only=True)
+class Start:
+    """What a run begins with.
+
+    Members
+    -------
+    validation : windows to evaluate on
+    bytes_per_token : of their text
+    step, seconds : made and taken so far
+    """
+
+    trainer: Trainer
+    tokenizer: Tokenizer
+    validation: np.ndarray
+    bytes_per_token: float
+    step: int = 0
+    seconds: float = 0.0
 
 
 def train(config: Config, options: Options, begin: float | None = None) -> Result:
     """Runs until the last step, the deadline (counted from monotonic `begin`) or a signal.
 
+    Before the first step a signal ends the process as it does any other.
+
     Raises
     ------
     ModelError, OSError
-        When data, state or output directory cannot be used.
+        When data, state or output directory cannot be used, or there is not enough memory.
     """
     begin = time.monotonic() if begin is None else begin
-    options.output.mkdir(parents=True, exist_ok=True)
     processes = Processes(options.device)
     try:
-        with Stop(options.deadline, begin) as stop:
-            return _run(config, options, processes, stop)
+        with ExitStack() as stack:
+            with processes.together():
+                if processes.first:
+                    stack.enter_context(owned(options.output, config, options.inputs))
+            start = _start(config, options, processes)
+            with Stop(options.deadline, begin) as stop:
+                return _run(config, options, processes, start, stop)
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and not any(m in str(error) for m in OUT_OF_MEMORY):
+            raise
+        raise ModelError(
+            f"out of memory on {processes.device}; give a smaller training.batch or a smaller model"
+        ) from error
     finally:
         processes.close()
 
 
-def _run(config: Config, options: Options, processes: Processes, stop: Stop) -> Result:
-    training, device = config.training, processes.device
-    state = _earlier_state(config, options)
-    texts = read_texts(options.data)
-    if processes.first:
-        tokenizer = prepare_tokenizer(config, options, texts)
-        write_atomically(options.output / "tokenizer.json", tokenizer.to_str().encode())
-    processes.wait()
-    tokenizer = prepare_tokenizer(config, options, texts)
-    validation = first_windows(
-        token_stream(texts.validation, tokenizer), training.validation_windows, training.length
+def _start(config: Config, options: Options, processes: Processes) -> Start:
+    """Reads what there is, and makes the directory the run's."""
+    training = config.training
+    with processes.together():
+        state = load_state(options.output)
+        texts = read_texts(options.data)
+        if state is not None and not (options.output / TOKENIZER).exists():
+            raise ModelError(f"{options.output / TOKENIZER}: missing; bring it with the state")
+    tokenizer = Tokenizer.from_str(
+        processes.share(lambda: prepare_tokenizer(config, options, texts).to_str())
     )
-    sizes = token_bytes(tokenizer, config.model.vocabulary)
-    bytes_per_token = float(sizes[validation[:, 1:]].mean())
-    compile = options.compile if options.compile is not None else device.type == "cuda"
-    trainer = Trainer(config, token_stream(texts.training, tokenizer), processes, compile)
-    step, seconds = 0, 0.0
-    if state is not None:
-        tensors, facts = state
-        trainer.restore(tensors)
-        restore_random_state(tensors)
-        step, seconds = facts["step"], facts["seconds"]
+    with processes.together():
+        validation = first_windows(
+            token_stream(texts.validation, tokenizer), training.validation_windows, training.length
+        )
+        sizes = token_bytes(tokenizer, config.model.vocabulary)
+        bytes_per_token = float(sizes[validation[:, 1:]].mean())
+        stream = token_stream(texts.training, tokenizer)
+    compile = options.compile if options.compile is not None else processes.device.type == "cuda"
+    trainer = Trainer(config, stream, processes, compile)
+    start = Start(
+        trainer=trainer,
+        tokenizer=tokenizer,
+        validation=validation,
+        bytes_per_token=bytes_per_token,
+    )
+    with processes.together():
+        if state is not None:
+            tensors, facts = state
+            step, seconds = facts["step"], facts.get("seconds")
+            if not (1 <= step <= training.steps and isinstance(seconds, (int, float))):
+                raise ModelError(f"{options.output / MANIFEST}: no state of such a run; {BRING}")
+            trainer.restore(tensors)
+            restore_random_state(tensors)
+            start = replace(start, step=step, seconds=seconds)
+        if processes.first:
+            claim(options.output, config)
+            if not (options.output / TOKENIZER).exists():
+                write_file(options.output / TOKENIZER, tokenizer.to_str().encode())
+    return start
+
+
+def _run(
+    config: Config, options: Options, processes: Processes, start: Start, stop: Stop
+) -> Result:
+    training, device = config.training, processes.device
+    trainer, step, seconds = start.trainer, start.step, start.seconds
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
-    metrics = Metrics(options.output, step, training.steps) if processes.first else None
+    with processes.together():
+        metrics = Metrics(options.output, step, training.steps) if processes.first else None
 
     def record(**values: Any) -> None:
         if metrics is not None:
@@ -434,14 +546,20 @@ def _run(config: Config, options: Options, processes: Processes, stop: Stop) -> 
 
     def save() -> None:
         processes.average(trainer.total)  # of steps that no line of the metrics tells of yet
-        if processes.first:
-            tensors = trainer.tensors() | random_state()
-            facts = {"step": step, "seconds": seconds, "config": config.digest()}
-            save_state(options.output, tensors, facts, options.state_limit)
+        with processes.together():
+            if processes.first:
+                tensors = trainer.tensors() | random_state()
+                facts = {"step": step, "seconds": seconds, "config": config.digest()}
+                save_state(options.output, tensors, facts, options.state_limit)
+
+    def finite(loss: float) -> float:
+        if not math.isfinite(loss):
+            raise ModelError(f"step {step}: the loss is {loss}; lower the learning rate")
+        return loss
 
     def validate() -> dict[str, float]:
-        loss = evaluate(trainer.model, validation, device)
-        return {"validation": loss, "bits_per_byte": loss / math.log(2) / bytes_per_token}
+        loss = finite(evaluate(trainer.model, start.validation, device))
+        return {"validation": loss, "bits_per_byte": loss / math.log(2) / start.bytes_per_token}
 
     saved = last = time.monotonic()
     before = step
@@ -452,7 +570,7 @@ def _run(config: Config, options: Options, processes: Processes, stop: Stop) -> 
             stopping = processes.agree(bool(stop))
             reporting = step % training.report == 0 or step == training.steps
             if reporting:
-                loss = trainer.take_loss((step - 1) % training.report + 1)
+                loss = finite(trainer.take_loss((step - 1) % training.report + 1))
             elif stopping:
                 float(trainer.total)  # waits for the device
             else:
@@ -469,8 +587,6 @@ def _run(config: Config, options: Options, processes: Processes, stop: Stop) -> 
                     tokens_per_second=round(rate),
                 )
                 show(step, loss, rate)
-                if not math.isfinite(loss):
-                    raise ModelError(f"step {step}: the loss is {loss}; lower the learning rate")
                 if training.evaluate and step % training.evaluate == 0 and step < training.steps:
                     record(**validate())
                     last = time.monotonic()
@@ -481,9 +597,10 @@ def _run(config: Config, options: Options, processes: Processes, stop: Stop) -> 
                 save()
                 saved = last = time.monotonic()
     finished = step == training.steps
-    if finished and not (state is not None and state[1]["step"] == step):
-        trainer.settle()  # once only: a state of the last step is settled already
-    save()
+    if step > start.step:  # otherwise all is settled and saved already
+        if finished:
+            trainer.settle()
+        save()
     closing: dict[str, float] = {}
     if finished:  # an interrupted run has no time for it, and its curve no place
         closing = validate()
@@ -500,15 +617,15 @@ def _run(config: Config, options: Options, processes: Processes, stop: Stop) -> 
         device=processes.device_name,
         processes=processes.world,
         peak_memory_mib=_peak_memory(device),
+        parameters=sum(p.numel() for p in trainer.model.parameters()),
     )
-    if processes.first:
-        facts = asdict(result) | {"parameters": sum(p.numel() for p in trainer.model.parameters())}
-        text = json.dumps(facts | {"config": asdict(config)}, indent=1) + "\n"
-        write_atomically(options.output / "result.json", text.encode())
-        if config.model.architecture == "matmul-free" and config.model.ternary:
-            export(trainer.model, tokenizer, options.output / "checkpoint")
-        plot(options.output)
-    processes.wait()
+    with processes.together():
+        if processes.first:
+            text = json.dumps(asdict(result) | {"config": asdict(config)}, indent=1) + "\n"
+            write_file(options.output / RESULT, text.encode())
+            if config.model.architecture == "matmul-free" and config.model.ternary:
+                export(trainer.model, start.tokenizer, options.output / CHECKPOINT)
+            plot(options.output)
     return result
 
 
@@ -521,17 +638,17 @@ def _peak_memory(device: torch.device) -> float:
 @contextmanager
 def _progress(shown: bool, steps: int) -> Iterator[Callable[[int, float, float], None]]:
     """A bar on standard error with loss and speed; where that is no terminal, one line per call."""
-    console = Console(stderr=True)
-    if not shown or not console.is_terminal:
+    errors = console(stderr=True)
+    if not shown or not errors.is_terminal:
 
         def write(step: int, loss: float, rate: float) -> None:
             if shown:
-                console.print(f"step {step}/{steps}  loss {loss:.4f}  {rate:,.0f} tokens/s")
+                errors.print(f"step {step}/{steps}  loss {loss:.4f}  {rate:,.0f} tokens/s")
 
         yield write
         return
     text = TextColumn("step {task.completed}/{task.total}  {task.fields[text]}")
-    with Progress(text, BarColumn(), TimeRemainingColumn(), console=console) as bar:
+    with Progress(text, BarColumn(), TimeRemainingColumn(), console=errors) as bar:
         task = bar.add_task("", total=steps, text="")
 
         def update(step: int, loss: float, rate: float) -> None:

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-METRICS, PLOT = "metrics.jsonl", "curves.png"
+from ..errors import ModelError
+from ..files import atomic_file, parse_json, read_text, write_file
+from .output import METRICS, PLOT
+
+REMEDY = "bring the file again, or delete it to go on without the curve so far"
 
 
 class Metrics:
@@ -15,17 +20,21 @@ class Metrics:
     After a kill the file may be ahead of the state: lines after `step` are taken back, so that an
     interrupted run's file ends up as an uninterrupted one's. So is the closing evaluation after the
     last of `steps`, which comes after its state.
+
+    Raises
+    ------
+    ModelError
+        As `read_metrics` does.
     """
 
     def __init__(self, directory: Path, step: int, steps: int) -> None:
         self.path = directory / METRICS
-        lines = read_metrics(directory)
         kept = [
             line
-            for line in lines
+            for line in read_metrics(directory)
             if line["step"] <= step and not (line["step"] == steps and "validation" in line)
         ]
-        self.path.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+        write_file(self.path, "".join(json.dumps(line) + "\n" for line in kept).encode())
 
     def add(self, **values: Any) -> None:
         with self.path.open("a", encoding="utf-8") as file:
@@ -33,15 +42,31 @@ class Metrics:
 
 
 def read_metrics(directory: Path) -> list[dict[str, Any]]:
-    """The lines of a run's metrics; a last one that a kill cut short is left out."""
+    """The lines of a run's metrics; a last one that a kill cut short is left out.
+
+    Raises
+    ------
+    ModelError
+        When another line is damaged.
+    """
     path = directory / METRICS
-    lines = []
-    for text in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
-        try:
-            lines.append(json.loads(text))
-        except ValueError:
-            break
+    if not path.exists():
+        return []
+    lines: list[dict[str, Any]] = []
+    *whole, rest = read_text(path, REMEDY).split("\n")
+    for number, text in enumerate(whole, start=1):
+        lines.append(_line(text, f"{path}: line {number}"))
+    with suppress(ModelError):  # nothing, mostly
+        lines.append(_line(rest, path))
     return lines
+
+
+def _line(text: str, where: object) -> dict[str, Any]:
+    line = parse_json(text, where, REMEDY)
+    counted = type(line.get("step")) is int and type(line.get("tokens")) is int
+    if not counted or not all(type(value) in (int, float) for value in line.values()):
+        raise ModelError(f"{where}: not a line of metrics; {REMEDY}")
+    return line
 
 
 def plot(directory: Path) -> None:
@@ -60,12 +85,13 @@ def plot(directory: Path) -> None:
         if points:
             losses.plot(*zip(*points, strict=True), label=label)
     rates = losses.twinx()
-    points = [(line["tokens"], line["learning_rate"]) for line in lines if "loss" in line]
+    points = [(line["tokens"], line["learning_rate"]) for line in lines if "learning_rate" in line]
     if points:
         rates.plot(*zip(*points, strict=True), color="lightgrey", label="learning rate")
     losses.set(xlabel="tokens", ylabel="nats per token")
     rates.set(ylabel="learning rate")
     if losses.lines:  # none in a run that was stopped at once
         losses.legend()
-    figure.savefig(directory / PLOT, dpi=120)
+    with atomic_file(directory / PLOT) as file:
+        figure.savefig(file, format="png", dpi=120)
     pyplot.close(figure)

@@ -7,6 +7,8 @@ of the loss that comes from changed trits is seen. One JSON line is printed for 
 
 from __future__ import annotations
 
+from weights import early as early  # isort: split
+
 import json
 import sys
 from collections.abc import Sequence
@@ -18,8 +20,8 @@ from tokenizers import Tokenizer
 from sim.evaluate import FloatBackend, measure, token_bytes, token_windows
 
 from ..checkpoint import Checkpoint
-from ..commandline import OneLineParser, report_failure
-from ..errors import ModelError
+from ..commandline import OneLineParser, program
+from ..files import read_text, user_path
 from ..quantise import ternarise
 
 
@@ -75,33 +77,37 @@ def loss(checkpoint: Checkpoint, text: str, windows: int, length: int) -> float:
     return measure(FloatBackend(checkpoint), tokens, sizes).nll
 
 
+@program
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line. Returns the exit status; `SystemExit` on wrong usage."""
     parser = OneLineParser(
         prog="python -m weights.train.rounding",
         description="What latents lose when they are stored as bfloat16.",
     )
-    parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT_DIR", help="float32 latents")
-    parser.add_argument("--text", type=Path, required=True, help="stories, UTF-8")
+    parser.add_argument(
+        "checkpoint", type=user_path, metavar="CHECKPOINT_DIR", help="float32 latents"
+    )
+    parser.add_argument("--text", type=user_path, required=True, help="stories, UTF-8")
     parser.add_argument("--windows", type=int, default=128, help="windows to run (128)")
     parser.add_argument("--length", type=int, default=256, help="tokens in a window (256)")
     options = parser.parse_args(arguments)
-    try:
-        text = options.text.read_text(encoding="utf-8")
-        exact = Checkpoint(options.checkpoint)
-        rounded = RoundedCheckpoint(options.checkpoint, keep_trits=False)
-        kept = RoundedCheckpoint(options.checkpoint, keep_trits=True)
-        cases: list[tuple[str, Checkpoint, int]] = [
-            ("as stored", exact, 0),
-            ("bfloat16", rounded, rounded.changed),
-            ("bfloat16, trits kept", kept, kept.changed),
-        ]
-        for name, checkpoint, changed in cases:
-            nll = loss(checkpoint, text, options.windows, options.length)
-            share = changed / exact.shape.ternary_weights
-            print(json.dumps({"latents": name, "nll": nll, "changed_trits": share}), flush=True)
-    except (ModelError, OSError, UnicodeDecodeError) as error:
-        return report_failure(error)
+    if options.windows < 1:
+        parser.error(f"--windows must be at least 1, not {options.windows}")
+    if options.length < 2:
+        parser.error(f"--length must be at least 2, not {options.length}")
+    text = read_text(options.text)
+    exact = Checkpoint(options.checkpoint)
+    rounded = RoundedCheckpoint(options.checkpoint, keep_trits=False)
+    kept = RoundedCheckpoint(options.checkpoint, keep_trits=True)
+    cases: list[tuple[str, Checkpoint, int]] = [
+        ("as stored", exact, 0),
+        ("bfloat16", rounded, rounded.changed),
+        ("bfloat16, trits kept", kept, kept.changed),
+    ]
+    for name, checkpoint, changed in cases:
+        nll = loss(checkpoint, text, options.windows, options.length)
+        share = changed / exact.shape.ternary_weights
+        print(json.dumps({"latents": name, "nll": nll, "changed_trits": share}), flush=True)
     return 0
 
 

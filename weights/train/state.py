@@ -7,8 +7,7 @@ written first, the name last: a run killed while it saves goes on from the state
 from __future__ import annotations
 
 import hashlib
-import json
-import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,19 +18,12 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from ..errors import ModelError
+from ..files import write_file
+from .output import BRING, MANIFEST, Manifest
 
-MANIFEST = "state.json"
 MEBIBYTE = 1 << 20
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """`path` holds the old content or all of the new one."""
-    temporary = path.with_name(path.name + ".new")
-    with temporary.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+PART = re.compile(r"\.?state-\d+-\d+\.part(\.\w+)*")
+"""A part, or what a killed process left of one."""
 
 
 def save_state(
@@ -39,49 +31,75 @@ def save_state(
 ) -> None:
     """Writes tensors and JSON facts in files of at most `limit` MiB; removes the state before.
 
-    `facts` must hold ``step``.
+    `facts` must hold ``step``, another than that of the state before, and ``config``.
+
+    Raises
+    ------
+    ModelError
+        When it cannot be written; the state before is as it was.
     """
     content = save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
     size = max(1, int(limit * MEBIBYTE))
+    kept = _part_names(directory)
     parts = []
-    for number, first in enumerate(range(0, len(content), size), start=1):
-        name = f"state-{facts['step']:08d}-{number:03d}.part"
-        write_atomically(directory / name, content[first : first + size])
-        parts.append(name)
-    digest = hashlib.sha256(content).hexdigest()
-    manifest = {"parts": parts, "sha256": digest, "facts": dict(facts)}
-    write_atomically(directory / MANIFEST, json.dumps(manifest, indent=1).encode())
-    for path in directory.glob("state-*.part*"):
-        if path.name not in parts:
-            path.unlink()
+    try:
+        for number, first in enumerate(range(0, len(content), size), start=1):
+            parts.append(f"state-{facts['step']:08d}-{number:03d}.part")
+            write_file(directory / parts[-1], content[first : first + size])
+        digest = hashlib.sha256(content).hexdigest()
+        Manifest(parts=parts, sha256=digest, facts=dict(facts)).write(directory)
+        kept = set(parts)
+    except OSError as error:
+        raise ModelError(
+            f"{directory}: the state of step {facts['step']} cannot be saved ({error.strerror}); "
+            "correct that and go on from the state before"
+        ) from error
+    finally:
+        for name in _part_names(directory) - kept:
+            (directory / name).unlink(missing_ok=True)
+
+
+def _part_names(directory: Path) -> set[str]:
+    return {path.name for path in directory.iterdir() if PART.fullmatch(path.name)}
 
 
 def load_state(directory: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-    """Tensors and facts of the state in a directory, or None where there is none.
+    """Tensors and facts of the state in a directory, or None where none was saved yet.
 
     Raises
     ------
     ModelError
         When a part is missing or damaged.
     """
-    path = directory / MANIFEST
-    if not path.exists():
+    manifest = Manifest.read(directory)
+    if manifest is None or not manifest.parts:
         return None
+    path = directory / MANIFEST
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-        parts, digest, facts = manifest["parts"], manifest["sha256"], manifest["facts"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise ModelError(f"{path}: damaged; delete it to start the run again") from error
-    try:
-        content = b"".join((directory / name).read_bytes() for name in parts)
+        content = b"".join((directory / name).read_bytes() for name in manifest.parts)
     except OSError as error:
         raise ModelError(f"{error.filename}: cannot be read; bring all parts along") from error
-    if hashlib.sha256(content).hexdigest() != digest:
+    if hashlib.sha256(content).hexdigest() != manifest.sha256:
         raise ModelError(f"{path}: the parts do not match their digest; bring them again")
     try:
-        return load(content), facts
+        return load(content), manifest.facts
     except SafetensorError as error:
-        raise ModelError(f"{path}: not a state ({error}); delete it to start again") from error
+        raise ModelError(f"{path}: not a state ({error}); {BRING}") from error
+
+
+def take(tensors: Mapping[str, Tensor], name: str, like: Tensor) -> Tensor:
+    """The tensor of a state that takes the place of `like`.
+
+    Raises
+    ------
+    ModelError
+        When it is missing, or of another shape or type.
+    """
+    tensor = tensors.get(name)
+    if tensor is None or (tensor.shape, tensor.dtype) != (like.shape, like.dtype):
+        wanted = f"{str(like.dtype).removeprefix('torch.')} {list(like.shape)}"
+        raise ModelError(f"the state in --out has no tensor {name}, {wanted}; {BRING}")
+    return tensor
 
 
 def random_state() -> dict[str, Tensor]:
@@ -93,7 +111,14 @@ def random_state() -> dict[str, Tensor]:
 
 
 def restore_random_state(tensors: Mapping[str, Tensor]) -> None:
-    """Puts back what `random_state` gave, as far as this machine has the generators."""
-    torch.set_rng_state(tensors["random.cpu"])
-    if torch.cuda.is_available() and "random.cuda" in tensors:
-        torch.cuda.set_rng_state(tensors["random.cuda"])
+    """Puts back what `random_state` gave, as far as this machine has the generators.
+
+    Raises
+    ------
+    ModelError
+        As `take` does.
+    """
+    here = random_state()
+    torch.set_rng_state(take(tensors, "random.cpu", here["random.cpu"]))
+    if "random.cuda" in here and "random.cuda" in tensors:
+        torch.cuda.set_rng_state(take(tensors, "random.cuda", here["random.cuda"]))

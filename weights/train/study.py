@@ -7,20 +7,25 @@ line each, and trials that are there do not run again.
 
 from __future__ import annotations
 
-import argparse
+from weights import early as early  # isort: split
+
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ..commandline import report_failure
+from ..commandline import OneLineParser, program
 from ..errors import ModelError
+from ..files import atomic_file, parse_json, read_text, user_path, write_file
+from ..locks import InUse, locked
 from .config import Config, ModelConfig, TrainingConfig
 
 RESULTS = Path(__file__).resolve().parents[1] / "study.jsonl"
 PLOT = RESULTS.with_suffix(".svg")
+PLOTS = (".svg", ".png", ".pdf")
 
 SIZES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "small": (
@@ -43,6 +48,19 @@ RATES = {
     ("base", "transformer", False): (0.001, 0.002, 0.004, 0.008),
 }
 """Peak learning rates tried, by size, architecture and whether weights are ternary."""
+MEMBERS: dict[str, tuple[type, ...]] = {
+    "size": (str,),
+    "architecture": (str,),
+    "ternary": (bool,),
+    "learning_rate": (float, int),
+    "parameters": (int,),
+    "tokens": (int,),
+    "validation": (float, int),
+    "bits_per_byte": (float, int),
+    "seconds": (float, int),
+}
+"""Of a line of the results, and their types."""
+REMEDY = "correct or delete it"
 
 
 def trials() -> Iterator[tuple[str, Config]]:
@@ -63,32 +81,65 @@ def key(result: dict[str, Any]) -> tuple[Any, ...]:
 
 
 def read_results(path: Path) -> list[dict[str, Any]]:
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    return [json.loads(line) for line in lines]
+    """The results in a file, which need not be there.
+
+    Raises
+    ------
+    ModelError
+        When a line is not the result of a trial.
+    """
+    if not path.exists():
+        return []
+    lines = read_text(path, REMEDY).splitlines()
+    return [_result(text, f"{path}: line {number}") for number, text in enumerate(lines, start=1)]
+
+
+def _result(text: str, where: str) -> dict[str, Any]:
+    result = parse_json(text, where, REMEDY)
+    for name, kinds in MEMBERS.items():
+        if type(result.get(name)) not in kinds:
+            raise ModelError(f"{where}: {name} is missing or damaged; {REMEDY}")
+    if key(result)[:3] not in RATES:
+        raise ModelError(f"{where}: of no trial of this study; {REMEDY}")
+    return result
 
 
 def run(data: str, output: Path, path: Path) -> None:
-    """Runs the trials that ``path`` lacks, each in a directory of its own under ``output``."""
-    from .loop import Options, train  # PyTorch, which drawing needs not
+    """Runs the trials that ``path`` lacks, each in a directory of its own under ``output``.
 
-    done = {key(result) for result in read_results(path)}
-    for size, config in trials():
-        model, training = config.model, config.training
-        name = {
-            "size": size,
-            "architecture": model.architecture,
-            "ternary": model.ternary,
-            "learning_rate": training.learning_rate,
-        }
-        if key(name) in done:
-            continue
-        directory = output / "-".join(str(value) for value in name.values())
-        result = asdict(train(config, Options(data=data, output=directory)))
-        facts = json.loads((directory / "result.json").read_text(encoding="utf-8"))
-        kept = ("tokens", "validation", "bits_per_byte", "seconds")
-        line = name | {"parameters": facts["parameters"]} | {k: result[k] for k in kept}
-        with path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+    Raises
+    ------
+    ModelError, OSError
+        As `weights.train.loop.train` does, and when another process writes to ``path``.
+    KeyboardInterrupt
+        When a trial was asked to end; it goes on the next time.
+    """
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(locked(path.with_name(f".{path.name}.lock"), wait=False))
+        except InUse as error:
+            raise ModelError(f"{path}: in use by another study; give another --results") from error
+        from .loop import Options, train  # PyTorch, which drawing needs not
+
+        results = read_results(path)
+        done = {key(result) for result in results}
+        for size, config in trials():
+            model, training = config.model, config.training
+            name = {
+                "size": size,
+                "architecture": model.architecture,
+                "ternary": model.ternary,
+                "learning_rate": training.learning_rate,
+            }
+            if key(name) in done:
+                continue
+            directory = output / "-".join(str(value) for value in name.values())
+            result = asdict(train(config, Options(data=data, output=directory)))
+            if not result["finished"]:
+                raise KeyboardInterrupt
+            results.append({member: (name | result)[member] for member in MEMBERS})
+            lines = "".join(json.dumps(result) + "\n" for result in results)
+            write_file(path, lines.encode())
 
 
 def best(results: list[dict[str, Any]]) -> dict[tuple[str, str, bool], dict[str, Any]]:
@@ -131,6 +182,8 @@ def draw(results: list[dict[str, Any]], path: Path) -> None:
                 for result in results
                 if key(result)[:3] == (size, architecture, ternary)
             )
+            if not points:
+                continue
             panel.plot(
                 *zip(*points, strict=True),
                 marker="o",
@@ -138,30 +191,34 @@ def draw(results: list[dict[str, Any]], path: Path) -> None:
                 linestyle="-" if ternary else "--",
                 label=f"{architecture}, {'ternary' if ternary else 'full precision'}",
             )
-        count = round(max(r["parameters"] for r in results if r["size"] == size) / 1e6)
-        panel.set(xscale="log", xlabel="peak learning rate", title=f"{size}: {count} M parameters")
+        counts = [result["parameters"] for result in results if result["size"] == size]
+        title = f"{size}: {round(max(counts) / 1e6)} M parameters" if counts else size
+        panel.set(xscale="log", xlabel="peak learning rate", title=title)
     panels[0].set(ylabel="bits per byte")
-    panels[0].legend()
-    figure.savefig(path)
+    if panels[0].lines:
+        panels[0].legend()
+    with atomic_file(path) as file:
+        figure.savefig(file, format=path.suffix[1:])
     pyplot.close(figure)
 
 
-def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m weights.train.study", description=__doc__)
+@program
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command line. Returns the exit status; `SystemExit` on wrong usage."""
+    parser = OneLineParser(prog="python -m weights.train.study", description=__doc__)
     parser.add_argument("--data", help="folder of texts; without it only table and plot are made")
-    parser.add_argument("--out", type=Path, default=Path("build/study"), help="of the runs")
-    parser.add_argument("--results", type=Path, default=RESULTS)
-    parser.add_argument("--plot", type=Path, default=PLOT)
+    parser.add_argument("--out", type=user_path, default=Path("build/study"), help="of the runs")
+    parser.add_argument("--results", type=user_path, default=RESULTS, help="a line per trial")
+    parser.add_argument("--plot", type=user_path, default=PLOT, help=", ".join(PLOTS))
     options = parser.parse_args(arguments)
-    try:
-        if options.data:
-            run(options.data, options.out, options.results)
-        results = read_results(options.results)
-        if not results:
-            raise ModelError(f"{options.results}: holds no results; run the trials with --data DIR")
-        draw(results, options.plot)
-    except (ModelError, OSError) as error:
-        return report_failure(error)
+    if options.plot.suffix not in PLOTS:
+        parser.error(f"--plot must end in {', '.join(PLOTS)}, not {options.plot.name!r}")
+    if options.data is not None:
+        run(options.data, options.out, options.results)
+    results = read_results(options.results)
+    if not results:
+        raise ModelError(f"{options.results}: holds no results; run the trials with --data DIR")
+    draw(results, options.plot)
     print(table(results))
     return 0
 
