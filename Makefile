@@ -4,6 +4,8 @@
 PYTHON ?= python3
 BOARD ?= ulx3s_85f
 PROMPT ?= Once upon a time
+MODEL ?=
+TOKENS ?=
 SIM ?= $(if $(shell command -v iverilog),icarus,verilator)
 JOBS ?= $(shell nproc 2>/dev/null || echo 2)
 SEEDS ?=
@@ -11,6 +13,34 @@ LIMIT ?=
 
 VENV := .venv
 RUN := $(VENV)/bin/python
+MADE_IN := $(VENV)/.made-in
+
+# What users write goes to the shell as it is: in its environment, where nothing expands it.
+unexport BOARD PROMPT MODEL TOKENS SEEDS LIMIT
+export THE_BOARD = $(value BOARD)
+export THE_PROMPT = $(value PROMPT)
+export THE_MODEL = $(value MODEL)
+export THE_TOKENS = $(value TOKENS)
+export THE_SEEDS = $(value SEEDS)
+export THE_LIMIT = $(value LIMIT)
+STORY = host/infer.py --device "sim://$$THE_BOARD" --prompt "$$THE_PROMPT" \
+	$(if $(value MODEL),--model "$$THE_MODEL") $(if $(value TOKENS),--tokens "$$THE_TOKENS")
+
+ifneq ($(filter sim,$(MAKECMDGOALS)),)
+$(if $(filter-out icarus verilator,$(SIM)),$(error SIM must be icarus or verilator, not $(SIM)))
+endif
+
+# A .venv that was left unfinished, or came here with a moved or copied checkout, or whose Python is
+# gone or another one by now, is made anew.
+ifneq ($(filter-out help clean,$(MAKECMDGOALS)),)
+ifneq ($(wildcard $(VENV)),)
+ifeq ($(shell { test ! -e $(MADE_IN) || test "$$(cat $(MADE_IN))" = "$$(pwd -P)"; } \
+	&& $(VENV)/bin/python -I -c 'import pip; print("usable")' 2> /dev/null),)
+$(info $(VENV) is unfinished, of another folder, or without its Python: it is made anew)
+$(shell rm -rf $(VENV))
+endif
+endif
+endif
 
 .NOTPARALLEL:
 .PHONY: help demo profile test sim bitstream lint clean
@@ -19,11 +49,11 @@ help:
 	@awk -F ' ## ' '/^[a-z]+:.* ## / {split($$1, name, ":"); printf "make %-10s %s\n", name[1], $$2}' \
 		$(MAKEFILE_LIST)
 
-demo: $(VENV)/.with-sim ## a story from the simulated board: BOARD=ulx3s_85f PROMPT="..."
-	$(RUN) host/infer.py --device "sim://$(BOARD)" --prompt "$(PROMPT)"
+demo: $(VENV)/.with-sim ## a story: BOARD=ulx3s_85f MODEL=name|path TOKENS=n PROMPT="..."
+	$(RUN) $(STORY)
 
-profile: $(VENV)/.with-sim ## the same with where its cycles go: build/BOARD/profile.svg
-	$(RUN) host/infer.py --device "sim://$(BOARD)" --prompt "$(PROMPT)" --profile
+profile: $(VENV)/.with-sim ## the same and where its cycles go: build/BOARD/profile.svg
+	$(RUN) $(STORY) --profile
 
 test: $(VENV)/.with-sim,build,test ## all tests, JOBS=n at a time
 	$(RUN) -m pytest -n $(JOBS) tests
@@ -32,8 +62,9 @@ sim: $(VENV)/.with-sim,test ## cocotb benches of every unit: SIM=icarus|verilato
 	SIM=$(SIM) $(RUN) -m pytest -n $(JOBS) sim/benches
 
 # Only a JOBS that was given counts here: each seed takes a processor and much memory.
-bitstream: $(VENV)/.with-build,sim ## bitstream and report: BOARD=ulx3s_85f SEEDS=n JOBS=n LIMIT=minutes
-	$(RUN) -m hw.build $(BOARD) $(if $(SEEDS),--seeds $(SEEDS)) $(if $(LIMIT),--limit $(LIMIT)) \
+bitstream: $(VENV)/.with-build,sim ## bitstream, report: BOARD=ulx3s_85f SEEDS=n JOBS=n LIMIT=minutes
+	$(RUN) -m hw.build "$$THE_BOARD" $(if $(value SEEDS),--seeds "$$THE_SEEDS") \
+		$(if $(value LIMIT),--limit "$$THE_LIMIT") \
 		$(if $(filter-out file,$(origin JOBS)),--jobs $(JOBS))
 
 lint: $(VENV)/.with-lint ## style and types
@@ -45,7 +76,9 @@ clean: ## remove what the other targets made here
 
 $(RUN):
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "error: Python 3.10 or newer is needed")'
+	@mkdir -p $(VENV) && : > $(MADE_IN)
 	$(PYTHON) -m venv $(VENV)
+	@pwd -P > $(MADE_IN)
 
 # One stamp for each set of extras. The project itself is installed in place, so that only pyproject.toml counts.
 $(VENV)/.with-%: pyproject.toml | $(RUN)
