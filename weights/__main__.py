@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
+from weights import early as early  # isort: split
+
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from .checkpoint import Checkpoint
-from .commandline import OneLineParser, report_failure
-from .errors import ModelError
-from .model import IntegerModel, matrix_shapes
+from .commandline import WIDTH, OneLineParser, console, program
+from .files import user_path
+from .model import IntegerModel, check_target, matrix_shapes
 from .packing import count_nonzero
 from .quantise import convert
 from .store_commands import COMMANDS as STORE_COMMANDS
-from .store_commands import add_store_commands, run_store_command
+from .store_commands import add_store_commands, conversion_bar, run_store_command
 from .train.command import COMMAND as TRAIN_COMMAND
 from .train.command import add_train_command, run_train_command
-
-WIDTH = 80
 
 
 def _parser() -> OneLineParser:
@@ -38,15 +35,14 @@ def _parser() -> OneLineParser:
 
 
 def convert_file(checkpoint: str, output: str) -> None:
-    """Converts with a progress bar on standard error."""
-    target = Path(output)
-    if target.is_dir() or not target.parent.is_dir():
-        raise ModelError(f"{target}: cannot be written; give a file name in a folder that exists")
-    source = Checkpoint(checkpoint)
-    columns = (TextColumn("ternary weights"), BarColumn(), TaskProgressColumn())
-    with Progress(*columns, TimeElapsedColumn(), console=Console(stderr=True)) as bar:
-        task = bar.add_task("")
-        model = convert(source, lambda done, total: bar.update(task, completed=done, total=total))
+    """Converts with a progress bar on standard error.
+
+    Raises `ModelError`, of `output` before anything is read; `OSError` when it cannot be written.
+    """
+    target = check_target(user_path(output))
+    source = Checkpoint(user_path(checkpoint))
+    with conversion_bar() as bar:
+        model = convert(source, bar)
     model.save(target)
 
 
@@ -80,21 +76,19 @@ def describe(model: IntegerModel, title: str) -> Table:
     return table
 
 
+@program
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line. Returns the exit status; `SystemExit` on wrong usage."""
     options = _parser().parse_args(arguments)
-    try:
-        if options.command == "convert":
-            convert_file(options.checkpoint, options.output)
-        elif options.command in STORE_COMMANDS:
-            return run_store_command(options)
-        elif options.command == TRAIN_COMMAND:
-            run_train_command(options)
-        else:
-            model = IntegerModel.load(options.model)
-            Console(width=WIDTH).print(describe(model, options.model))
-    except (ModelError, OSError) as error:
-        return report_failure(error)
+    if options.command == "convert":
+        convert_file(options.checkpoint, options.output)
+    elif options.command in STORE_COMMANDS:
+        return run_store_command(options)
+    elif options.command == TRAIN_COMMAND:
+        run_train_command(options)
+    else:
+        model = IntegerModel.load(user_path(options.model))
+        console(width=WIDTH).print(describe(model, options.model))
     return 0
 
 

@@ -253,6 +253,11 @@ REQUIRED_SETTINGS: dict[str, tuple[Any, tuple[Any, ...]]] = {
 """Settings that choose the arithmetic: upstream's default, and the values that are supported."""
 
 
+def read_shape(path: Path) -> ModelShape:
+    """The dimensions that a ``config.json`` gives. Raises `ModelError` unless it is one of ours."""
+    return _shape_of(_read_json(path), path)
+
+
 def _shape_of(config: Mapping[str, Any], path: Path) -> ModelShape:
     for key, (default, supported) in REQUIRED_SETTINGS.items():
         value = config.get(key, default)

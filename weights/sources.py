@@ -8,27 +8,26 @@ clones, as ``BASE/ORG/NAME``, which stand for the revision ``main``.
 
 from __future__ import annotations
 
+import errno
 import hashlib
-import json
+import io
+import math
 import os
 import re
 import shutil
-import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 from urllib.parse import quote, urlsplit, urlunsplit
 
+from .checkpoint import ModelShape, read_shape
 from .errors import ModelError
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
+from .files import read_json, read_toml, user_folder, user_path
 
 if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
     from huggingface_hub import HfFileMetadata
 
 HUB = "hub"
@@ -41,6 +40,15 @@ CONFIG_FILE = "config.json"
 TOKENIZER_FILE = "tokenizer.json"
 WEIGHTS_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
+
+SMALL_FILE = 1 << 20
+"""Bytes of a configuration at most, and of any other file besides what the model's size adds."""
+ENTRY_BYTES = 1 << 10
+"""Of one token in a tokenizer, or of one tensor in an index or a header, at most."""
+VALUE_BYTES = 4
+
+NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+"""What a full disk, or a full share of it, answers."""
 
 _PART = r"[A-Za-z0-9_][\w.-]*"
 _COORDINATES = re.compile(rf"({_PART})/({_PART})(?:@({_PART}(?:/{_PART})*))?", re.ASCII)
@@ -202,6 +210,9 @@ class _Download:
 
     A file lies in a folder named by what the server says of its content, under its own name once
     it is whole and checked. So what an earlier attempt left is used only for the same content.
+
+    The configuration comes first. It is read, and bounds the size of all other files, whatever
+    the server says or does not say of them. Raises `ModelError` for what cannot be a checkpoint.
     """
 
     def __init__(self, source: WebSource, wanted: Coordinates, work: Path) -> None:
@@ -211,12 +222,19 @@ class _Download:
         self.commit: str | None = None
 
     def run(self) -> Found:
-        files = [self.file(CONFIG_FILE), self.file(TOKENIZER_FILE)]
+        config = self.file(CONFIG_FILE, SMALL_FILE)
+        shape = read_shape(config)
+        files = [config, self.file(TOKENIZER_FILE, SMALL_FILE + ENTRY_BYTES * shape.vocabulary)]
+        header, room = _weight_bounds(shape)
         try:
-            files.append(self.file(WEIGHTS_FILE))
+            files.append(self.file(WEIGHTS_FILE, room))
         except AbsentError:
-            index = self.file(INDEX_FILE)
-            files += [index, *(self.file(name) for name in _shard_names(index))]
+            index = self.file(INDEX_FILE, header)
+            files.append(index)
+            for name in _shard_names(index):
+                shard = self.file(name, room)
+                room -= shard.stat().st_size
+                files.append(shard)
         directory = self.work / "checkpoint"
         shutil.rmtree(directory, ignore_errors=True)
         directory.mkdir()
@@ -224,9 +242,11 @@ class _Download:
             _link(file, directory / file.name)
         return Found(directory=directory, commit=self.commit)
 
-    def file(self, name: str) -> Path:
-        """Fetches one file, or the rest of it."""
+    def file(self, name: str, bound: int) -> Path:
+        """Fetches one file of up to `bound` bytes, or the rest of it."""
         facts = self.source.ask(self.wanted, name)
+        if facts.size is not None and facts.size > bound:
+            raise _too_large(name, bound)
         if facts.commit_hash:  # the next files come from the same commit
             self.wanted = replace(self.wanted, revision=facts.commit_hash)
             self.commit = facts.commit_hash
@@ -236,13 +256,13 @@ class _Download:
             shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True, exist_ok=True)
         whole = folder / name
-        if not whole.exists():
+        if not (whole.exists() and _is_intact(whole, facts)):
             part = folder / f"{name}.part"
-            self.fill(part, facts, name)
+            self.fill(part, facts, name, bound)
             part.replace(whole)
         return whole
 
-    def fill(self, part: Path, facts: HfFileMetadata, name: str) -> None:
+    def fill(self, part: Path, facts: HfFileMetadata, name: str, bound: int) -> None:
         """Completes `part`, or raises `SourceError`; wrong content does not stay."""
         from huggingface_hub.file_download import http_get
 
@@ -250,7 +270,8 @@ class _Download:
         if facts.size is None or done > facts.size:
             done = 0
         headers = self.source.headers(facts.location)
-        with _explained(name), part.open("ab" if done else "wb") as file:
+        limit = bound if facts.size is None else facts.size
+        with _explained(name), _LimitedFile(part, "ab" if done else "wb", name, limit) as file:
             http_get(
                 facts.location,
                 file,
@@ -261,9 +282,36 @@ class _Download:
             )
             file.flush()
             os.fsync(file.fileno())
-        if facts.commit_hash and facts.etag and not _matches(part, facts.etag):
+        if not _is_intact(part, facts):
             part.unlink()
             raise SourceError(f"{name}: content does not match its digest, discarded; try again")
+
+
+class _LimitedFile(io.BufferedWriter):
+    """A file for writing, of what is called `name`, that does not grow beyond `limit` bytes.
+
+    It raises `ModelError` instead.
+    """
+
+    def __init__(self, path: Path, mode: str, name: str, limit: int) -> None:
+        super().__init__(io.FileIO(path, mode))
+        self._name, self._limit = name, limit
+
+    def write(self, data: ReadableBuffer) -> int:
+        if self.tell() + memoryview(data).nbytes > self._limit:
+            raise _too_large(self._name, self._limit)
+        return super().write(data)
+
+
+def _too_large(name: str, bound: int) -> ModelError:
+    return ModelError(f"{name}: larger than the {bound:,} bytes that it can have; discarded")
+
+
+def _weight_bounds(shape: ModelShape) -> tuple[int, int]:
+    """Bytes at most of a list of the checkpoint's tensors, and of the tensors with such a list."""
+    shapes = shape.tensor_shapes.values()
+    header = SMALL_FILE + ENTRY_BYTES * len(shapes)
+    return header, header + VALUE_BYTES * sum(math.prod(each) for each in shapes)
 
 
 @contextmanager
@@ -273,6 +321,8 @@ def _explained(name: str) -> Iterator[None]:
 
     try:
         yield
+    except ModelError:
+        raise
     except HfHubHTTPError as error:
         status = error.response.status_code
         if status in (404, 410):
@@ -283,7 +333,7 @@ def _explained(name: str) -> Iterator[None]:
             ) from error
         raise SourceError(f"{name}: the server answered with status {status}") from error
     except OSError as error:
-        if error.errno is not None:  # of this machine: the disk is full, say
+        if error.errno in NO_ROOM:
             raise
         raise SourceError(f"{name}: {_first_line(error)}") from error
     except Exception as error:  # of the HTTP client, which differs between releases of the hub's
@@ -297,12 +347,19 @@ def _first_line(error: Exception) -> str:
 def _shard_names(index: Path) -> list[str]:
     """The files that an index lists; `SourceError` when it is none, or leads elsewhere."""
     try:
-        names = sorted(set(json.loads(index.read_bytes())["weight_map"].values()))
+        names = sorted(set(read_json(index)["weight_map"].values()))
         if not all(_FILE_NAME.fullmatch(name) for name in names):
             raise ValueError(names)
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (ModelError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise SourceError(f"{index.name}: not an index of shards") from error
     return names
+
+
+def _is_intact(path: Path, facts: HfFileMetadata) -> bool:
+    """Whether a whole file is what the server says of it, as far as it says."""
+    if facts.size not in (None, path.stat().st_size):
+        return False
+    return not (facts.commit_hash and facts.etag) or _matches(path, facts.etag)
 
 
 def _matches(path: Path, etag: str) -> bool:
@@ -331,17 +388,19 @@ def parse_source(text: str, base: Path) -> Source:
     """The source that `text` writes; a relative path starts from `base`."""
     if text == HUB:
         return WebSource(base=os.environ.get("HF_ENDPOINT", HUB_URL).rstrip("/"), is_hub=True)
-    if text.startswith(("https://", "http://")):
+    if text.startswith(("https://", "http://")) and _names_host(text):
         return WebSource(base=text.rstrip("/"))
     if not text or "://" in text:
         raise ModelError(f"{text!r}: a source must be 'hub', an https:// URL or a directory")
-    return DirectorySource(path=base / Path(text).expanduser())
+    return DirectorySource(path=base / user_path(text))
 
 
-def user_folder(variable: str, default: str) -> Path:
-    """This program's folder below the one that an XDG `variable` names, or below ~/`default`."""
-    folder = os.environ.get(variable, "")
-    return (Path(folder) if os.path.isabs(folder) else Path.home() / default) / "tritstream"
+def _names_host(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
 
 
 def configured_sources(first: Sequence[str] = ()) -> tuple[Source, ...]:
@@ -364,8 +423,9 @@ def configured_sources(first: Sequence[str] = ()) -> tuple[Source, ...]:
     listed = [(text, here) for text in first]
     variable = os.environ.get(SOURCES_VARIABLE, "").split(",")
     listed += [(text.strip(), here) for text in variable if text.strip()]
-    config = user_folder("XDG_CONFIG_HOME", ".config") / "config.toml"
-    listed += [(text, config.parent) for text in _config_sources(config)]
+    folder = _configuration_folder()
+    if folder is not None:
+        listed += [(text, folder) for text in _config_sources(folder / "config.toml")]
     words = [text for text, _ in listed]
     if HUB not in words and NO_HUB not in words:
         listed.append((HUB, here))
@@ -373,14 +433,17 @@ def configured_sources(first: Sequence[str] = ()) -> tuple[Source, ...]:
     return tuple(dict.fromkeys(sources))
 
 
-def _config_sources(path: Path) -> list[str]:
+def _configuration_folder() -> Path | None:
     try:
-        config: Mapping[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+        return user_folder("XDG_CONFIG_HOME", ".config")
+    except ModelError:  # no home folder, and so no configuration
+        return None
+
+
+def _config_sources(path: Path) -> list[str]:
+    if not path.exists():
         return []
-    except ValueError as error:
-        raise ModelError(f"{path}: not valid TOML ({error}); correct it") from error
-    sources = config.get("sources", [])
+    sources = read_toml(path).get("sources", [])
     if not isinstance(sources, list) or not all(isinstance(text, str) for text in sources):
         raise ModelError(f"{path}: sources must be a list of strings, not {sources!r}; correct it")
     return sources

@@ -16,31 +16,35 @@ over.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import os
+import re
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
 from urllib.parse import quote, unquote
-
-from filelock import FileLock, Timeout
 
 from .checkpoint import Checkpoint
 from .errors import ModelError
+from .files import atomic_file, cache_folder, make_cache, read_json, user_path
+from .locks import locked
 from .model import VERSION, IntegerModel
 from .quantise import Progress, convert
-from .sources import Coordinates, Source, SourceError, configured_sources, user_folder
-from .tensorfile import atomic_file
+from .sources import NO_ROOM, Coordinates, Source, SourceError, configured_sources
 
 ZOO = Path(__file__).parent / "zoo"
 SUFFIX = ".safetensors"
 INDEX = "index.json"
 INDEX_FORMAT = 1
 LONGEST_FILE_NAME = 200
+NOT_WRITABLE = NO_ROOM | {errno.EROFS, errno.EACCES, errno.EPERM}
+
+_DIGEST = re.compile("[0-9a-f]{64}")
 
 Note = Callable[[str], None]
 """Called with a line for the user."""
@@ -59,6 +63,11 @@ class CachedModel:
     checkpoint : digest of what it was made from
     source, commit : where that came from; the commit where the source tells
     made : date of the conversion, or of the last look at the source
+
+    Raises
+    ------
+    ValueError
+        From the constructor, when these are not what an index holds.
     """
 
     name: str
@@ -70,10 +79,22 @@ class CachedModel:
     commit: str | None
     made: str
 
+    def __post_init__(self) -> None:
+        texts = (self.name, self.checkpoint, self.source, self.commit or "", self.made)
+        if not all(isinstance(text, str) for text in (*texts, self.content)):
+            raise ValueError("a text is none")
+        if not (type(self.bytes) is type(self.version) is int):
+            raise ValueError("a number is none")
+        if not _DIGEST.fullmatch(self.content):
+            raise ValueError("content is no digest")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Store:
     """Gives a name's model file, and manages the cache.
+
+    It proves what it hands out of the cache: the file holds the model that the index says. Only
+    what has to be made needs a cache that can be written to.
 
     Parameters
     ----------
@@ -94,7 +115,7 @@ class Store:
 
     def shipped(self) -> dict[str, Path]:
         """The models in the repository by name."""
-        return {path.stem: path for path in sorted(self.zoo.glob(f"*{SUFFIX}"))}
+        return shipped_models(self.zoo)
 
     def get(self, name: str, *, refresh: bool = False) -> Path:
         """The model file of `name`, which is fetched and converted when it is not there yet.
@@ -106,14 +127,14 @@ class Store:
         Raises
         ------
         ModelError
-            When there is no such model, no source gives it, or it is damaged.
-        OSError
-            When the cache cannot be written.
+            When there is no such model, no source gives it, it is damaged, or the cache cannot be
+            written to.
         """
         place = self._place(name)
-        if isinstance(place, Coordinates):
-            return self._from_sources(place, refresh)
-        return self._from_directory(place) if place.is_dir() else place
+        with self._written():
+            if isinstance(place, Coordinates):
+                return self._from_sources(place, refresh)
+            return self._from_directory(place) if place.is_dir() else place
 
     def resolve(self, name: str) -> Path:
         """The model file of `name`, if there is one already: fetches and converts nothing.
@@ -124,11 +145,16 @@ class Store:
         if isinstance(place, Path) and not place.is_dir():
             return place
         if isinstance(place, Path):
+            key = str(place.resolve())
             entry = self._made_from(Checkpoint(place).digest())
         else:
-            entry = self._cached(str(place))
+            key = str(place)
+            entry = self._cached(key)
         if entry is None:
-            raise ModelError(f"{name}: not in the cache; 'python -m weights get {name}' gets it")
+            lost = " any more, its file is lost or damaged" if key in self._index() else ""
+            raise ModelError(
+                f"{name}: not in the cache{lost}; 'python -m weights get {name}' gets it"
+            )
         return self._file(entry)
 
     def entries(self) -> list[CachedModel]:
@@ -142,13 +168,12 @@ class Store:
     def verify(self) -> Iterator[tuple[CachedModel, ModelError | None]]:
         """Reads every cached model, and tells what is wrong with it, or None."""
         for entry in self.entries():
-            problem = None
             try:
-                if IntegerModel.load(self._file(entry)).digest() != entry.content:
-                    problem = ModelError(f"{self._file(entry)}: holds another model")
+                IntegerModel.load(self._file(entry), entry.content)
             except ModelError as error:
-                problem = error
-            yield entry, problem
+                yield entry, error
+            else:
+                yield entry, None
 
     def remove(self, name: str) -> None:
         """Forgets a cached name, with its half-finished work; its file goes with its last name.
@@ -156,28 +181,26 @@ class Store:
         Raises `ModelError` when the cache does not know the name.
         """
         coordinates = Coordinates.parse(name)
-        names = {name, str(Path(name).expanduser().resolve())} | ({str(coordinates)} - {"None"})
+        names = {name, str(user_path(name).resolve())} | ({str(coordinates)} - {"None"})
         index = self._index()
-        known = names & (index.keys() | set(self.unfinished()))
+        known = {key for key in names if key in index or self._work(key).exists()}
         if not known:
             owner = "shipped with the project" if name in self.shipped() else "not in the cache"
             raise ModelError(f"{name}: {owner}; 'python -m weights list' shows what can go")
-        for key in known:
-            with self._locked(key):
-                shutil.rmtree(self._work(key), ignore_errors=True)
-                with self._changing() as changed:
-                    changed.pop(key, None)
+        with self._written():
+            for key in known:
+                with self._locked(key):
+                    shutil.rmtree(self._work(key), ignore_errors=True)
+                    with self._changing() as changed:
+                        changed.pop(key, None)
 
     def _place(self, name: str) -> Path | Coordinates:
-        shipped = self.shipped()
-        if name in shipped:
-            return shipped[name]
-        path = Path(name).expanduser()
-        if path.exists():
-            return path
+        place = local_place(name, self.zoo)
+        if place is not None:
+            return place
         coordinates = Coordinates.parse(name)
         if coordinates is None or name.endswith(SUFFIX):
-            names = ", ".join(shipped) or "none"
+            names = ", ".join(self.shipped()) or "none"
             raise ModelError(
                 f"{name}: neither a shipped model ({names}) nor a path nor ORG/NAME[@REVISION]; "
                 "'python -m weights list' shows what is here"
@@ -190,15 +213,22 @@ class Store:
         if entry is not None:
             return self._file(entry)
         with self._locked(key):
-            entry = None if refresh else self._cached(key)  # what another process just made
-            if entry is not None:
-                return self._file(entry)
-            return self._file(self._fetch(wanted))
+            entry = self._cached(key)  # what another process just made
+            if entry is None or refresh:
+                entry = self._fetch(wanted, entry)
+            return self._file(entry)
 
-    def _fetch(self, wanted: Coordinates) -> CachedModel:
-        """Asks one source after the other; the lock of `wanted` is held."""
+    def _fetch(self, wanted: Coordinates, old: CachedModel | None) -> CachedModel:
+        """Asks one source after the other; the lock of `wanted` is held.
+
+        Parameters
+        ----------
+        old : what is cached of it
+        """
         key = str(wanted)
-        old = self._cached(key)
+        lost = old is None and key in self._index()
+        if lost:
+            self.note(f"{key}: the file in the cache is lost or damaged and is made again")
         sources = [source for source in self.sources if not (self.offline and source.remote)]
         problems: list[str] = []
         for source in sources:
@@ -225,6 +255,8 @@ class Store:
         _remove_if_empty(self._work(key))
         if len(sources) < len(self.sources):
             problems.append("not in the cache, and offline nothing else is asked")
+        if lost:
+            problems.append(f"its file in the cache is damaged; 'python -m weights remove {key}'")
         told = "; ".join(problems) or "there is no source to ask"
         raise ModelError(f"{key}: {told}; --source names another source")
 
@@ -238,13 +270,23 @@ class Store:
     ) -> CachedModel:
         """Enters `name` into the index, with a model that is there or is made of `checkpoint`."""
         digest = checkpoint.digest()
-        with self._locked(digest):
+
+        def made() -> CachedModel | None:
             same = self._made_from(digest)
-            if same is not None:
-                entry = replace(same, name=name, source=source, commit=commit, made=_today())
-                if entry != self._cached(name):
-                    with self._changing() as index:
-                        index[name] = entry
+            if same is None:
+                return None
+            entry = replace(same, name=name, source=source, commit=commit, made=_today())
+            if entry != self._index().get(name):
+                with suppress(OSError, ModelError), self._changing() as index:
+                    index[name] = entry  # unless the cache cannot be written to
+            return entry
+
+        entry = made()
+        if entry is not None:
+            return entry
+        with self._locked(digest):
+            entry = made()  # by another process just now
+            if entry is not None:
                 return entry
             self.note(f"{name}: converting")
             model = convert(checkpoint, self.progress)
@@ -252,12 +294,12 @@ class Store:
                 raise ModelError(f"{name}: changed while it was read; try again")
             work = self._work(digest)
             work.mkdir(parents=True, exist_ok=True)
-            made = work / f"model{SUFFIX}"
-            model.save(made)
+            file = work / f"model{SUFFIX}"
+            model.save(file)
             entry = CachedModel(
                 name=name,
                 content=model.digest(),
-                bytes=made.stat().st_size,
+                bytes=file.stat().st_size,
                 version=VERSION,
                 checkpoint=digest,
                 source=source,
@@ -265,7 +307,7 @@ class Store:
                 made=_today(),
             )
             with self._changing() as index:
-                made.replace(self._file(entry))
+                file.replace(self._file(entry))
                 index[name] = entry
             shutil.rmtree(work)
             return entry
@@ -287,25 +329,27 @@ class Store:
         return next(filter(self._usable, same), None)
 
     def _usable(self, entry: CachedModel) -> bool:
-        """Whether the file is there, whole, and of the format that this program reads."""
-        try:
-            return (entry.version, entry.bytes) == (VERSION, self._file(entry).stat().st_size)
-        except FileNotFoundError:
+        """Whether the file is there, of the format that this program reads, and holds the model."""
+        if entry.version != VERSION:
             return False
+        try:
+            IntegerModel.load(self._file(entry), entry.content)
+        except ModelError:
+            return False
+        return True
 
     def _index(self) -> dict[str, CachedModel]:
         path = self.root / INDEX
+        if not path.exists():
+            return {}
+        remedy = f"delete {self.root}"
+        content = read_json(path, remedy)
         try:
-            content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
             if content["format"] != INDEX_FORMAT:
                 raise ValueError(f"format {content['format']!r}")
             entries = [CachedModel(**entry) for entry in content["models"]]
-        except FileNotFoundError:
-            return {}
         except (ValueError, KeyError, TypeError) as error:
-            raise ModelError(
-                f"{path}: not an index of this program ({error}); delete {self.root}"
-            ) from error
+            raise ModelError(f"{path}: not an index of this program ({error}); {remedy}") from error
         return {entry.name: entry for entry in entries}
 
     @contextmanager
@@ -316,8 +360,6 @@ class Store:
             yield index
             entries = [asdict(index[name]) for name in sorted(index)]
             text = json.dumps({"format": INDEX_FORMAT, "models": entries}, indent=1)
-            for left in self.root.glob(f".{INDEX}.*"):  # by a process that was killed
-                left.unlink()
             with atomic_file(self.root / INDEX) as file:
                 file.write(text.encode())
             used = {self._file(entry) for entry in index.values()}
@@ -327,19 +369,30 @@ class Store:
     @contextmanager
     def _locked(self, key: str) -> Iterator[None]:
         """Only one process at a time is in the block of a `key`; a killed one is out of it."""
-        locks = self.root / "locks"
-        locks.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(locks / f"{_file_name(key)}.lock")
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
+        locks = make_cache(self.root / "locks")
+
+        def waiting() -> None:
             if key != INDEX:
                 self.note(f"{key}: waiting for another process that makes it")
-            lock.acquire()
+
+        with locked(locks / f"{_file_name(key)}.lock", waiting):
+            yield
+
+    @contextmanager
+    def _written(self) -> Iterator[None]:
+        """A block that may write to the cache; that it cannot is a `ModelError` with a remedy."""
         try:
             yield
-        finally:
-            lock.release()
+        except OSError as error:
+            ours = error.filename is None or Path(os.fsdecode(error.filename)).is_relative_to(
+                self.root
+            )
+            if error.errno not in NOT_WRITABLE or not ours:
+                raise
+            raise ModelError(
+                f"{self.root}: {error.strerror}; make room there and the right to write, or set "
+                "XDG_CACHE_HOME to another folder"
+            ) from error
 
 
 def _file_name(key: str) -> str:
@@ -357,20 +410,44 @@ def _today() -> str:
     return datetime.now(timezone.utc).date().isoformat()
 
 
+def shipped_models(zoo: Path = ZOO) -> dict[str, Path]:
+    """The models in the repository by name."""
+    return {path.stem: path for path in sorted(zoo.glob(f"*{SUFFIX}"))}
+
+
+def local_place(name: str, zoo: Path = ZOO) -> Path | None:
+    """The shipped model, file or directory that a name stands for, or None.
+
+    Raises `ModelError` for the home folder of a user that is not there.
+    """
+    shipped = shipped_models(zoo)
+    if name in shipped:
+        return shipped[name]
+    path = user_path(name)
+    return path if path.exists() else None
+
+
 def user_store(
-    sources: Sequence[str] = (),
+    sources: Sequence[str] | None = (),
     *,
     offline: bool = False,
     note: Note = lambda line: None,
     progress: Progress | None = None,
 ) -> Store:
-    """The user's own store; `sources` of the command line go before the configured ones.
+    """The user's own store.
 
-    Raises `ModelError` when a source or the configuration file cannot be used.
+    Parameters
+    ----------
+    sources : of the command line, asked before the configured ones; None asks no source at all
+
+    Raises
+    ------
+    ModelError
+        When a source or the configuration file cannot be used, or the user has no home folder.
     """
     return Store(
-        root=user_folder("XDG_CACHE_HOME", ".cache") / "models",
-        sources=configured_sources(sources),
+        root=cache_folder() / "models",
+        sources=() if sources is None else configured_sources(sources),
         offline=offline,
         note=note,
         progress=progress,

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from .commandline import FAILED
-from .store import Store, user_store
+from .commandline import FAILED, WIDTH, console
+from .errors import ModelError
+from .store import Store, local_place, shipped_models, user_store
 
 COMMANDS = ("get", "list", "resolve", "remove", "verify")
 NAME_HELP = "shipped model, path, or ORG/NAME[@REVISION]"
-WIDTH = 80
 
 
 def add_source_arguments(parser: argparse.ArgumentParser) -> None:
@@ -49,19 +49,34 @@ def add_store_commands(commands: argparse._SubParsersAction[Any]) -> None:
 
 def run_store_command(options: argparse.Namespace) -> int:
     """Runs what `add_store_commands` parsed. Returns the exit status; raises `ModelError`."""
-    if options.command == "get":
-        print(find_model(options.name, options.source, options.offline, options.refresh))
-        return 0
-    store = user_store(note=_note)
-    if options.command == "resolve":
-        print(store.resolve(options.name))
-    elif options.command == "remove":
-        store.remove(options.name)
-    elif options.command == "list":
-        Console(width=WIDTH).print(_table(store))
-    else:
-        return _verify(store)
+    match options.command:
+        case "get":
+            _print_path(find_model(options.name, options.source, options.offline, options.refresh))
+        case "resolve":
+            _print_path(_local_file(options.name) or _cache().resolve(options.name))
+        case "remove":
+            _cache().remove(options.name)
+        case "list":
+            console(width=WIDTH).print(_table())
+        case "verify":
+            return _verify(_cache())
     return 0
+
+
+def _cache() -> Store:
+    return user_store(None, note=_note)
+
+
+def _local_file(name: str) -> Path | None:
+    """The model file that a name stands for where that takes neither cache nor configuration."""
+    place = local_place(name)
+    return None if place is None or place.is_dir() else place
+
+
+def _print_path(path: Path) -> None:
+    """A path as the file system has it, whatever characters the terminal knows."""
+    sys.stdout.flush()
+    sys.stdout.buffer.write(os.fsencode(path) + b"\n")
 
 
 def find_model(
@@ -75,8 +90,12 @@ def find_model(
     sources, offline : what `add_source_arguments` parsed
     refresh : look for a newer checkpoint of coordinates that are cached
     """
-    with _conversion_bar() as progress:
-        store = user_store(sources or (), offline=offline, note=_note, progress=progress)
+    file = _local_file(name)
+    if file is not None:
+        return file
+    asked = None if local_place(name) else sources or ()
+    with conversion_bar() as progress:
+        store = user_store(asked, offline=offline, note=_note, progress=progress)
         return store.get(name, refresh=refresh)
 
 
@@ -85,11 +104,13 @@ def _note(line: str) -> None:
 
 
 class _Bar:
-    """A progress bar that appears with the first step."""
+    """A progress bar that appears with the first step, on a terminal."""
 
     def __init__(self) -> None:
         columns = (TextColumn("ternary weights"), BarColumn(), TaskProgressColumn())
-        self.bar = Progress(*columns, TimeElapsedColumn(), console=Console(stderr=True))
+        terminal = console(stderr=True)
+        disable = not terminal.is_terminal
+        self.bar = Progress(*columns, TimeElapsedColumn(), console=terminal, disable=disable)
         self.task = self.bar.add_task("")
         self.started = False
 
@@ -101,7 +122,8 @@ class _Bar:
 
 
 @contextmanager
-def _conversion_bar() -> Iterator[_Bar]:
+def conversion_bar() -> Iterator[_Bar]:
+    """A progress bar on standard error for `weights.quantise.convert`."""
     bar = _Bar()
     try:
         yield bar
@@ -110,14 +132,19 @@ def _conversion_bar() -> Iterator[_Bar]:
             bar.bar.stop()
 
 
-def _table(store: Store) -> Table:
+def _table() -> Table:
     table = Table(show_edge=False)
     table.add_column("name", overflow="fold")
     table.add_column("MB", justify="right", no_wrap=True)
     table.add_column("content", no_wrap=True)
     table.add_column("from", overflow="fold")
-    for name, path in store.shipped().items():
+    for name, path in shipped_models().items():
         table.add_row(name, f"{path.stat().st_size / 1e6:.2f}", "", "shipped")
+    try:
+        store = _cache()
+    except ModelError as error:  # who has no home folder has what is shipped
+        _note(str(error))
+        return table
     for entry in store.entries():
         origin = f"{entry.source}, {entry.made}"
         table.add_row(entry.name, f"{entry.bytes / 1e6:.2f}", entry.content[:12], origin)
