@@ -257,6 +257,15 @@ def test_card_of_a_run(
     assert card.main(arguments) == 0
     assert {path.name: path.read_bytes() for path in zoo.iterdir()} == before
 
+    (zoo / "README.md").write_text("# README\n")
+    (zoo / "notes.safetensors").write_text("mine")
+    before = {path.name: path.read_bytes() for path in zoo.iterdir()}
+    capsys.readouterr()
+    for name in ("README", "notes", "absent/name"):
+        assert card.main([str(run), name, *arguments[2:]]) == 1
+        assert capsys.readouterr().err.count("\n") == 1
+    assert {path.name: path.read_bytes() for path in zoo.iterdir()} == before
+
     del result["device"]
     (run / "result.json").write_text(json.dumps(result))
     assert card.main(arguments) == 1

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -23,7 +24,8 @@ from sim.golden_device import GoldenDevice
 from .checkpoint import Checkpoint
 from .commandline import OneLineParser, report_failure
 from .errors import ModelError
-from .model import IntegerModel, matrix_shapes
+from .files import read_text, write_file
+from .model import IntegerModel, check_target, matrix_shapes
 from .packing import count_nonzero
 from .quantise import convert
 from .store import ZOO
@@ -212,6 +214,15 @@ def card(run: Run, name: str, model_path: Path, data: Path, device: str | None) 
     return "\n\n".join(parts) + "\n"
 
 
+def check_card(path: Path, name: str) -> Path:
+    """`path`, unless what is there is not a card of `name`: then `ModelError`."""
+    beginning = [f"# {name}", "", "## Model"]
+    is_card = path.is_file() and read_text(path).splitlines()[:3] == beginning
+    if os.path.lexists(path) and not is_card:
+        raise ModelError(f"{path}: not a card of {name}, so it is not replaced; give another name")
+    return path
+
+
 def _parser() -> OneLineParser:
     parser = OneLineParser(
         prog="python -m weights.card", description="Ships the model of a training run, with a card."
@@ -231,12 +242,13 @@ def _parser() -> OneLineParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line. Returns the exit status; `SystemExit` on wrong usage."""
     options = _parser().parse_args(arguments)
-    path = options.zoo / f"{options.name}.safetensors"
     try:
+        path = check_target(options.zoo / f"{options.name}.safetensors")
+        card_path = check_card(options.zoo / f"{options.name}.md", options.name)
         run = Run.find(options.run)
         convert(Checkpoint(run.checkpoint)).save(path)
         text = card(run, options.name, path, options.data, options.device)
-        path.with_suffix(".md").write_text(text, encoding="utf-8")
+        write_file(card_path, text.encode())
     except (ModelError, OSError) as error:
         return report_failure(error)
     return 0
