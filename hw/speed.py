@@ -6,13 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from host.errors import FitError, HostError
 from host.image import compile_image
 from host.infer import DEFAULT_MODEL
 from hw.boards import Board
-from sim.device import SimulationError
 from sim.profile import Profile, measure, unmeasured
-from weights.errors import ModelError
+from weights.errors import ReportedError
 from weights.model import IntegerModel
 from weights.store_commands import find_model
 
@@ -78,21 +76,21 @@ def find_speed(board: Board, model: str | None, say: Callable[[str], None]) -> S
 
     Raises
     ------
-    FitError, ModelError, OSError
+    ReportedError, OSError
         A model that was given cannot be used.
     """
     try:
         path = find_model(model or DEFAULT_MODEL, offline=True)
         integers = IntegerModel.load(path)
         image = compile_image(integers, board.geometry)
-    except (FitError, ModelError, OSError) as error:
+    except (ReportedError, OSError) as error:
         if model is not None:
             raise
         say(f"no cycles per token: {error}; name another model with --model")
         return None
     try:
         profile, cycles = measure(board, integers, path.stem, progress=say)
-    except (SimulationError, HostError) as error:
+    except ReportedError as error:
         say(f"cycles per token are only predicted: {error}")
         return Speed(profile=unmeasured(image, board.name, path.stem), cycles=None)
     return Speed(profile=profile, cycles=cycles)

@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -124,6 +125,8 @@ if tool == "nextpnr" and after("--seed") in os.environ.get("HANGS", "").split():
 if os.environ.get("FAILS") == tool:
     print(os.environ["SAYS"])
     sys.exit(1)
+if tool == "yosys":
+    pathlib.Path("top.json").write_text("netlist")
 if tool == "nextpnr":
     report = os.environ.get("REPORT_OF_SEED_" + after("--seed"), os.environ["REPORT"])
     pathlib.Path(after("--report")).write_text(report)
@@ -340,7 +343,9 @@ def test_failures_are_explained_in_one_line():
     fits = LOG.replace("231/", "201/")
     assert build.explain("nextpnr-ecp5", fits).startswith("nextpnr-ecp5 failed: Unable to place")
     assert build.explain("yosys", "top.ys:3: ERROR: no such\n") == "yosys failed: no such"
-    assert build.explain("yosys", "killed") == "yosys failed"
+    assert build.explain("yosys", "no word") == "yosys failed"
+    python = "Traceback:\nPermissionError: [Errno 13] Permission denied: '/x'\n"
+    assert build.explain("yosys", python).startswith("yosys failed: [Errno 13] Permission denied")
 
 
 # Build
@@ -425,11 +430,155 @@ def test_failed_tool_leaves_nothing_stale(board, tools, tmp_path, monkeypatch, t
     assert tool in tools()
 
 
+@pytest.mark.parametrize(
+    ("end", "words"),
+    [
+        ("os.kill(os.getpid(), 9)", r"was killed \(SIGKILL\), often because memory ran out"),
+        ("sys.exit(137)", r"was killed \(SIGKILL\), often because memory ran out"),
+        ("os.kill(os.getpid(), 11)", r"was killed \(SIGSEGV\)"),
+        ("print('std::bad_alloc', flush=True); os.abort()", r"ran out of memory \(SIGABRT\)"),
+        ("sys.exit('write: No space left on device')", "found no space left on the disk"),
+    ],
+)
+@pytest.mark.parametrize("tool", ["yosys", "nextpnr", "ecppack"])
+def test_killed_tool_is_said_to_be(board, tools, tmp_path, tool, end, words):
+    path = tmp_path / tool
+    head, mark, rest = path.read_text().partition("here = ")
+    path.write_text(f"{head}{end}\n{mark}{rest}")
+    with pytest.raises(build.BuildError, match=rf"^{tool}[-a-z0-9]* {words}.*\(log: .*\)$"):
+        run(board, tmp_path / "out")
+
+
+def test_tool_that_does_not_start_is_named(board, tools, tmp_path):
+    (tmp_path / "yosys").write_text("#!/nonexistent/python\n")
+    with pytest.raises(build.BuildError, match=r"yosys does not start \(No such file.*set YOSYS"):
+        run(board, tmp_path / "out")
+
+
+def test_tools_as_people_name_them(monkeypatch, tmp_path):
+    folder = tmp_path / "my tools"
+    folder.mkdir()
+    (folder / "yosys").write_text("#!/bin/sh\necho 0.42 $*\n")
+    (folder / "yosys").chmod(0o755)
+    monkeypatch.setenv("YOSYS", str(folder / "yosys"))
+    assert build.find_tool("yosys") == [str(folder / "yosys")]
+    monkeypatch.setenv("YOSYS", f"'{folder / 'yosys'}' -q")
+    assert build.find_tool("yosys") == [str(folder / "yosys"), "-q"]
+    assert build.tool_version("yosys", build.find_tool("yosys")) == "0.42"
+    monkeypatch.setenv("PATH", str(folder))
+    monkeypatch.setenv("YOSYS", "")
+    assert build.find_tool("yosys") == [str(folder / "yosys")]
+
+
+def damage(path: Path, content: bytes | None) -> None:
+    path.unlink() if content is None else path.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("name", "step"),
+    [
+        ("top.json", "yosys"),
+        ("synthesis.seconds", "yosys"),
+        ("seed-1.config", "nextpnr"),
+        ("seed-1.report", "nextpnr"),
+        ("seed-1.units", "nextpnr"),
+        ("seed-1.seconds", "nextpnr"),
+        ("seed-1.bit", "ecppack"),
+        ("pack-1.seconds", "ecppack"),
+    ],
+)
+@pytest.mark.parametrize("content", [None, b"", b"\xff{", b"12.5", b"[1, 2]", b"[null, {}]"])
+def test_damaged_step_runs_again(board, tools, tmp_path, name, step, content):
+    first, _ = run(board, tmp_path / "out")
+    (path,) = (tmp_path / "out" / board.name).rglob(name)
+    damage(path, content)
+    tools()
+    again, _ = run(board, tmp_path / "out")
+    assert tools() == [step]
+    assert {**again, "seconds": None} == {**first, "seconds": None}
+    place = tmp_path / "out" / board.name
+    assert (place / "top.bit").read_text() == "bitstream of config 1"
+
+
+def test_report_that_is_none_is_said_to_be(board, tools, tmp_path, monkeypatch):
+    for report in ("", "{", "[]", "{}"):
+        monkeypatch.setenv("REPORT", report)
+        with pytest.raises(build.BuildError, match=r"seed-1\.report cannot be read"):
+            run(board, tmp_path / "out", force=True)
+
+
+def test_builds_in_one_folder_wait_for_each_other(board, tools, tmp_path):
+    said = []
+    entered = threading.Event()
+    with build.folder_of(tmp_path / "out" / board.name, said.append):
+        other = threading.Thread(
+            target=lambda: (
+                entered.set(),
+                build.build(
+                    board,
+                    output=tmp_path / "out",
+                    core=Echo,
+                    measure=lambda *_: None,
+                    say=said.append,
+                ),
+            )
+        )
+        other.start()
+        deadline = time.monotonic() + 30
+        while not said and time.monotonic() < deadline:
+            time.sleep(0.02)
+        assert said == [f"another build works in {tmp_path / 'out' / board.name}: waiting for it"]
+        assert not tools()
+    other.join(60)
+    assert tools() == ["yosys", "nextpnr", "ecppack"]
+
+
+def test_output_that_cannot_be_written_is_named(tools, tmp_path):
+    (tmp_path / "file").touch()
+    for output in (tmp_path / "file", tmp_path / "file" / "b"):
+        with pytest.raises(build.BuildError, match=r"ulx3s_85f: cannot be written to \(.*--output"):
+            run(recorded_board(), output)
+
+
+def test_what_a_killed_build_left_goes(board, tools, tmp_path):
+    place = tmp_path / "out" / board.name
+    place.mkdir(parents=True)
+    for name in build.PUBLISHED[:2]:
+        (place / f".{name}.123.part").touch()
+    run(board, tmp_path / "out")
+    assert not list(place.glob(".*.part"))
+
+
+def test_plan_needs_no_yosys(board, tmp_path, monkeypatch):
+    whole = build.plan(board, Echo)
+    (tmp_path / "yosys").write_text("#!/bin/sh\necho ERROR >&2; exit 1\n")
+    (tmp_path / "yosys").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.setenv("AMARANTH_USE_YOSYS", "system")
+    assert build.plan(board, Echo) == whole
+
+
 def test_design_that_does_not_fit_says_so(board, tools, tmp_path, monkeypatch):
     monkeypatch.setenv("FAILS", "nextpnr")
     monkeypatch.setenv("SAYS", LOG)
     with pytest.raises(build.BuildError, match="does not fit: DP16KD 231 of 208"):
         run(board, tmp_path / "out")
+
+
+def test_board_that_cannot_be_made_is_refused(board, tmp_path):
+    def core(digest):
+        raise ValueError("elements must be 1, 2, 4 or 8, not 3")
+
+    with pytest.raises(build.BuildError, match="ulx3s_85f: elements must be 1, 2, 4 or 8, no"):
+        build.plan(board, core)
+    other = replace(board, platform="amaranth_boards.ulx3s:NoSuch")
+    with pytest.raises(build.BuildError, match=r"platform must be a module and a class.*:NoSuch"):
+        build.plan(other, Echo)
+
+
+def test_unknown_part_is_refused():
+    with pytest.raises(boards.BoardError, match="device must be one of LFE5U-85F, not 'LFE5U-12F'"):
+        check_fit({"lut4": 1}, "LFE5U-12F")
 
 
 def test_missing_tool_is_named(board, tools, tmp_path, monkeypatch):
@@ -444,11 +593,6 @@ def test_report_has_the_luts_of_the_engine(board, tools, tmp_path):
         assert result["engine_lut4"] == 5
         assert result["lut4_by_unit"] == {"engine": 5, "other": 3, "vector": 1}
     assert not list((tmp_path / "out").rglob("*.cells"))
-    for path in (tmp_path / "out").rglob("*.units"):
-        path.unlink()
-    result, said = run(board, tmp_path / "out")
-    assert result["engine_lut4"] is result["lut4_by_unit"] is None
-    assert "seed-1: no netlist tells the units' LUTs" in said
 
 
 def test_failed_seeds_are_in_the_report(board, tools, tmp_path, monkeypatch):
@@ -623,12 +767,16 @@ def test_errors_are_one_line(capsys, tmp_path):
     assert build.main(["sim_small", "--output", str(tmp_path)]) == 1
     errors = capsys.readouterr().err.splitlines()
     assert len(errors) == 2
-    assert errors[0].startswith("error: board must be one of")
-    assert errors[1].startswith("error: sim_small is a simulated board")
+    assert errors[0].startswith("board must be one of")
+    assert errors[1].startswith("sim_small is a simulated board")
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--seeds", "0"], ["--jobs", "0"], ["--limit", "0"], ["--limit", "nan"]]
+    "arguments",
+    [
+        *(["--seeds", "0"], ["--jobs", "0"]),
+        *(["--limit", "0"], ["--limit", "nan"], ["--limit", "inf"]),
+    ],
 )
 def test_wrong_usage(capsys, arguments):
     with pytest.raises(SystemExit) as exit:
@@ -656,7 +804,7 @@ def test_estimate_of_what_does_not_fit_is_a_failure(board, monkeypatch, capsys):
     large = replace(board, geometry=replace(board.geometry, weight_rows=1 << 14))
     monkeypatch.setattr(build, "board", lambda name: large)
     assert build.main(["ulx3s_85f", "--estimate-only"]) == 1
-    assert capsys.readouterr().err.startswith("error: ulx3s_85f does not fit LFE5U-85F: bram needs")
+    assert capsys.readouterr().err.startswith("ulx3s_85f does not fit LFE5U-85F: bram needs")
 
 
 def test_estimate_needs_no_tools(capsys, monkeypatch):

@@ -6,6 +6,11 @@ from dataclasses import dataclass
 
 from host.geometry import Geometry
 from host.protocol import DIGEST_BYTES
+from weights.errors import ReportedError
+
+
+class BoardError(ReportedError, ValueError):
+    """There is no such board, or not this of it, or what describes it is wrong."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,9 +46,9 @@ class Board:
 
     def __post_init__(self):
         if (self.platform is None) != (self.baud is None):
-            raise ValueError(f"a board with a platform, and no other, must have a baud: {self!r}")
+            raise BoardError(f"a board with a platform, and no other, must have a baud: {self!r}")
         if self.baud is not None and not 0.98 < self.divisor * self.baud / self.clock_hz < 1.02:
-            raise ValueError(
+            raise BoardError(
                 f"baud must divide a clock of {self.clock_hz} Hz to within 2 %, not {self.baud!r}"
             )
 
@@ -60,9 +65,14 @@ class Board:
     def create_platform(self):
         """A new platform object of amaranth-boards; a platform serves one build."""
         if self.simulated:
-            raise ValueError(f"{self.name} is a simulated board: there is no hardware of it")
+            raise BoardError(f"{self.name} is a simulated board: there is no hardware of it")
         module, _, name = self.platform.partition(":")
-        return getattr(importlib.import_module(module), name)()
+        try:
+            return getattr(importlib.import_module(module), name)()
+        except AttributeError as error:
+            raise BoardError(
+                f"platform must be a module and a class of it, not {self.platform!r}"
+            ) from error
 
     def core(self, digest: bytes = bytes(DIGEST_BYTES)):
         """The board's machine, to simulate or to build; ``digest`` is what it says of its build."""
@@ -79,7 +89,18 @@ def names() -> list[str]:
 
 
 def board(name: str) -> Board:
-    """The board of that name; ``ValueError`` lists the known ones."""
+    """The board of that name.
+
+    Raises
+    ------
+    BoardError
+        When there is none, with the known ones, or what describes it is wrong.
+    """
     if name not in names():
-        raise ValueError(f"board must be one of {', '.join(names())}, not {name!r}")
-    return importlib.import_module(f"{__name__}.{name}").BOARD
+        raise BoardError(f"board must be one of {', '.join(names())}, not {name!r}")
+    try:
+        return importlib.import_module(f"{__name__}.{name}").BOARD
+    except BoardError:
+        raise
+    except ValueError as error:
+        raise BoardError(f"{__name__}.{name}: {error}") from error
