@@ -1,6 +1,8 @@
 """What goes wrong between host and device; messages are those of `weights.errors`."""
 
-from weights.errors import ReportedError
+from weights.errors import ReportedError, UsageError
+
+__all__ = ["DeviceError", "FitError", "HostError", "UsageError"]
 
 
 class HostError(ReportedError):
@@ -13,9 +15,3 @@ class DeviceError(HostError):
 
 class FitError(HostError):
     """A model is larger than the device."""
-
-
-class UsageError(HostError):
-    """An argument cannot be used."""
-
-    status = 2

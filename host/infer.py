@@ -39,10 +39,9 @@ from weights import early as early  # isort: split
 
 from host.errors import HostError, UsageError
 from weights.commandline import OneLineParser, program
+from weights.text import TextStream, encode_prompt, open_tokenizer
 
 if TYPE_CHECKING:
-    from tokenizers import Tokenizer
-
     from host.driver import Device
     from weights.model import IntegerModel
 
@@ -50,73 +49,6 @@ DEFAULT_DEVICE = "sim://ulx3s_85f"
 ZOO = Path(__file__).resolve().parents[1] / "weights" / "zoo"
 DEFAULT_MODEL = "stories-small"
 """Name of the shipped model that runs unless another one is given."""
-
-REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
-
-
-class TextStream:
-    """Turns tokens into text as they come, without the halves of characters split over tokens.
-
-    Parameters
-    ----------
-    tokenizer : Tokenizer
-    context : list of int
-        The tokens before; they decide about blanks, but do not come out.
-    """
-
-    def __init__(self, tokenizer: Tokenizer, context: list[int]):
-        self._tokenizer = tokenizer
-        self._tokens = context[-4:]
-        self._shown = len(self._decode())
-
-    def _decode(self) -> str:
-        return self._tokenizer.decode(self._tokens, skip_special_tokens=True)
-
-    def feed(self, token: int) -> str:
-        """The text that one more token completes."""
-        self._tokens.append(token)
-        text = self._decode()
-        if text.endswith(REPLACEMENT):
-            return ""
-        new = text[self._shown :]
-        if len(self._tokens) > 32:  # keep what joins words, forget the rest
-            self._tokens = self._tokens[-4:]
-            text = self._decode()
-        self._shown = len(text)
-        return new
-
-    def finish(self) -> str:
-        """What is still held back."""
-        text = self._decode()
-        new, self._shown = text[self._shown :], len(text)
-        return new
-
-
-def encode_prompt(tokenizer: Tokenizer, prompt: str) -> list[int]:
-    """Tokens of a prompt.
-
-    Raises
-    ------
-    UsageError
-        It is empty, or holds what the tokenizer cannot say.
-    """
-    if not prompt:
-        raise UsageError("prompt is empty; give at least one character with --prompt")
-    try:
-        prompt.encode()
-    except UnicodeEncodeError:
-        raise UsageError("prompt is not valid UTF-8; give it in the terminal's encoding") from None
-
-    def survives(text: str) -> bool:
-        ids = tokenizer.encode(text, add_special_tokens=False).ids
-        return bool(ids) and tokenizer.decode(ids, skip_special_tokens=True) == text
-
-    # Some tokenizers drop a blank at the beginning of a text.
-    if not survives(prompt) and not survives(prompt.lstrip(" ") or prompt):
-        lost = sorted({c for c in prompt if not survives(c) and not survives(f"a{c}a")})
-        what = ", ".join(map(repr, lost[:8])) or "special tokens"
-        raise UsageError(f"prompt holds what the model's tokenizer does not know: {what}")
-    return tokenizer.encode(prompt, add_special_tokens=False).ids
 
 
 def default_model() -> Path:
@@ -172,11 +104,9 @@ def figures(device: Device, model: IntegerModel, generated: int, seconds: float)
 
 def run(arguments: Any) -> None:
     """Load, generate, report."""
-    from tokenizers import Tokenizer
-
     from host.driver import open_device, simulation
     from host.sampling import initial_noise, inverse_temperature
-    from weights.model import IntegerModel
+    from weights.model import MAKE_AGAIN, IntegerModel
     from weights.store_commands import find_model
 
     profile = simulation("sim.profile") if arguments.profile else None
@@ -191,11 +121,9 @@ def run(arguments: Any) -> None:
     else:
         path = find_model(arguments.model, arguments.source, arguments.offline)
     model = IntegerModel.load(path)
-    try:
-        tokenizer = Tokenizer.from_str(model.tokenizer_json)
-    except Exception as error:  # the library raises no narrower one
-        raise HostError(f"{path}: its tokenizer cannot be read ({error})") from None
-    prompt = [model.start_token, *encode_prompt(tokenizer, arguments.prompt)]
+    tokenizer = open_tokenizer(model.tokenizer_json, path, MAKE_AGAIN)
+    ids = encode_prompt(tokenizer, arguments.prompt, model.shape.vocabulary)
+    prompt = [model.start_token, *ids]
     stop = None if arguments.no_stop else model.end_token
 
     with contextlib.closing(open_device(arguments.device)) as device:

@@ -14,3 +14,9 @@ class ReportedError(Exception):
 
 class ModelError(ReportedError):
     """A checkpoint or model file cannot be used."""
+
+
+class UsageError(ReportedError):
+    """An argument cannot be used."""
+
+    status = 2
