@@ -602,6 +602,92 @@ def test_failed_run(
     assert captured.out == "" and captured.err.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    "target",
+    [
+        "checkpoint/model.safetensors",
+        "checkpoint/tokenizer.json",
+        "./checkpoint/../checkpoint/config.json",
+        "linked/model.safetensors",
+        "symbolic.safetensors",
+        "hard.safetensors",
+        "looped.safetensors",
+        "shards/model.safetensors",
+        "shards/model.safetensors.index.json",
+        "shards/model-00001-of-00002.safetensors",
+        "text.txt",
+        "empty",
+        "pipe",
+        "folder",
+        "folder/absent/model.safetensors",
+        os.devnull,
+    ],
+)
+@pytest.mark.parametrize("source", ["checkpoint", "shards"])
+def test_convert_replaces_nothing_but_models(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    source: str,
+    target: str,
+) -> None:
+    """Least of all what it reads. It says so before it converts anything."""
+    monkeypatch.chdir(tmp_path)
+    RandomCheckpoint(shape=TINY).write(Path("checkpoint"))
+    RandomCheckpoint(shape=TINY, shards=2).write(Path("shards"))
+    Path("linked").symlink_to("checkpoint")
+    Path("symbolic.safetensors").symlink_to("checkpoint/model.safetensors")
+    Path("looped.safetensors").symlink_to("looped.safetensors")
+    Path("hard.safetensors").hardlink_to("checkpoint/model.safetensors")
+    Path("text.txt").write_text("mine")
+    Path("empty").touch()
+    Path("folder").mkdir()
+    os.mkfifo("pipe")
+    device = os.stat(os.devnull)
+    before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
+    names = set(tmp_path.rglob("*"))
+    monkeypatch.setattr("weights.__main__.convert", pytest.fail)
+    assert main(["convert", source, target]) == 1
+    captured = capsys.readouterr()
+    assert captured.out == "" and captured.err.count("\n") == 1
+    assert "give another name" in captured.err or "give a file name" in captured.err
+    assert set(tmp_path.rglob("*")) == names
+    assert {p: p.read_bytes() for p in before} == before
+    assert os.path.samestat(os.stat(os.devnull), device)
+
+
+def test_convert_replaces_a_model_where_a_link_leads(
+    tmp_path: Path, checkpoint: Checkpoint, model_file: Path
+) -> None:
+    link = tmp_path / "link"
+    link.symlink_to(model_file)
+    other = RandomCheckpoint(shape=SHAPE, seed=3).write(tmp_path / "other")
+    assert main(["convert", str(other), str(link)]) == 0
+    assert link.is_symlink()
+    assert IntegerModel.load(model_file).source == Checkpoint(other).digest()
+    assert main(["convert", str(checkpoint.directory), str(model_file)]) == 0
+    assert IntegerModel.load(link).source == checkpoint.digest()
+
+
+def test_what_killed_conversions_left_goes(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    target = tmp_path / "out" / "model.safetensors"
+    target.parent.mkdir()
+    target.with_name(".model.safetensors.999999.part").write_bytes(b"x")
+    assert main(["convert", str(checkpoint.directory), str(target)]) == 0
+    assert list(target.parent.iterdir()) == [target]
+
+
+@pytest.mark.parametrize("path", ["pipe", os.devnull, "folder", "absent"])
+def test_what_is_no_file_is_no_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], path: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    os.mkfifo("pipe")
+    Path("folder").mkdir()
+    assert main(["info", path]) == 1
+    assert capsys.readouterr().err.startswith(f"{path}: ")
+
+
 @pytest.mark.parametrize("arguments", [[], ["info"], ["convert", "one"], ["melt", "a", "b"]])
 def test_wrong_usage(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> None:
     with pytest.raises(SystemExit) as raised:

@@ -12,7 +12,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -62,6 +63,8 @@ class Server:
     cuts : of each next body of weights, after how many bytes the connection ends
     wrong : send other bytes than the digest says
     stall : hold weights back after half of them, until it is set
+    endless : name of a file that never ends
+    claim : size that is told of it; otherwise none is
     status : answer this to everything
     requests : method, path and headers of all requests
     """
@@ -74,6 +77,8 @@ class Server:
     wrong: bool = False
     stall: threading.Event | None = None
     stalled: threading.Event = field(default_factory=threading.Event)
+    endless: str = ""
+    claim: int | None = None
     status: int = 200
     commit: str = COMMIT
     requests: list[tuple[str, str, dict[str, str]]] = field(default_factory=list)
@@ -108,6 +113,12 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         body = self.answer()
+        if self.is_endless:
+            with suppress(ConnectionError):
+                while True:
+                    self.wfile.write(b"10000\r\n" + b" " * 0x10000 + b"\r\n")
+            self.close_connection = True
+            return
         weights = self.path.endswith(WEIGHTS)
         if weights and self.state.stall is not None:
             self.wfile.write(body[: len(body) // 2])
@@ -123,11 +134,24 @@ class Handler(BaseHTTPRequestHandler):
         except ConnectionError:
             self.close_connection = True
 
+    @property
+    def is_endless(self) -> bool:
+        return bool(self.state.endless) and self.path.endswith(f"/{self.state.endless}")
+
     def answer(self) -> bytes:
         """Sends the header. Returns the body that belongs to it."""
         state = self.state
         headers = {name.lower(): value for name, value in self.headers.items()}
         state.requests.append((self.command, self.path, headers))
+        if self.is_endless:
+            self.send_response(200)
+            self.send_header("ETag", '"x"')
+            if state.claim is None:
+                self.send_header("Transfer-Encoding", "chunked")
+            else:
+                self.send_header("Content-Length", str(state.claim))
+            self.end_headers()
+            return b""
         content = state.files.get(unquote(self.path).lstrip("/"))
         status = state.status
         if status == 200 and content is None:
@@ -307,7 +331,9 @@ def test_configuration_that_is_none(tmp_path: Path, text: str) -> None:
     one_line(error)
 
 
-@pytest.mark.parametrize("text", ["", "ftp://server", "file:///models"])
+@pytest.mark.parametrize(
+    "text", ["", "ftp://server", "file:///models", "https://", "http://[::1", "http://a:port/"]
+)
 def test_source_that_is_none(tmp_path: Path, text: str) -> None:
     with pytest.raises(ModelError, match="must be 'hub', an https:// URL or a directory"):
         parse_source(text, tmp_path)
@@ -509,6 +535,108 @@ def test_what_is_no_checkpoint_is_discarded(
     assert not store.unfinished()
 
 
+INDEX = f"{WEIGHTS}.index.json"
+
+
+@pytest.mark.parametrize("claim", [None, 10**12])
+@pytest.mark.parametrize("file", ["config.json", "tokenizer.json", WEIGHTS, INDEX])
+def test_endless_file_is_refused(
+    server: Server, checkpoint: Path, cache: Path, file: str, claim: int | None
+) -> None:
+    """Whatever the server says of its size; and nothing of it stays."""
+    server.serve(checkpoint)
+    server.hub, server.endless, server.claim = False, file, claim
+    if file == INDEX:
+        del server.files[f"{NAME}/resolve/main/{WEIGHTS}"]
+    store = Store(root=cache, sources=[web(server)])
+    with pytest.raises(ModelError, match=rf"{file}: larger than the [\d,]+ bytes") as error:
+        store.get(NAME)
+    one_line(error)
+    assert len(server.fetched(file)) == (claim is None)
+    assert not work(cache)
+    assert not store.unfinished()
+
+
+def test_shards_are_together_as_large_as_the_model(
+    server: Server, tmp_path: Path, cache: Path
+) -> None:
+    directory = replace(RANDOM, shards=3, dtype="fp32").write(tmp_path / "served")
+    server.serve(directory)
+    server.hub = False
+    for path in directory.glob("model-*"):
+        server.files[f"{NAME}/resolve/main/{path.name}"] += bytes(3 << 19)
+    with pytest.raises(ModelError, match=r"model-0000\d-of-00003\.safetensors: larger than"):
+        Store(root=cache, sources=[web(server)]).get(NAME)
+    assert not work(cache)
+
+
+def test_configuration_is_read_before_the_weights_are_asked_for(
+    server: Server, checkpoint: Path, cache: Path
+) -> None:
+    server.serve(checkpoint)
+    server.hub = False
+    server.files[f"{NAME}/resolve/main/config.json"] = b'{"model_type": "llama"}'
+    with pytest.raises(ModelError, match='model_type must be "hgrn_bit", not "llama"'):
+        Store(root=cache, sources=[web(server)]).get(NAME)
+    assert {path.split("/")[-1] for _, path, _ in server.requests} == {"config.json"}
+    assert not work(cache)
+
+
+@pytest.mark.parametrize("length", ["kept", "cut"])
+def test_whole_file_that_changed_since_is_fetched_again(
+    server: Server, checkpoint: Path, content: str, cache: Path, length: str
+) -> None:
+    server.serve(checkpoint)
+    server.cuts = [30_000] + [0] * 6
+    store = Store(root=cache, sources=[web(server)])
+    with pytest.raises(ModelError):
+        store.get(NAME)
+    (left,) = [path for path in work(cache) if path.name == "tokenizer.json"]
+    text = left.read_bytes()
+    left.write_bytes(text.replace(b"a", b"b", 1) if length == "kept" else text[:-1])
+    server.requests.clear()
+    assert store.get(NAME).stem == content
+    assert len(server.fetched("tokenizer.json")) == 1
+
+
+def test_full_disk_leaves_what_came_for_the_next_attempt(
+    server: Server,
+    checkpoint: Path,
+    content: str,
+    cache: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    server.serve(checkpoint)
+    store = Store(root=cache, sources=[web(server)])
+
+    def full(descriptor: int) -> None:
+        if os.fstat(descriptor).st_size > 10_000:  # not the small files
+            raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", full)
+        with pytest.raises(ModelError, match="No space left on device; make room") as error:
+            store.get(NAME)
+        assert str(cache) in one_line(error)
+    assert not models(cache)
+    assert store.unfinished() == [KEY]
+    server.requests.clear()
+    assert store.get(NAME).stem == content
+    assert not server.fetched("config.json")
+    assert not work(cache)
+
+
+def test_network_settings_that_cannot_work(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", "/nonexistent/ca.pem")
+    huggingface_hub.close_session()
+    with pytest.raises(
+        ModelError, match=rf"{KEY}: https://127\.0\.0\.1:9: config\.json: "
+    ) as error:
+        Store(root=cache, sources=[WebSource(base="https://127.0.0.1:9")]).get(NAME)
+    one_line(error)
+    huggingface_hub.close_session()
+
+
 def test_index_that_leads_elsewhere_is_refused(server: Server, tmp_path: Path, cache: Path) -> None:
     directory = replace(RANDOM, shards=2).write(tmp_path / "served")
     index = directory / f"{WEIGHTS}.index.json"
@@ -640,6 +768,29 @@ store.atomic_file = slow
 """
 
 
+def test_interrupt_during_the_download(server: Server, checkpoint: Path, cache: Path) -> None:
+    server.serve(checkpoint)
+    server.stall = threading.Event()
+    process = command("get", NAME, "--source", server.url)
+    assert server.stalled.wait(SECONDS)
+    process.send_signal(signal.SIGINT)
+    status, output, errors = finish(process)
+    assert (status, output) == (130, "")
+    assert "Traceback" not in errors
+    assert not models(cache)
+
+
+def test_interrupt_during_a_conversion(checkpoint: Path, tmp_path: Path) -> None:
+    target = tmp_path / "model.safetensors"
+    process = command("convert", str(checkpoint), str(target), code=SLEEP_HALFWAY)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "halfway\n"
+    process.send_signal(signal.SIGINT)
+    status, _, errors = finish(process)
+    assert (status, errors) == (130, "")
+    assert not target.exists()
+
+
 @pytest.mark.parametrize("code", [SLEEP_HALFWAY, SLEEP_BEFORE_INDEX])
 def test_process_killed_during_the_conversion(
     checkpoint: Path, content: str, cache: Path, code: str
@@ -679,6 +830,251 @@ def test_index_that_is_none(checkpoint: Path, cache: Path) -> None:
         Store(root=cache).get(str(checkpoint))
     one_line(error)
     assert models(cache)
+
+
+Edit = Callable[[dict, dict], object]
+"""Changes the index or its entry, or returns another text."""
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda index, entry: "[]",
+        lambda index, entry: "{}",
+        lambda index, entry: "",
+        lambda index, entry: '{"a":' * 100_000,
+        lambda index, entry: index.update(models=3),
+        lambda index, entry: index.update(models={"a": 1}),
+        lambda index, entry: entry.pop("bytes"),
+        lambda index, entry: entry.update(extra=1),
+        lambda index, entry: entry.update(name=1),
+        lambda index, entry: entry.update(commit=[1]),
+        lambda index, entry: entry.update(bytes=True),
+        lambda index, entry: entry.update(version="1"),
+        lambda index, entry: entry.update(content="../../../../etc/passwd"),
+        lambda index, entry: entry.update(content=["0" * 64]),
+    ],
+)
+def test_damaged_index(
+    checkpoint: Path, cache: Path, capsys: pytest.CaptureFixture[str], edit: Edit
+) -> None:
+    """Every command says in one line what helps, and that does help."""
+    assert main(["get", str(checkpoint)]) == 0
+    path = cache / "index.json"
+    index = json.loads(path.read_text())
+    text = edit(index, index["models"][0])
+    path.write_text(text if isinstance(text, str) else json.dumps(index))
+    capsys.readouterr()
+    commands = (["list"], ["verify"], ["get"], ["resolve"], ["remove"])
+    for words in commands:
+        arguments = words if words[0] in ("list", "verify") else [*words, str(checkpoint)]
+        assert main(arguments) == 1
+        error = capsys.readouterr().err
+        assert error.startswith(str(path)) and error.endswith(f"; delete {cache}\n")
+        assert error.count("\n") == 1
+    shutil.rmtree(cache)
+    assert main(["get", str(checkpoint)]) == 0
+
+
+Damage = Callable[[Path, bytes], object]
+
+
+def flip(path: Path, other: bytes) -> None:
+    content = bytearray(path.read_bytes())
+    content[-50] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        flip,
+        lambda path, other: path.write_bytes(other),
+        lambda path, other: path.write_bytes(b""),
+        lambda path, other: path.unlink(),
+    ],
+    ids=["flipped", "other", "empty", "lost"],
+)
+def test_damaged_model_is_not_handed_out(
+    checkpoint: Path, content: str, cache: Path, tmp_path: Path, damage: Damage
+) -> None:
+    """It is made again where its checkpoint is, and else told of with what helps."""
+    other = convert(Checkpoint(replace(RANDOM, seed=6).write(tmp_path / "other")))
+    other.save(tmp_path / "other.safetensors")
+    served = tmp_path / "served"
+    shutil.copytree(checkpoint, served / NAME)
+    sources = [DirectorySource(path=served)]
+    notes: list[str] = []
+    store = Store(root=cache, sources=sources, note=notes.append)
+    for name in (NAME, str(checkpoint)):
+        path = store.get(name)
+        damage(path, (tmp_path / "other.safetensors").read_bytes())
+        with pytest.raises(ModelError, match="not in the cache any more, its file is lost or"):
+            store.resolve(name)
+        (_, problem), *_ = store.verify()
+        assert problem is not None
+        assert store.get(name) == store.resolve(name) == path
+        assert IntegerModel.load(path).digest() == content
+    assert f"{KEY}: the file in the cache is lost or damaged and is made again" in notes
+    damage(path, (tmp_path / "other.safetensors").read_bytes())
+    with pytest.raises(ModelError, match=rf"damaged; 'python -m weights remove {KEY}'") as error:
+        Store(root=cache, sources=[]).get(NAME)
+    one_line(error)
+
+
+def test_index_that_gives_another_name_its_model(
+    checkpoint: Path, content: str, cache: Path, tmp_path: Path
+) -> None:
+    store = Store(root=cache)
+    other = store.get(str(replace(RANDOM, seed=6).write(tmp_path / "other")))
+    store.get(str(checkpoint))
+    index = json.loads((cache / "index.json").read_text())
+    for entry in index["models"]:
+        entry["content"] = other.stem
+    (cache / "index.json").write_text(json.dumps(index))
+    assert store.get(str(checkpoint)).stem == content
+
+
+@pytest.fixture
+def read_only(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """Makes all caches read-only, from the call on."""
+
+    def refuse(path: Path, *arguments: object) -> None:
+        raise OSError(30, "Read-only file system", str(path))
+
+    return lambda: monkeypatch.setattr("weights.store.locked", refuse)
+
+
+def test_read_only_cache(
+    checkpoint: Path, cache: Path, tmp_path: Path, read_only: Callable[[], None]
+) -> None:
+    """What it holds is used, under every name; what it lacks is told of in one line."""
+    shutil.copytree(checkpoint, tmp_path / "served" / NAME)
+    store = Store(root=cache, sources=[DirectorySource(path=tmp_path / "served")])
+    path = store.get(NAME)
+    read_only()
+    assert store.get(NAME) == store.resolve(NAME) == store.get(str(checkpoint)) == path
+    assert [entry.name for entry in store.entries()] == [KEY]
+    other = replace(RANDOM, seed=6).write(tmp_path / "other")
+    for call in (lambda: store.get("no/thing"), lambda: store.get(str(other))):
+        with pytest.raises(
+            ModelError, match=r"Read-only file system; .*set XDG_CACHE_HOME"
+        ) as error:
+            call()
+        assert str(cache) in one_line(error)
+    with pytest.raises(ModelError, match="Read-only file system"):
+        store.remove(NAME)
+
+
+@pytest.fixture
+def homeless(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A user without a home folder, as in a container that runs under any user id."""
+
+    def nowhere() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    for variable in ("HOME", "XDG_CACHE_HOME", "XDG_CONFIG_HOME"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setattr(Path, "home", nowhere)
+
+
+@pytest.mark.usefixtures("homeless")
+def test_user_without_a_home(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shipped = ROOT / "weights" / "zoo" / "stories-tiny.safetensors"
+    for name in ("stories-tiny", str(shipped)):
+        for words in (["get", name], ["resolve", name]):
+            assert main(words) == 0
+            assert capsys.readouterr().out == f"{shipped}\n"
+    assert main(["list"]) == 0
+    captured = capsys.readouterr()
+    assert "stories-tiny" in captured.out
+    assert captured.err == "this user has no home folder; set XDG_CACHE_HOME to a folder\n"
+    for words in (["get", NAME], ["resolve", NAME], ["remove", NAME], ["verify"]):
+        assert main(words) == 1
+        assert capsys.readouterr().err.endswith("set XDG_CACHE_HOME to a folder\n")
+
+
+@pytest.mark.usefixtures("homeless")
+def test_cache_without_a_home(
+    checkpoint: Path, cache: Path, content: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    shutil.copytree(checkpoint, tmp_path / "served" / NAME)
+    assert find_model(NAME, [str(tmp_path / "served")]) == cache / f"{content}.safetensors"
+
+
+def test_damaged_configuration_is_read_only_for_sources(
+    checkpoint: Path, tmp_path: Path, content: str
+) -> None:
+    path = tmp_path / "config" / "tritstream" / "config.toml"
+    path.parent.mkdir(parents=True)
+    path.write_text("sources = [")
+    assert find_model("stories-tiny").stem == "stories-tiny"
+    assert find_model(str(checkpoint)).stem == content
+    assert main(["list"]) == main(["verify"]) == 0
+    with pytest.raises(ModelError, match="not valid TOML"):
+        find_model(NAME)
+
+
+@pytest.mark.parametrize("words", [["get"], ["resolve"], ["remove"], ["info"]])
+def test_home_of_nobody(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*words, "~nosuchuser/x"]) == 1
+    assert capsys.readouterr().err == (
+        "~nosuchuser/x: there is no such user's folder; write the path out\n"
+    )
+
+
+def test_what_killed_processes_left_goes(checkpoint: Path, cache: Path, tmp_path: Path) -> None:
+    store = Store(root=cache)
+    store.get(str(checkpoint))
+    (cache / ".index.json.999999.part").write_text("{")
+    (cache / "0.safetensors").write_text("without a name")
+    long = str(tmp_path.joinpath(*["long" * 40] * 4))
+    for key in ("a/b@main", long):
+        folder = store._work(key)
+        folder.mkdir(parents=True)
+        (folder / "part").write_text("x")
+    assert len(store.unfinished()) == 2
+    store.remove("a/b")
+    store.remove(long)
+    assert not store.unfinished()
+    store.remove(str(checkpoint))
+    assert sorted(path.name for path in cache.iterdir()) == ["index.json", "locks", "work"]
+
+
+@pytest.mark.parametrize("name", ["a[/b]", "b[red]c", ":smile:", "[link=x]y"])
+def test_names_are_printed_as_they_are(
+    checkpoint: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], name: str
+) -> None:
+    directory = tmp_path / name
+    shutil.copytree(checkpoint, directory)
+    assert main(["get", str(directory)]) == 0
+    capfd.readouterr()
+    assert main(["list"]) == 0
+    names = [line.split("│")[0].strip() for line in capfd.readouterr().out.splitlines()]
+    assert names[-1] == str(directory)
+    convert(Checkpoint(directory)).save(directory / "int.safetensors")
+    assert main(["info", str(directory / "int.safetensors")]) == 0
+    assert capfd.readouterr().out.splitlines()[0] == str(directory / "int.safetensors")
+
+
+def test_path_of_any_bytes_is_printed_as_it_is(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = os.fsencode(tmp_path) + b"/caf\xe9"
+    try:
+        os.mkdir(cache)
+    except OSError:
+        pytest.skip("this file system has names in UTF-8 only")
+    monkeypatch.setenv("XDG_CACHE_HOME", os.fsdecode(cache))
+    process = subprocess.run(
+        [sys.executable, "-m", "weights", "get", str(checkpoint)],
+        cwd=ROOT,
+        env={**os.environ, "LC_ALL": "C.UTF-8"},
+        capture_output=True,
+    )
+    path = process.stdout.removesuffix(b"\n")
+    assert path.startswith(cache) and os.path.isfile(path), process.stderr
 
 
 def test_file_goes_with_its_last_name(checkpoint: Path, cache: Path, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from .model import IntegerModel, check_target, matrix_shapes
 from .packing import count_nonzero
 from .quantise import convert
 from .store_commands import COMMANDS as STORE_COMMANDS
-from .store_commands import add_store_commands, conversion_bar, run_store_command
+from .store_commands import add_store_commands, conversion_bar, print_path, run_store_command
 from .train.command import COMMAND as TRAIN_COMMAND
 from .train.command import add_train_command, run_train_command
 
@@ -46,7 +46,7 @@ def convert_file(checkpoint: str, output: str) -> None:
     model.save(target)
 
 
-def describe(model: IntegerModel, title: str) -> Table:
+def describe(model: IntegerModel) -> Table:
     """What a user wants to know of a model: dimensions, bytes by use, origin."""
     shape = model.shape
     packed = [model[f"{name}.trits"] for name in matrix_shapes(shape)]
@@ -68,7 +68,7 @@ def describe(model: IntegerModel, title: str) -> Table:
         "made from (SHA-256)": model.source,
         "content (SHA-256)": model.digest(),
     }
-    table = Table(title=title, show_header=False)
+    table = Table(show_header=False)
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
     for name, value in rows.items():
@@ -87,8 +87,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     elif options.command == TRAIN_COMMAND:
         run_train_command(options)
     else:
-        model = IntegerModel.load(user_path(options.model))
-        console(width=WIDTH).print(describe(model, options.model))
+        path = user_path(options.model)
+        table = describe(IntegerModel.load(path))
+        print_path(path)
+        console(width=WIDTH).print(table)
     return 0
 
 

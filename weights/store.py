@@ -169,7 +169,7 @@ class Store:
         """Reads every cached model, and tells what is wrong with it, or None."""
         for entry in self.entries():
             try:
-                IntegerModel.load(self._file(entry), entry.content)
+                self._prove(entry)
             except ModelError as error:
                 yield entry, error
             else:
@@ -333,10 +333,16 @@ class Store:
         if entry.version != VERSION:
             return False
         try:
-            IntegerModel.load(self._file(entry), entry.content)
+            self._prove(entry)
         except ModelError:
             return False
         return True
+
+    def _prove(self, entry: CachedModel) -> None:
+        """Reads an entry's file. Raises `ModelError` unless it holds the model of the entry."""
+        path = self._file(entry)
+        if IntegerModel.load(path, entry.content).source != entry.checkpoint:
+            raise ModelError(f"{path}: made from another checkpoint")
 
     def _index(self) -> dict[str, CachedModel]:
         path = self.root / INDEX

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import sys
 from collections.abc import Iterator
@@ -10,10 +11,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from rich.measure import Measurement
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from .commandline import FAILED, WIDTH, console
+from .commandline import FAILED, console
 from .errors import ModelError
 from .store import Store, local_place, shipped_models, user_store
 
@@ -51,13 +53,13 @@ def run_store_command(options: argparse.Namespace) -> int:
     """Runs what `add_store_commands` parsed. Returns the exit status; raises `ModelError`."""
     match options.command:
         case "get":
-            _print_path(find_model(options.name, options.source, options.offline, options.refresh))
+            print_path(find_model(options.name, options.source, options.offline, options.refresh))
         case "resolve":
-            _print_path(_local_file(options.name) or _cache().resolve(options.name))
+            print_path(_local_file(options.name) or _cache().resolve(options.name))
         case "remove":
             _cache().remove(options.name)
         case "list":
-            console(width=WIDTH).print(_table())
+            _print_whole(_table())
         case "verify":
             return _verify(_cache())
     return 0
@@ -73,10 +75,19 @@ def _local_file(name: str) -> Path | None:
     return None if place is None or place.is_dir() else place
 
 
-def _print_path(path: Path) -> None:
+def print_path(path: Path) -> None:
     """A path as the file system has it, whatever characters the terminal knows."""
-    sys.stdout.flush()
-    sys.stdout.buffer.write(os.fsencode(path) + b"\n")
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.flush()
+        sys.stdout.buffer.write(os.fsencode(path) + b"\n")
+    else:
+        print(path)
+
+
+def _print_whole(table: Table) -> None:
+    """A table as wide as its longest name, which is then in one piece."""
+    widest = console(width=sys.maxsize)
+    console(width=Measurement.get(widest, widest.options, table).maximum).print(table)
 
 
 def find_model(
@@ -134,10 +145,10 @@ def conversion_bar() -> Iterator[_Bar]:
 
 def _table() -> Table:
     table = Table(show_edge=False)
-    table.add_column("name", overflow="fold")
+    table.add_column("name", no_wrap=True)
     table.add_column("MB", justify="right", no_wrap=True)
     table.add_column("content", no_wrap=True)
-    table.add_column("from", overflow="fold")
+    table.add_column("from", no_wrap=True)
     for name, path in shipped_models().items():
         table.add_row(name, f"{path.stat().st_size / 1e6:.2f}", "", "shipped")
     try:
