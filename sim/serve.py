@@ -3,7 +3,8 @@
 ``python -m sim.serve sim_small`` prints the address; the host's programs take it as their device.
 """
 
-import argparse
+from weights import early as early  # isort: split
+
 import contextlib
 import functools
 import os
@@ -12,9 +13,10 @@ import select
 import socket
 import sys
 import tty
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from sim.device import STEP_CYCLES, SimulatedPort, SimulationError
+from weights.commandline import OneLineParser, program
 
 REST_CYCLES = 20_000_000
 """Cycles without a byte in or out after which the clock stops until the next byte comes in."""
@@ -48,13 +50,41 @@ def serve(
 
 
 def serve_socket(port: SimulatedPort, listener: socket.socket) -> None:
-    """Serve one client after the other; the device keeps its state between them."""
+    """Serve one client after the other; the device keeps its state between them.
+
+    Whoever comes while another is served is turned away at once.
+    """
     while True:
         client, _ = listener.accept()
         with client, contextlib.suppress(ConnectionError):
             client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             receive = functools.partial(client.recv, CHUNK)
-            serve(port, _readable(client.fileno()), receive, client.sendall)
+            serve(port, _alone(client, listener), receive, client.sendall)
+
+
+def _alone(client: socket.socket, listener: socket.socket) -> Callable[[float | None], bool]:
+    """`wait` of `serve` for a client, while others are turned away."""
+
+    def wait(seconds: float | None) -> bool:
+        ready = select.select([client, listener], [], [], seconds)[0]
+        # The client first: it may have gone, and the next one come.
+        if client in ready:
+            return True
+        if listener in ready:
+            listener.accept()[0].close()
+        return False
+
+    return wait
+
+
+def listen(number: int) -> socket.socket:
+    """A socket that listens on a TCP port of this machine, 0 for any."""
+    try:
+        return socket.create_server(("127.0.0.1", number))
+    except (OSError, OverflowError) as error:
+        errno = getattr(error, "errno", None)
+        reason = os.strerror(errno) if errno else "it must be 0 to 65535"
+        raise SimulationError(f"port {number} cannot be listened on ({reason})") from error
 
 
 def serve_terminal(port: SimulatedPort, master: int) -> None:
@@ -78,28 +108,25 @@ def open_terminal() -> tuple[int, int, str]:
     return master, slave, os.ttyname(slave)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m sim.serve", description="Serve a simulated board."
-    )
+@program
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = OneLineParser(prog="python -m sim.serve", description="Serve a simulated board.")
     parser.add_argument("board")
     way = parser.add_mutually_exclusive_group()
     way.add_argument("--port", type=int, default=0, help="TCP port on this machine (default: any)")
     way.add_argument("--pty", action="store_true", help="a pseudo-terminal instead of a socket")
-    arguments = parser.parse_args()
-    try:
-        with SimulatedPort(arguments.board) as port, contextlib.suppress(KeyboardInterrupt):
-            if arguments.pty:
-                master, _, path = open_terminal()
-                print(path, flush=True)
-                serve_terminal(port, master)
-            else:
-                with socket.create_server(("127.0.0.1", arguments.port)) as listener:
-                    print(f"socket://127.0.0.1:{listener.getsockname()[1]}", flush=True)
-                    serve_socket(port, listener)
-    except (SimulationError, ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
+    options = parser.parse_args(arguments)
+    if options.pty:
+        with SimulatedPort(options.board) as port:
+            master, _, path = open_terminal()
+            print(path, flush=True)
+            serve_terminal(port, master)
+    else:
+        with listen(options.port) as listener, SimulatedPort(options.board) as port:
+            print(f"socket://127.0.0.1:{listener.getsockname()[1]}", flush=True)
+            serve_socket(port, listener)
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

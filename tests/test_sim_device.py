@@ -1,9 +1,18 @@
 """The simulated device with a stand-in core: the port, the cache of libraries, and the server."""
 
+import contextlib
+import errno
+import fcntl
 import multiprocessing
 import os
+import re
+import shutil
 import socket
+import subprocess
+import sys
 import threading
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import serial
@@ -13,6 +22,8 @@ from amaranth.lib.wiring import In, Out
 
 from sim import device, serve
 from sim.device import SimulatedPort, SimulationError
+from weights.errors import ReportedError
+from weights.locks import locked
 
 
 class Echo(wiring.Component):
@@ -179,21 +190,133 @@ def test_failure_names_the_log_in_one_line(tmp_path):
         device.library("module core(;", cache=tmp_path, progress=lambda text: None)
     text = str(caught.value)
     (log,) = tmp_path.glob("*.log")
-    assert "\n" not in text and str(log) in text
+    assert "\n" not in text and str(log) in text and "syntax error" in text
     assert "syntax error" in log.read_text()
     assert not list(tmp_path.glob("*.so"))
 
 
-def test_missing_compiler_is_a_failure_too(tmp_path, monkeypatch):
-    monkeypatch.setenv("CXX", "no-such-compiler")
-    with pytest.raises(SimulationError, match="no C\\+\\+ compiler 'no-such-compiler': install g"):
-        device.library(device.core_verilog(Echo()), cache=tmp_path, progress=lambda text: None)
+def script(path, text):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"#!/bin/sh\n{text}\n")
+    path.chmod(0o755)
+    return path
+
+
+@pytest.fixture
+def echo_verilog():
+    return device.core_verilog(Echo())
+
+
+def refused(verilog, cache, match):
+    """The device is not compiled, for a reason in one line, and nothing but a log is left."""
+    with pytest.raises(ReportedError, match=match) as caught:
+        device.library(verilog, cache=cache, progress=lambda text: None)
+    assert "\n" not in str(caught.value) and caught.value.status == 1
+    if cache.is_dir():
+        assert {path.suffix for path in cache.iterdir()} <= {".lock", ".log"}
+
+
+def test_missing_compiler_is_a_failure_too(tmp_path, monkeypatch, echo_verilog):
+    for name in ("no-such-compiler", "'g++"):
+        monkeypatch.setenv("CXX", name)
+        refused(
+            echo_verilog, tmp_path, rf"no C\+\+ compiler .*{re.escape(name)}.*: install g\+\+, or"
+        )
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("kill -9 $$", r"was killed \(SIGKILL\), often because memory ran out"),
+        (
+            "echo 'g++: fatal error: Killed signal terminated program cc1plus'; exit 1",
+            r"was killed \(SIGKILL\), often because memory ran out",
+        ),
+        ("echo 'out of memory allocating 65536 bytes'; exit 1", "ran out of memory"),
+        ("echo 'x.s: No space left on device'; exit 1", "found no space left on the disk"),
+        ("echo working; echo 'a.cpp:1: error: why'; exit 1", "a.cpp:1: error: why"),
+    ],
+)
+def test_compiler_that_fails_says_why(tmp_path, monkeypatch, echo_verilog, text, reason):
+    monkeypatch.setenv("CXX", str(script(tmp_path / "bin" / "cxx", text)))
+    refused(echo_verilog, tmp_path / "cache", f"does not compile: .*{reason}.* \\(log: ")
+
+
+def test_compiler_that_cannot_start_is_named(tmp_path, monkeypatch, echo_verilog):
+    compiler = script(tmp_path / "bin" / "cxx", "")
+    compiler.write_text("#!/nonexistent/shell\n")
+    monkeypatch.setenv("CXX", str(compiler))
+    refused(echo_verilog, tmp_path / "cache", r"bin/cxx does not run \(No such file")
+
+
+def test_compilers_as_people_name_them(tmp_path, monkeypatch):
+    real = shutil.which("g++")
+    wrapper = script(tmp_path / "my tools" / "cxx", 'exec "$@"')
+    for text, words in [
+        ("", [real]),
+        ("  ", [real]),
+        ("g++ -m64", [real, "-m64"]),
+        (str(wrapper), [str(wrapper)]),
+        (f"'{wrapper}' g++", [str(wrapper), "g++"]),
+    ]:
+        monkeypatch.setenv("CXX", text)
+        assert device._compiler() == words
+    monkeypatch.delenv("CXX")
+    assert device._compiler() == [real]
+
+
+def test_device_that_does_not_load_is_refused(tmp_path, monkeypatch, echo_verilog):
+    nothing = script(
+        tmp_path / "bin" / "cxx", 'while [ "$1" != -o ]; do shift; done; echo x > "$2"'
+    )
+    monkeypatch.setenv("CXX", str(nothing))
+    with pytest.raises(SimulationError, match=r"does not load .*set XDG_CACHE_HOME .*or CXX"):
+        device.library(echo_verilog, cache=tmp_path / "cache", progress=lambda text: None)
 
 
 def test_verilator_that_is_not_there(monkeypatch):
     monkeypatch.setenv("VERILATOR", "no-such-verilator")
     with pytest.raises(SimulationError, match="VERILATOR must be a program"):
         device.Verilator.find()
+
+
+def native_verilator(path, root):
+    """A Verilator that, as the real one, answers the root of its environment if there is one."""
+    (root / "include").mkdir(parents=True)
+    (root / "include" / "verilated.cpp").touch()
+    text = (
+        f'[ "$1" = --version ] && echo Verilator 5.040 && exit\necho "${{VERILATOR_ROOT:-{root}}}"'
+    )
+    return script(path, text)
+
+
+def test_verilator_knows_its_own_root(tmp_path, monkeypatch):
+    program = native_verilator(tmp_path / "my bin" / "verilator", tmp_path / "root")
+    monkeypatch.setenv("VERILATOR_ROOT", "/usr/share/another")
+    for text, options in ((str(program), ()), (f"'{program}' --threads 1", ("--threads", "1"))):
+        monkeypatch.setenv("VERILATOR", text)
+        found = device.Verilator.find()
+        assert (found.program, found.options) == (program, options)
+        assert found.root == tmp_path / "root"
+        assert found.environment["VERILATOR_ROOT"] == str(tmp_path / "root")
+
+
+def test_verilator_that_is_not_whole(tmp_path, monkeypatch):
+    program = native_verilator(tmp_path / "verilator", tmp_path / "root")
+    (tmp_path / "root" / "include" / "verilated.cpp").unlink()
+    monkeypatch.setenv("VERILATOR", str(program))
+    with pytest.raises(SimulationError, match=r"verilator has no sources in .*root"):
+        device.Verilator.find()
+    program.write_text("#!/bin/sh\nexit 3\n")
+    with pytest.raises(SimulationError, match="verilator --version fails: no message"):
+        device.Verilator.find()
+
+
+def test_empty_verilator_is_none(monkeypatch):
+    monkeypatch.delenv("VERILATOR", raising=False)
+    found = device.Verilator.find()
+    monkeypatch.setenv("VERILATOR", " ")
+    assert device.Verilator.find() == found
 
 
 def test_verilator_that_is_too_old(tmp_path, monkeypatch):
@@ -228,9 +351,206 @@ def test_sources_are_read():
     assert "class Core" in device._sources()
 
 
-def test_unknown_board_is_refused():
+def test_unknown_board_is_refused(capsys):
     with pytest.raises(ValueError, match="board must be one of"):
         SimulatedPort("no_such_board")
+    for main in (device.main, serve.main):
+        assert main(["no_such_board"]) == 1
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith("board must be one of sim_small, sim_tiny, ulx3s_85f, not 'no_such")
+
+
+@pytest.mark.parametrize("seconds", ["nan", "inf", "-1", "x"])
+def test_seconds_are_checked(capsys, seconds):
+    with pytest.raises(SystemExit) as exit:
+        device.main(["sim_tiny", f"--seconds={seconds}"])
+    assert exit.value.code == 2
+    assert "--seconds" in capsys.readouterr().err
+
+
+# Caches as users have them --------------------------------------------------------------------
+
+
+def files(folder):
+    return {path: path.stat().st_mtime_ns for path in [folder, *folder.rglob("*")]}
+
+
+@pytest.fixture
+def filled(cache, compiled, tmp_path, monkeypatch):
+    """A cache with the echo as a board, in which nothing can be written or locked any more."""
+    folder = shutil.copytree(cache, tmp_path / "filled")
+    monkeypatch.setattr("hw.boards.board", lambda name: SimpleNamespace(core=Echo))
+    monkeypatch.setattr(device, "_sources", lambda: "sources")
+    device.board_library("echo", cache=folder, progress=no_progress)
+
+    def read_only(*arguments, **options):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(device, "locked", read_only)
+    monkeypatch.setattr(os, "utime", read_only)
+    monkeypatch.setattr(Path, "write_text", read_only)
+    monkeypatch.setattr(Path, "write_bytes", read_only)
+    return folder
+
+
+def test_read_only_cache_is_used(filled, monkeypatch, echo_verilog):
+    before = files(filled)
+    path = device.board_library("echo", cache=filled, progress=no_progress)
+    assert device.library(echo_verilog, cache=filled, progress=no_progress) == path
+    monkeypatch.setattr(device, "_sources", lambda: "others that make the same core")
+    assert device.board_library("echo", cache=filled, progress=no_progress) == path
+    assert files(filled) == before
+
+
+def test_read_only_cache_without_the_device_is_named(filled, echo_verilog):
+    for path in filled.glob("*.so"):
+        path.unlink()
+    with pytest.raises(SimulationError, match=r"filled: cannot be .* \(Read-only.*XDG_CACHE_HOME"):
+        device.library(echo_verilog, cache=filled, progress=no_progress)
+
+
+def test_cache_that_cannot_be_made_is_named(tmp_path, echo_verilog):
+    (tmp_path / "file").touch()
+    refused(echo_verilog, tmp_path / "file" / "sim", r"file/sim: cannot be made .*XDG_CACHE_HOME")
+
+
+def test_user_without_a_home_is_told(monkeypatch):
+    def unknown():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", unknown)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    with pytest.raises(ReportedError, match="set XDG_CACHE_HOME to a folder"):
+        SimulatedPort("sim_tiny")
+
+
+def test_compiled_device_needs_no_compiler(cache, compiled, echo_verilog, monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    assert device.library(echo_verilog, cache=cache, progress=no_progress) == compiled
+
+
+def test_full_disk_is_named(tmp_path, monkeypatch, echo_verilog):
+    def full(*arguments):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(device, "_compile", full)
+    refused(
+        echo_verilog, tmp_path, r"cannot be written to \(No space left.*make room, or set XDG_C"
+    )
+
+
+def test_cache_without_locks_is_used(tmp_path, monkeypatch, echo_verilog):
+    def none(*arguments):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", none)
+    path = device.library(echo_verilog, cache=tmp_path, progress=lambda text: None)
+    assert device.library(echo_verilog, cache=tmp_path, progress=no_progress) == path
+
+
+@pytest.fixture
+def made(compiled, monkeypatch):
+    """A list that grows with each library that would be compiled; the echo's stands in."""
+    count = []
+
+    def stand_in(source, build, verilator, log):
+        count.append(source)
+        return shutil.copy(compiled, build / "device.so")
+
+    monkeypatch.setattr(device, "_compile", stand_in)
+    return count
+
+
+@pytest.mark.parametrize("suffix", [".so", ".sha256"])
+@pytest.mark.parametrize("damage", ["missing", "empty", "garbage", "flipped"])
+def test_damage_is_mended(cache, compiled, tmp_path, echo_verilog, made, suffix, damage):
+    folder = shutil.copytree(cache, tmp_path / "cache")
+    path = folder / compiled.name
+    damaged = path.with_suffix(suffix)
+    whole = damaged.read_bytes()
+    damaged.unlink()
+    if damage != "missing":
+        flipped = bytes([whole[0] ^ 1]) + whole[1:]
+        damaged.write_bytes({"empty": b"", "garbage": b"\xff\0", "flipped": flipped}[damage])
+    assert device.library(echo_verilog, cache=folder, progress=lambda text: None) == path
+    assert len(made) == 1 and damaged.read_bytes() == whole
+    device.library(echo_verilog, cache=folder, progress=no_progress)
+
+
+def test_library_of_another_core_is_not_used(cache, compiled, tmp_path, echo_verilog, made):
+    folder = shutil.copytree(cache, tmp_path / "cache")
+    source = f"{echo_verilog}// another\n"
+    digest = device._digest(source, *device._recipe(device.Verilator.find()))
+    for suffix in (".so", ".sha256"):
+        shutil.copy(compiled.with_suffix(suffix), folder / f"{digest}{suffix}")
+    path = device.library(source, cache=folder, progress=lambda text: None)
+    assert path == folder / f"{digest}.so" and made == [source]
+
+
+def test_note_of_another_board_is_not_followed(cache, compiled, tmp_path, monkeypatch):
+    folder = shutil.copytree(cache, tmp_path / "cache")
+    cores = {"one": Echo(), "two": Echo(step=7)}
+    monkeypatch.setattr("hw.boards.board", lambda name: SimpleNamespace(core=lambda: cores[name]))
+    monkeypatch.setattr(device, "_sources", lambda: "sources")
+    paths, notes = {}, {}
+    for name in cores:
+        before = set(folder.glob("*.board"))
+        paths[name] = device.board_library(name, cache=folder, progress=lambda text: None)
+        (notes[name],) = set(folder.glob("*.board")) - before
+    assert paths["one"] != paths["two"]
+    whole = notes["one"].read_bytes()
+    for damage in (notes["two"].read_bytes(), b"", b"\xff\0", paths["two"].name.encode(), b"a b"):
+        notes["one"].write_bytes(damage)
+        cores["one"] = Echo()
+        assert device.board_library("one", cache=folder, progress=no_progress) == paths["one"]
+        assert notes["one"].read_bytes() == whole
+
+
+def test_what_killed_runs_left_goes(cache, compiled, tmp_path, echo_verilog):
+    folder = shutil.copytree(cache, tmp_path / "cache")
+    dead, alive = "d" * 32, "a" * 32
+    for digest in (compiled.stem, dead, alive):
+        (folder / f"{digest}.abcd_123").mkdir()
+        (folder / f"{digest}.abcd_123" / "core.o").touch()
+        (folder / f"{digest}.log").touch()
+    with locked(folder / f"{alive}.lock"):
+        device.library(echo_verilog, cache=folder, progress=no_progress)
+    left = {path.name for path in [*folder.glob("*.log"), *folder.glob("*/")]}
+    assert {name for name in left if (folder / name).is_dir()} == {f"{alive}.abcd_123"}
+    assert {path.stem for path in folder.glob("*.log")} == {alive}
+
+
+def test_another_machine_has_another_library(monkeypatch):
+    verilator = device.Verilator.find()
+    here = device._recipe(verilator)
+    monkeypatch.setattr(device.platform, "machine", lambda: "riscv64")
+    assert device._recipe(verilator) != here
+
+
+def test_verilog_is_of_the_built_in_yosys(tmp_path, monkeypatch, echo_verilog):
+    script(tmp_path / "yosys", '[ "$1" = -V ] && echo Yosys 0.60 && exit; echo ERROR >&2; exit 1')
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    for choice in (None, "system", "nonsense"):
+        monkeypatch.delenv("AMARANTH_USE_YOSYS", raising=False)
+        if choice:
+            monkeypatch.setenv("AMARANTH_USE_YOSYS", choice)
+        assert device.core_verilog(Echo()) == echo_verilog
+        assert os.environ.get("AMARANTH_USE_YOSYS") == choice
+
+
+def test_yosys_that_fails_is_one_line(tmp_path):
+    (tmp_path / "file").touch()
+    code = "from tests.test_sim_device import *; device.core_verilog(Echo())"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=Path(__file__).parents[1],
+        env={**os.environ, "XDG_CACHE_HOME": str(tmp_path / "file")},
+        capture_output=True,
+        text=True,
+    )
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("hw.verilog.VerilogError: yosys cannot make its cache")
+    assert "set XDG_CACHE_HOME" in last
 
 
 # The server -----------------------------------------------------------------------------------
@@ -253,6 +573,37 @@ def test_client_on_a_socket(port):
             assert client.read(200) == bytes([1] * 200)
         server.join(timeout=10)
         assert not server.is_alive()
+
+
+def test_second_client_is_turned_away(port):
+    with serve.listen(0) as listener:
+
+        def run():
+            with contextlib.suppress(OSError):  # once the listener is shut
+                serve.serve_socket(port, listener)
+
+        server = threading.Thread(target=run)
+        server.start()
+        address = listener.getsockname()
+        for _ in range(2):  # the next one is served as soon as the first has gone
+            with socket.create_connection(address, timeout=10) as first:
+                first.sendall(b"a")
+                assert first.recv(1) == b"b"
+                for _ in range(2):
+                    with socket.create_connection(address, timeout=10) as second:
+                        assert second.recv(1) == b""
+                first.sendall(b"x")
+                assert first.recv(1) == b"y"
+        listener.shutdown(socket.SHUT_RDWR)
+        server.join(10)
+
+
+def test_port_that_cannot_be_had_is_named(capsys):
+    with serve.listen(0) as taken:
+        number = taken.getsockname()[1]
+        for asked, reason in ((number, "Address already in use"), (70000, "it must be 0 to 65535")):
+            assert serve.main(["sim_tiny", "--port", str(asked)]) == 1
+            assert capsys.readouterr().err == f"port {asked} cannot be listened on ({reason})\n"
 
 
 def test_client_on_a_terminal(port, monkeypatch):

@@ -10,18 +10,19 @@ takes.
 import json
 import os
 import random
+import re
 import shutil
 from pathlib import Path
 from typing import Any
 
 import cocotb
-from amaranth.back import verilog
 from amaranth.hdl import Shape
 from amaranth.lib import data
 from cocotb.clock import Clock
 from cocotb.triggers import FallingEdge, ReadOnly, Timer
 from cocotb_tools.runner import get_runner
 
+from hw.verilog import verilog_of
 from sim.device import SimulationError, Verilator
 
 FOLDER = Path(__file__).parents[2] / "build" / "benches"
@@ -41,7 +42,7 @@ def simulator() -> str:
     """``$SIM``, or Icarus where there is one, or Verilator."""
     name = os.environ.get("SIM") or ("icarus" if shutil.which("iverilog") else "verilator")
     if name not in BUILD_ARGUMENTS:
-        raise ValueError(f"SIM must be one of {', '.join(BUILD_ARGUMENTS)}, not {name!r}")
+        raise SimulationError(f"SIM must be one of {', '.join(BUILD_ARGUMENTS)}, not {name!r}")
     return name
 
 
@@ -56,17 +57,18 @@ def run(component, module: str, **parameters) -> None:
     folder = FOLDER / simulator() / "_".join([unit, *words])
     folder.mkdir(parents=True, exist_ok=True)
     source = folder / "top.v"
-    source.write_text(verilog.convert(component, name="top", emit_src=False))
+    source.write_text(verilog_of(component), encoding="utf-8")
     (folder / "metadata.json").write_text(json.dumps(component.metadata.as_json(), indent=1))
 
+    options = list(BUILD_ARGUMENTS[simulator()])
     if simulator() == "verilator":
-        _use_verilator()
+        options += _use_verilator(folder)
     runner = get_runner(simulator())
     runner.build(
         sources=[source],
         hdl_toplevel="top",
         build_dir=folder,
-        build_args=list(BUILD_ARGUMENTS[simulator()]),
+        build_args=options,
         always=True,
         timescale=("1ns", "1ps"),
         log_file=folder / "build.log",
@@ -91,9 +93,18 @@ def _test(runner, module: str, folder: Path, parameters: dict) -> None:
     )
 
 
-def _use_verilator() -> None:
-    """Put the Verilator that the simulated device uses where cocotb looks for one."""
+def _use_verilator(folder: Path) -> tuple[str, ...]:
+    """Put the Verilator that the simulated device uses where cocotb looks for one.
+
+    Returns options for it. Raises ``SimulationError`` if GNU Make cannot build in ``folder``.
+    """
     found = Verilator.find()
+    for path in (folder, found.root, Path(cocotb.__file__).parent):
+        if odd := re.search(r"[^\w./+@,=~-]", str(path)):
+            raise SimulationError(
+                f"{path}: with Verilator, GNU Make builds the benches, which takes no blanks or "
+                f"special characters in paths, such as {odd[0]!r}: move the checkout, or use Icarus"
+            )
     program = found.program.with_name("verilator")  # the script: cocotb starts it with perl
     if not program.is_file():
         raise SimulationError(f"{found.program} must lie beside verilator")
@@ -103,6 +114,7 @@ def _use_verilator() -> None:
     # are short: most of their time is the compiler's.
     options = ["CFG_CXXFLAGS_PCH_I=-include", "OPT_FAST=-O1", "OPT_SLOW=-O0", "OPT_GLOBAL=-O0"]
     os.environ["MAKEFLAGS"] = " ".join(options)
+    return found.options
 
 
 # Inside the simulator -------------------------------------------------------------------------
