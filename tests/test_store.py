@@ -633,8 +633,26 @@ def test_network_settings_that_cannot_work(cache: Path, monkeypatch: pytest.Monk
         ModelError, match=rf"{KEY}: https://127\.0\.0\.1:9: config\.json: "
     ) as error:
         Store(root=cache, sources=[WebSource(base="https://127.0.0.1:9")]).get(NAME)
-    one_line(error)
+    assert "SSL_CERT_FILE is set to /nonexistent/ca.pem, which is not there" in one_line(error)
     huggingface_hub.close_session()
+
+
+@pytest.mark.parametrize(
+    "setting", ["HF_ENDPOINT=http://[::1", "HF_HUB_ETAG_TIMEOUT=soon", "ALL_PROXY=foo://a"]
+)
+def test_settings_that_the_client_cannot_read(
+    setting: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are read when it is imported, and so by a new process."""
+    for variable in ("HTTP_PROXY", "http_proxy", "NO_PROXY", "no_proxy"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setenv(*setting.split("="))
+    monkeypatch.setenv("TRITSTREAM_SOURCES", "hub")
+    status, output, errors = finish(command("get", NAME))
+    assert (status, output) == (1, "")
+    assert errors.splitlines()[-1].startswith(f"{KEY}: hub: config.json: ")
+    assert "Traceback" not in errors
 
 
 def test_index_that_leads_elsewhere_is_refused(server: Server, tmp_path: Path, cache: Path) -> None:
@@ -1075,6 +1093,20 @@ def test_path_of_any_bytes_is_printed_as_it_is(
     )
     path = process.stdout.removesuffix(b"\n")
     assert path.startswith(cache) and os.path.isfile(path), process.stderr
+
+
+def test_directory_of_any_bytes(checkpoint: Path, tmp_path: Path, cache: Path) -> None:
+    directory = tmp_path / os.fsdecode(b"caf\xe9")
+    try:
+        shutil.copytree(checkpoint, directory)
+    except OSError:
+        pytest.skip("this file system has names in UTF-8 only")
+    store = Store(root=cache)
+    assert store.get(str(directory)) == store.resolve(str(directory))
+    store._work(str(directory)).mkdir(parents=True)
+    assert store.unfinished() == [str(directory)]
+    store.remove(str(directory))
+    assert not store.entries() and not store.unfinished()
 
 
 def test_file_goes_with_its_last_name(checkpoint: Path, cache: Path, tmp_path: Path) -> None:

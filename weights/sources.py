@@ -16,7 +16,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -187,10 +187,10 @@ class WebSource:
 
     def ask(self, wanted: Coordinates, name: str) -> HfFileMetadata:
         """What the server says of file `name`. Raises `SourceError`."""
-        from huggingface_hub import get_hf_file_metadata
-
         url = f"{self.base}/{wanted.folder}/{name}"
         with _explained(name):
+            from huggingface_hub import get_hf_file_metadata
+
             return get_hf_file_metadata(url, headers=self.headers(url), token=False)
 
     def headers(self, url: str) -> dict[str, str]:
@@ -316,28 +316,39 @@ def _weight_bounds(shape: ModelShape) -> tuple[int, int]:
 
 @contextmanager
 def _explained(name: str) -> Iterator[None]:
-    """Turns what goes wrong with file `name` on the network into a `SourceError` of one line."""
-    from huggingface_hub.errors import HfHubHTTPError
+    """Turns what goes wrong with file `name` on the network into a `SourceError` of one line.
 
+    That includes the import of the hub's client, which reads settings of its own, and prints on
+    standard output of those that it does not understand.
+    """
     try:
-        yield
+        with redirect_stdout(io.StringIO()):
+            yield
     except ModelError:
         raise
-    except HfHubHTTPError as error:
-        status = error.response.status_code
-        if status in (404, 410):
-            raise AbsentError(f"{name} is not there") from error
-        if status in (401, 403):
-            raise SourceError(
-                f"{name}: status {status}, not there or not public; 'hf auth login' if it is yours"
-            ) from error
-        raise SourceError(f"{name}: the server answered with status {status}") from error
-    except OSError as error:
-        if error.errno in NO_ROOM:
-            raise
-        raise SourceError(f"{name}: {_first_line(error)}") from error
     except Exception as error:  # of the HTTP client, which differs between releases of the hub's
-        raise SourceError(f"{name}: {_first_line(error)}") from error
+        if isinstance(error, OSError) and error.errno in NO_ROOM:
+            raise
+        status = getattr(getattr(error, "response", None), "status_code", None)
+        match status:
+            case 404 | 410:
+                raise AbsentError(f"{name} is not there") from error
+            case 401 | 403:
+                told = f"status {status}, not there or not public; 'hf auth login' if it is yours"
+            case int():
+                told = f"the server answered with status {status}"
+            case _:
+                told = _first_line(error) + _absent_certificates()
+        raise SourceError(f"{name}: {told}") from error
+
+
+def _absent_certificates() -> str:
+    """Which of the user's settings leads to no file: the exception of that does not tell it."""
+    for variable in ("SSL_CERT_FILE", "SSL_CERT_DIR"):
+        path = os.environ.get(variable)
+        if path and not os.path.exists(path):
+            return f" ({variable} is set to {path}, which is not there)"
+    return ""
 
 
 def _first_line(error: Exception) -> str:

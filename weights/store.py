@@ -27,7 +27,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
-from urllib.parse import quote, unquote
+from urllib.parse import quote, unquote_to_bytes
 
 from .checkpoint import Checkpoint
 from .errors import ModelError
@@ -163,7 +163,8 @@ class Store:
 
     def unfinished(self) -> list[str]:
         """Names, or checkpoint digests, that work was begun on and not finished."""
-        return sorted(unquote(path.name) for path in (self.root / "work").glob("*"))
+        names = (path.name for path in (self.root / "work").glob("*"))
+        return sorted(os.fsdecode(unquote_to_bytes(name)) for name in names)
 
     def verify(self) -> Iterator[tuple[CachedModel, ModelError | None]]:
         """Reads every cached model, and tells what is wrong with it, or None."""
@@ -233,7 +234,7 @@ class Store:
         problems: list[str] = []
         for source in sources:
             self.note(f"{key}: asking {source}")
-            work = self._work(key) / hashlib.sha256(str(source).encode()).hexdigest()[:16]
+            work = self._work(key) / hashlib.sha256(os.fsencode(str(source))).hexdigest()[:16]
             work.mkdir(parents=True, exist_ok=True)
             try:
                 if old is not None and old.commit and old.source == str(source):
@@ -402,9 +403,10 @@ class Store:
 
 
 def _file_name(key: str) -> str:
-    """`key` as a file name: readable, `unquote` gives it back unless it is very long."""
-    name = quote(key, safe="@")
-    return name if len(name) <= LONGEST_FILE_NAME else hashlib.sha256(key.encode()).hexdigest()
+    """`key` as a file name: readable, `unquote_to_bytes` gives it back unless it is very long."""
+    content = os.fsencode(key)
+    name = quote(content, safe="@")
+    return name if len(name) <= LONGEST_FILE_NAME else hashlib.sha256(content).hexdigest()
 
 
 def _remove_if_empty(folder: Path) -> None:
