@@ -18,6 +18,8 @@ SIGMOID_UNIT = 17  # fraction bits of the sigmoid table
 GUMBEL_UNIT = 12  # fraction bits of the Gumbel table
 LN2 = round(math.log(2) * (1 << GUMBEL_UNIT))
 
+CODE_BITS = 8  # int8 activations
+TRIT_BITS = 2  # bit 0: not zero; bit 1: negative
 NORMAL_BITS = 24  # multiplicands after the block shift
 HIDDEN_BITS = 23  # hidden states and preactivations
 RESIDUAL_BITS = 32

@@ -11,23 +11,23 @@ from amaranth.utils import exact_log2
 from host.descriptor import WORDS
 from host.geometry import Geometry
 from host.protocol import MemorySpace
-from hw.arithmetic import HIDDEN_BITS, RESIDUAL_BITS, SUM_BITS
-from hw.engine import EngineParameters
-from hw.layouts import CODE_BITS, HALF_WORD_BITS
+from hw.arithmetic import CODE_BITS, HIDDEN_BITS, RESIDUAL_BITS, SUM_BITS
 from hw.link import Link
+from hw.memory.signatures import ADDRESS_STAGES, HALF_WORD_BITS, HOST_READ_LATENCY, READ_LATENCY
 from hw.pipeline import delay
-from hw.scalar import NormaliserParameters, ScalarParameters
 from hw.sequencer import RegisterFile, Sequencer
 from hw.stores import (
-    ADDRESS_STAGES,
-    HOST_READ_LATENCY,
-    READ_LATENCY,
     BlockStore,
     TableStoreParameters,
     VectorBankParameters,
     WeightStoreParameters,
 )
-from hw.vector import STATISTIC_BITS, VectorParameters
+from hw.units.engine import EngineParameters
+from hw.units.normaliser import NormaliserParameters
+from hw.units.scalar import ScalarParameters
+from hw.units.statistics import STATISTIC_BITS
+from hw.units.vector import VectorParameters
+from hw.units.vector_unit import VectorUnit
 
 STORES = (MemorySpace.WEIGHTS, MemorySpace.TABLES, MemorySpace.PROGRAM)
 """Spaces that are stores of whole words with a host side of their own."""
@@ -101,7 +101,7 @@ class Core(wiring.Component):
         registers = unit("registers", RegisterFile())
         units = Units.from_geometry(g)
         engine = unit("engine", units.engine.create())
-        vector = unit("vector", units.vector.create())
+        vector = unit("vector", VectorUnit(units.vector))
         scalar = unit("scalar", units.scalar.create())
         normaliser = unit("normaliser", units.normaliser.create())
 

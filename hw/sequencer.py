@@ -8,10 +8,15 @@ from amaranth.utils import ceil_log2
 
 from host.descriptor import FIELDS, INVERSE_TEMPERATURE, REGISTERS, WORDS, ControlOp, Unit, Wait
 from host.geometry import Geometry
-from hw.layouts import EngineCommand, ScalarCommand, ScalarResult, ScaleLayout
 from hw.link import RunCommand
-from hw.stores import READ_LATENCY
-from hw.vector import VectorCommand
+from hw.memory.signatures import READ_LATENCY
+from hw.units.commands import (
+    EngineCommand,
+    ScalarCommand,
+    ScalarResult,
+    ScaleLayout,
+    VectorCommand,
+)
 from weights.noise import TOKEN_STEP, xorshift
 
 DescriptorLayout = data.StructLayout(

@@ -13,29 +13,16 @@ from amaranth.lib import data, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In
 
-from hw.layouts import (
+from hw.arithmetic import TRIT_BITS
+from hw.memory.signatures import (
+    ADDRESS_STAGES,
     HALF_WORD_BITS,
-    TRIT_BITS,
+    READ_LATENCY,
     HostSignature,
     ReadSignature,
     WriteSignature,
 )
 from hw.pipeline import delay
-
-READ_LATENCY = 2
-"""Cycles from a unit's address to its data: the block RAM and the register behind it."""
-
-ADDRESS_STAGES = 3
-"""Registers between the host's address and a block RAM: the division, and the decoded enables.
-
-Each enable has a register of its own, because they go all over the chip.
-"""
-
-HOST_READ_LATENCY = ADDRESS_STAGES + READ_LATENCY + 1
-"""Cycles from a host's read strobe to its data."""
-
-HOST_WRITE_LATENCY = ADDRESS_STAGES + 1
-"""A unit may give the address of a word that many cycles after the host's write strobe."""
 
 
 def _require_positive(parameters):

@@ -18,7 +18,7 @@ from host.image import Image
 from host.protocol import Totals
 from hw.core import Units
 from hw.sequencer import Sequencer
-from hw.vector import MEASURED
+from hw.units.vector import MEASURED
 
 WAITS = {Unit.ENGINE: Wait.ENGINE, Unit.VECTOR: Wait.VECTOR, Unit.SCALAR: Wait.SCALAR}
 ALL = Wait.ENGINE | Wait.VECTOR | Wait.SCALAR

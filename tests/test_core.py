@@ -112,7 +112,7 @@ def test_closed_generation_leaves_the_device_usable(device, tmp_path):
 
 def test_engine_is_busy_while_a_matrix_runs():
     """At least 70 % of the peak for every product of a model on the board."""
-    from hw.engine import EngineParameters
+    from hw.units.engine import EngineParameters
 
     model = IntegerModel.load(ZOO / "stories-fixture.safetensors")
     geometry = board("ulx3s_85f").geometry

@@ -9,7 +9,8 @@ from amaranth.lib import wiring
 from amaranth.lib.memory import Memory
 from amaranth.sim import Simulator
 
-from hw.engine import KEEP_SCRIPT, EngineParameters, TernaryEngine
+from hw.units.engine import EngineParameters, TernaryEngine
+from hw.units.row import KEEP_SCRIPT
 
 SHAPES = [
     # rows, columns, elements, read latency, fan-out

@@ -1,7 +1,7 @@
 import pytest
 from amaranth.sim import Simulator
 
-from hw.noise import Leap, NoiseParameters
+from hw.units.noise import Leap, NoiseParameters
 from weights.noise import NOISE_STEP, TOKEN_STEP, xorshift
 
 PRIMES = (3, 5, 17, 257, 65537)  # of 2**32 - 1

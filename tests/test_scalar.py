@@ -4,7 +4,8 @@ import pytest
 from amaranth.sim import Simulator
 
 from host.descriptor import ScalarOp
-from hw.scalar import NormaliserParameters, ScalarParameters
+from hw.units.normaliser import NormaliserParameters
+from hw.units.scalar import ScalarParameters
 from weights.fixed import FULL_SCALE, ONE, ZERO, Scale
 
 CORNERS = [

@@ -3,14 +3,8 @@ import random
 import pytest
 from amaranth.sim import Simulator
 
-from hw.stores import (
-    HOST_READ_LATENCY,
-    HOST_WRITE_LATENCY,
-    READ_LATENCY,
-    TableStoreParameters,
-    VectorBankParameters,
-    WeightStoreParameters,
-)
+from hw.memory.signatures import HOST_READ_LATENCY, HOST_WRITE_LATENCY, READ_LATENCY
+from hw.stores import TableStoreParameters, VectorBankParameters, WeightStoreParameters
 
 
 def simulate(component, *testbenches):

@@ -10,8 +10,8 @@ from amaranth.lib.wiring import In, Out
 from amaranth.sim import Simulator
 
 from hw.arithmetic import BASE_BITS, GUMBEL_UNIT
-from hw.noise import NoiseParameters
-from hw.tables import DrawNormaliser, TableUnit, gumbel, sigmoid
+from hw.units.noise import NoiseParameters
+from hw.units.tables import DrawNormaliser, TableUnit, gumbel, sigmoid
 from sim import golden
 
 LOWEST, HIGHEST = -(1 << 22), (1 << 22) - 1

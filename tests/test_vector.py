@@ -8,7 +8,9 @@ from amaranth.sim import Simulator
 
 from host.descriptor import Space, VectorOp
 from hw.arithmetic import HIDDEN_BITS, RESIDUAL_BITS, SUM_BITS
-from hw.vector import VectorCommand, VectorParameters
+from hw.units.commands import VectorCommand
+from hw.units.vector import VectorParameters
+from hw.units.vector_unit import VectorUnit
 from weights.fixed import FULL_SCALE, HIDDEN_FRACTION, NORM_SHIFT, ONE, ZERO, Scale
 
 WIDTHS = {
@@ -65,7 +67,7 @@ class Bench:
 
     def __init__(self, parameters, seed):
         self.p = parameters
-        self.dut = parameters.create()
+        self.dut = VectorUnit(parameters)
         self.rng = random.Random(seed)
         self.memories = {name: self.values(name, BEATS * parameters.elements) for name in WIDTHS}
         self.writes = {}

@@ -7,8 +7,8 @@ import cocotb
 import pytest
 from cocotb.triggers import FallingEdge, ReadOnly
 
-from hw.engine import EngineParameters
-from hw.layouts import EngineCommand
+from hw.units.commands import EngineCommand
+from hw.units.engine import EngineParameters
 from sim.benches.runner import Source, arguments, run, start
 
 SHAPES = [

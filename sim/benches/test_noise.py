@@ -6,7 +6,7 @@ import cocotb
 import pytest
 from cocotb.triggers import FallingEdge, ReadOnly
 
-from hw.noise import NoiseParameters
+from hw.units.noise import NoiseParameters
 from sim.benches.runner import arguments, run, start
 
 

@@ -6,8 +6,9 @@ import cocotb
 import pytest
 
 from host.descriptor import ScalarOp
-from hw.layouts import ScalarCommand, ScalarResult, raw_layout
-from hw.scalar import NormaliserParameters, ScalarParameters
+from hw.units.commands import ScalarCommand, ScalarResult, raw_layout
+from hw.units.normaliser import NormaliserParameters
+from hw.units.scalar import ScalarParameters
 from sim.benches.runner import Sink, Source, arguments, quiet, run, start
 from weights.fixed import ZERO, Scale
 

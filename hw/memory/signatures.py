@@ -1,54 +1,28 @@
-"""Payloads, port signatures and an adder that several units share."""
+"""Ports of the memories: how units, the host and the engine's sums reach them."""
 
-from amaranth.hdl import Cat, Const, Shape, signed, unsigned
+from amaranth.hdl import Shape, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
 from hw.arithmetic import SUM_BITS
-from weights.fixed import EXPONENT_BITS, MANTISSA_BITS
-
-CODE_BITS = 8
-"""Width of an activation code."""
-
-TRIT_BITS = 2
-"""Bit 0: not zero; bit 1: negative."""
 
 HALF_WORD_BITS = 16
 """The host's unit of access to a store, and the width of a table entry."""
 
-REGISTER_BITS = 4
+READ_LATENCY = 2
+"""Cycles from a unit's address to its data: the block RAM and the register behind it."""
 
-ScaleLayout = data.StructLayout({"mantissa": MANTISSA_BITS, "exponent": signed(EXPONENT_BITS)})
-"""``weights.fixed.Scale``."""
+ADDRESS_STAGES = 3
+"""Registers between the host's address and a block RAM: the division, and the decoded enables.
 
-EngineCommand = data.StructLayout(
-    {
-        "groups": 16,  # of rows, at least 1
-        "chunks": 16,  # of columns in each group, at least 1
-        "weights": 32,  # first row of the weight store
-        "activations": 16,  # first row of the activation memory
-        "dest": 16,  # first beat of the bank
-        "bank": 1,  # 0: sums, 1: multiplicands
-    }
-)
+Each enable has a register of its own, because they go all over the chip.
+"""
 
-ScalarCommand = data.StructLayout(
-    {"op": 4, "a": ScaleLayout, "b": ScaleLayout, "result": REGISTER_BITS}
-)
-"""``op`` is a ``host.descriptor.ScalarOp``; ``result`` is passed along."""
+HOST_READ_LATENCY = ADDRESS_STAGES + READ_LATENCY + 1
+"""Cycles from a host's read strobe to its data."""
 
-ScalarResult = data.StructLayout({"register": REGISTER_BITS, "value": ScaleLayout})
-
-
-def raw_layout(width: int) -> data.StructLayout:
-    """An integer on its way to a scale: ``value * 2**exponent`` for ``register``."""
-    return data.StructLayout(
-        {
-            "value": unsigned(width),
-            "exponent": signed(EXPONENT_BITS),
-            "register": REGISTER_BITS,
-        }
-    )
+HOST_WRITE_LATENCY = ADDRESS_STAGES + 1
+"""A unit may give the address of a word that many cycles after the host's write strobe."""
 
 
 class ReadSignature(wiring.Signature):
@@ -121,7 +95,7 @@ class HostSignature(wiring.Signature):
         At most one of them. A read is allowed only while no unit reads the store.
     write_data : ``Out(16)``
     read_data : ``In(16)``
-        Result of a read ``hw.stores.HOST_READ_LATENCY`` cycles later, until that of the next one.
+        Result of a read ``HOST_READ_LATENCY`` cycles later, until that of the next one.
     """
 
     def __init__(self, size: int):
@@ -134,13 +108,3 @@ class HostSignature(wiring.Signature):
                 "read_data": In(HALF_WORD_BITS),
             }
         )
-
-
-def add(left, right, carry):
-    """``left + right + carry`` of signed values, one carry chain wherever it is mapped.
-
-    The carry enters as an addition of its own below the lowest bit, because synthesis makes a third
-    operand of ``a + b + c``.
-    """
-    total = Cat(Const(1, 1), left).as_signed() + Cat(carry, right).as_signed()
-    return total[1:].as_signed()

@@ -6,6 +6,7 @@ from amaranth.lib.wiring import In, Out
 
 from host.descriptor import Space, VectorOp
 from hw.arithmetic import (
+    CODE_BITS,
     GATE_MAX,
     GATE_ONE,
     GUMBEL_UNIT,
@@ -18,10 +19,10 @@ from hw.arithmetic import (
     round_shift,
     saturate,
 )
-from hw.layouts import CODE_BITS, HALF_WORD_BITS
-from hw.noise import WORD_BITS
+from hw.memory.signatures import HALF_WORD_BITS
 from hw.pipeline import delay
-from hw.tables import DrawNormaliser, TableUnit
+from hw.units.noise import WORD_BITS
+from hw.units.tables import DrawNormaliser, TableUnit
 from weights.fixed import HIDDEN_FRACTION
 
 COEFFICIENT_BITS = 16

@@ -19,8 +19,8 @@ from hw.arithmetic import (
     sigmoid_gate,
     sigmoid_table,
 )
-from hw.noise import WORD_BITS
 from hw.pipeline import delay
+from hw.units.noise import WORD_BITS
 
 LAST_OCTAVE = 15  # of the Gumbel table; deeper ones are this one plus multiples of ln 2
 SEGMENT_BITS = (TABLE_SEGMENTS - 1).bit_length()

@@ -2,26 +2,16 @@
 
 from dataclasses import dataclass, fields
 
-from amaranth.hdl import Cat, Module, Mux, Signal, signed
+from amaranth.hdl import Cat, Module, Signal
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from hw.arithmetic import SUM_BITS
-from hw.layouts import CODE_BITS, TRIT_BITS, EngineCommand, ReadSignature, SumSignature, add
+from hw.arithmetic import CODE_BITS, TRIT_BITS
+from hw.memory.signatures import ReadSignature, SumSignature
+from hw.units.commands import EngineCommand
+from hw.units.row import KEEP, TernaryRow
 
 COUNT_BITS = 16
-
-KEEP = {"keep": 1}
-"""Copies of a register that synthesis must not merge again: each serves its neighbours.
-
-Amaranth gives attributes to the wire, not to its flip-flop, and Yosys merges equal flip-flops. The
-copies last only when a build runs ``KEEP_SCRIPT`` right after it has read the design.
-"""
-
-KEEP_SCRIPT = (
-    r"select -set copies w:* a:keep=1 %i %ci1:+$dff[Q] t:$dff %i; setattr -set keep 1 @copies; "
-    "select -clear"
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,82 +104,6 @@ class EngineParameters:
 
     def create(self) -> "TernaryEngine":
         return TernaryEngine(self)
-
-
-class TernaryRow(wiring.Component):
-    """One dot product: ``sum = sum over chunks, over c of code[c] * trit[c]``.
-
-    A lane's term is ``(code & non_zero) ^ negative``; the one that this lacks of ``-code`` is the
-    carry of one of the row's adders, of which there are as many as lanes, the accumulator's
-    included. Level k of the tree has 8 + k bits and a register.
-
-    Throughput is a chunk per cycle. A chunk that is at the inputs in cycle t is in ``sum`` in cycle
-    t + levels + 1 when ``capture`` was high in cycle t + levels - 1, and ``restart`` of that very
-    cycle makes the next chunk the first one of a new sum.
-
-    Members
-    -------
-    codes : ``In(ArrayLayout(signed(8), columns))``
-    trits : ``In(ArrayLayout(2, columns))``
-    restart : ``In(1)``
-        The chunk whose term tree ends in the next cycle is not carried over: it is the last one of
-        its group, or none.
-    capture : ``In(1)``
-        It is the last one of its group.
-    above : ``In(signed(24))``
-        What ``sum`` becomes in all other cycles: the drain is a shift register over rows.
-    sum : ``Out(signed(24))``
-    """
-
-    def __init__(self, columns: int):
-        if not isinstance(columns, int) or columns < 1:
-            raise ValueError(f"columns must be a positive integer, not {columns!r}")
-        self.columns = columns
-        super().__init__(
-            {
-                "codes": In(data.ArrayLayout(signed(CODE_BITS), columns)),
-                "trits": In(data.ArrayLayout(TRIT_BITS, columns)),
-                "restart": In(1),
-                "capture": In(1),
-                "above": In(signed(SUM_BITS)),
-                "sum": Out(signed(SUM_BITS)),
-            }
-        )
-
-    def elaborate(self, platform):
-        m = Module()
-
-        def register(value):
-            held = Signal.like(value, reset_less=True)
-            m.d.sync += held.eq(value)
-            return held
-
-        nodes, carries = [], []
-        for code, trit in zip(self.codes, self.trits, strict=True):
-            selected = code.as_unsigned() & trit[0].replicate(CODE_BITS)
-            nodes.append((selected ^ trit[1].replicate(CODE_BITS)).as_signed())
-            carries.append(trit[1])
-        while len(nodes) > 1:
-            level = [
-                register(add(left, right, carries.pop()))
-                for left, right in zip(nodes[::2], nodes[1::2], strict=False)
-            ]
-            if len(nodes) % 2:
-                level.append(register(nodes[-1]))
-            nodes, carries = level, [register(carry) for carry in carries]
-
-        restart = Signal(init=1, attrs=KEEP)
-        capture = Signal(attrs=KEEP)
-        accumulator = Signal(signed(SUM_BITS), reset_less=True)
-        total = Signal(signed(SUM_BITS))
-        held = Signal(signed(SUM_BITS), reset_less=True)
-        m.d.sync += restart.eq(self.restart), capture.eq(self.capture)
-        m.d.comb += total.eq(add(accumulator, nodes[0], carries.pop()))
-        # The restart is a synchronous reset of the flip-flop: it costs no logic.
-        m.d.sync += accumulator.eq(Mux(restart, 0, total))
-        m.d.sync += held.eq(Mux(capture, total, self.above))
-        m.d.comb += self.sum.eq(held)
-        return m
 
 
 class TernaryEngine(wiring.Component):

@@ -1,0 +1,68 @@
+"""What the sequencer hands to the units, and what they hand back to the registers."""
+
+from amaranth.hdl import signed, unsigned
+from amaranth.lib import data
+
+from hw.units.noise import WORD_BITS
+from weights.fixed import EXPONENT_BITS, MANTISSA_BITS
+
+REGISTER_BITS = 4
+
+INDEX_BITS = 16
+"""Of lengths, elements and tokens."""
+
+TOKEN_BITS = 16
+
+ScaleLayout = data.StructLayout({"mantissa": MANTISSA_BITS, "exponent": signed(EXPONENT_BITS)})
+"""``weights.fixed.Scale``."""
+
+EngineCommand = data.StructLayout(
+    {
+        "groups": 16,  # of rows, at least 1
+        "chunks": 16,  # of columns in each group, at least 1
+        "weights": 32,  # first row of the weight store
+        "activations": 16,  # first row of the activation memory
+        "dest": 16,  # first beat of the bank
+        "bank": 1,  # 0: sums, 1: multiplicands
+    }
+)
+
+VectorCommand = data.StructLayout(
+    {
+        "op": 4,  # host.descriptor.VectorOp
+        "space": 3,  # host.descriptor.Space of the main operand
+        "b_register": 1,
+        "shift": signed(7),
+        "length": INDEX_BITS,  # elements, at least 1
+        "operand": 16,
+        "address": 32,
+        "source": 16,
+        "dest": 16,
+        "a": ScaleLayout,  # P
+        "b": ScaleLayout,  # K
+        "result": REGISTER_BITS,
+        "token": TOKEN_BITS,
+        "first": 1,  # hidden states read as zero
+        "greedy": 1,
+        "noise": WORD_BITS,  # state of the noise before the first element, never 0
+    }
+)
+"""A descriptor with the values of its registers; ``host.descriptor`` has the fields' meaning."""
+
+ScalarCommand = data.StructLayout(
+    {"op": 4, "a": ScaleLayout, "b": ScaleLayout, "result": REGISTER_BITS}
+)
+"""``op`` is a ``host.descriptor.ScalarOp``; ``result`` is passed along."""
+
+ScalarResult = data.StructLayout({"register": REGISTER_BITS, "value": ScaleLayout})
+
+
+def raw_layout(width: int) -> data.StructLayout:
+    """An integer on its way to a scale: ``value * 2**exponent`` for ``register``."""
+    return data.StructLayout(
+        {
+            "value": unsigned(width),
+            "exponent": signed(EXPONENT_BITS),
+            "register": REGISTER_BITS,
+        }
+    )

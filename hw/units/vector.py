@@ -1,0 +1,191 @@
+"""What the vector unit computes, and how long it takes."""
+
+from dataclasses import dataclass, fields
+
+from host.descriptor import Space, VectorOp
+from hw import arithmetic
+from hw.arithmetic import (
+    GUMBEL_UNIT,
+    HIDDEN_BITS,
+    PRODUCT_SHIFT,
+    RESIDUAL_BITS,
+    block_shift,
+    round_shift,
+    saturate,
+    shift_amount,
+)
+from hw.units.commands import TOKEN_BITS
+from hw.units.lane import VectorLane
+from hw.units.noise import NoiseParameters
+from hw.units.statistics import Statistics
+from hw.units.tables import gumbel, sigmoid
+from weights.fixed import GAIN_SHIFT, HIDDEN_FRACTION
+
+EMBED_CYCLES = TOKEN_BITS + 1
+"""Cycles that EMBED takes before its first beat: the row's address and its scale."""
+
+SCALED = (VectorOp.SILU, VectorOp.UPDATE, VectorOp.GATE, VectorOp.RESIDUAL, VectorOp.CHOOSE)
+NORMED = (VectorOp.NORM, VectorOp.PEAK, VectorOp.QUANT)
+PEAKED = (VectorOp.EMBED, VectorOp.PEAK, VectorOp.GATE, VectorOp.RESIDUAL)
+MEASURED = (VectorOp.NORM, *PEAKED)
+"""Operations that leave a statistic."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What a step leaves behind.
+
+    Parameters
+    ----------
+    elements : list of int
+        Elements from ``dest`` on; none for NORM, PEAK and CHOOSE.
+    value, exponent : int or None
+        The statistic.
+    choice : int or None
+        Index of the largest key.
+    """
+
+    elements: list
+    value: int | None = None
+    exponent: int | None = None
+    choice: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class VectorParameters:
+    """Shape of a vector unit.
+
+    Parameters
+    ----------
+    elements : int
+        Elements per cycle (a beat): 1, 2, 4 or 8.
+    columns : int
+        Codes of a row of the activation memory, in which ``dest`` of QUANT counts.
+    table_words : int
+        Words of ``elements`` table entries.
+    sums, multiplicands, vectors, states, activations : int
+        Elements of the memories.
+    read_latency : int
+        Cycles from an address to its data, of all memories; at least 2.
+    """
+
+    elements: int
+    columns: int
+    table_words: int
+    sums: int
+    multiplicands: int
+    vectors: int
+    states: int
+    activations: int
+    read_latency: int = 2
+
+    def __post_init__(self):
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(f"{field.name} must be a positive integer, not {value!r}")
+        if self.elements not in (1, 2, 4, 8):
+            raise ValueError(f"elements must be 1, 2, 4 or 8, not {self.elements!r}")
+        if self.read_latency < 2:
+            raise ValueError(f"read_latency must be at least 2, not {self.read_latency!r}")
+        if self.columns & (self.columns - 1) or self.columns < self.elements:
+            raise ValueError(
+                f"columns must be a power of two and at least elements ({self.elements}), "
+                f"not {self.columns!r}"
+            )
+
+    @classmethod
+    def from_geometry(cls, geometry, **options) -> "VectorParameters":
+        names = [f.name for f in fields(cls) if f.name != "read_latency"]
+        return cls(**{name: getattr(geometry, name) for name in names}, **options)
+
+    @property
+    def write_delay(self) -> int:
+        """Cycles from the address of a beat's main operand to the write of its result."""
+        return self.read_latency + VectorLane.RESULT
+
+    @property
+    def latency(self) -> int:
+        """Cycles of a step beside one per beat."""
+        return self.write_delay + Statistics.latency(self.elements)
+
+    def cycles(self, length: int, op: VectorOp = VectorOp.NORM) -> int:
+        """Cycles that ``busy`` stays high if the statistic is taken at once."""
+        extra = EMBED_CYCLES if op == VectorOp.EMBED else 0
+        return -(-length // self.elements) + self.latency + extra
+
+    def compute(self, command, memories) -> Outcome:
+        """What a step does, from the formulas of ``docs/arithmetic.md``.
+
+        Parameters
+        ----------
+        command
+            Has the fields of ``VectorCommand`` as attributes.
+        memories : mapping of str to sequence of int
+            Elements of ``vectors``, ``sums``, ``multiplicands``, ``states`` and ``tables``.
+        """
+        length, op = command.length, VectorOp(command.op)
+        mantissa, exponent = command.b.mantissa, command.b.exponent
+
+        def read(memory: str, beat: int, first: int = 0):
+            start = beat * self.elements + first
+            return list(memories[memory][start : start + length])
+
+        def peaked(elements):
+            return Outcome(elements=elements, value=max(map(abs, elements)), exponent=0)
+
+        if op == VectorOp.EMBED:
+            row = command.address + command.token * command.operand
+            scale, *_ = read("tables", row)
+            words = read("tables", row, self.elements)
+            codes = [half >> 8 * j & 0xFF for half in words for j in range(2)][:length]
+            amount = shift_amount(command.shift)
+            x = [round_shift((c - (c >> 7 << 8)) * scale, amount) for c in codes]
+            return peaked(x)
+
+        main = read(Space(command.space).name.lower(), command.source)
+        if op in NORMED:
+            block = block_shift(command.a.exponent)
+            main = [v >> block for v in main]
+            if op == VectorOp.NORM and command.b_register:
+                coefficients, amount = [mantissa] * length, shift_amount(command.shift, exponent)
+            else:
+                coefficients, amount = read("tables", command.address), shift_amount(command.shift)
+            y = [round_shift(n * c, amount) for n, c in zip(main, coefficients, strict=True)]
+            if op == VectorOp.NORM:
+                energy = sum(w * w for w in y)
+                return Outcome(elements=[], value=energy, exponent=2 * (command.shift + block))
+            if op == VectorOp.PEAK:
+                peak = max(map(abs, y))
+                return Outcome(elements=[], value=peak, exponent=command.shift + block)
+            amount = shift_amount(-(GAIN_SHIFT + block), exponent)
+            return Outcome(elements=[round_shift(v * mantissa, amount) for v in y])
+
+        if op == VectorOp.CHOOSE and command.greedy:
+            return Outcome(elements=[], choice=main.index(max(main)))
+        amount = shift_amount(command.shift, exponent)
+        scaled = [round_shift(v * mantissa, amount) for v in main]
+        if op == VectorOp.CHOOSE:
+            words = NoiseParameters(elements=1).compute(command.noise, length)
+            noise = [gumbel(word) << (HIDDEN_FRACTION - GUMBEL_UNIT) for word in words]
+            keys = [saturate(v + n, RESIDUAL_BITS) for v, n in zip(scaled, noise, strict=True)]
+            return Outcome(elements=[], choice=keys.index(max(keys)))
+        if op == VectorOp.RESIDUAL:
+            residual = read("vectors", command.operand)
+            x = [saturate(r + v, RESIDUAL_BITS) for r, v in zip(residual, scaled, strict=True)]
+            return peaked(x)
+
+        z = [saturate(v, HIDDEN_BITS) for v in scaled]
+        gates = [sigmoid(v) for v in z]
+        if op == VectorOp.UPDATE:
+            bounds = read("tables", command.address)
+            forget = map(arithmetic.forget, gates, bounds)
+            states = [0] * length if command.first else read("states", command.dest)
+            candidates = read("vectors", command.operand)
+            return Outcome(elements=list(map(arithmetic.recur, states, candidates, forget)))
+        silu = list(map(arithmetic.silu, z, gates))
+        if op == VectorOp.SILU:
+            return Outcome(elements=silu)
+        factors = [u >> command.address for u in read("multiplicands", command.operand)]
+        h = [round_shift(v * u, PRODUCT_SHIFT) for v, u in zip(silu, factors, strict=True)]
+        return peaked(h)
