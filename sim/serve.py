@@ -79,11 +79,12 @@ def _alone(client: socket.socket, listener: socket.socket) -> Callable[[float | 
 
 def listen(number: int) -> socket.socket:
     """A socket that listens on a TCP port of this machine, 0 for any."""
+    if not 0 <= number <= 65535:
+        raise SimulationError(f"port {number} cannot be listened on (it must be 0 to 65535)")
     try:
         return socket.create_server(("127.0.0.1", number))
-    except (OSError, OverflowError) as error:
-        errno = getattr(error, "errno", None)
-        reason = os.strerror(errno) if errno else "it must be 0 to 65535"
+    except OSError as error:
+        reason = os.strerror(error.errno) if error.errno else error
         raise SimulationError(f"port {number} cannot be listened on ({reason})") from error
 
 
