@@ -124,7 +124,7 @@ def run(arguments: Any) -> None:
     tokenizer = open_tokenizer(model.tokenizer_json, path, MAKE_AGAIN)
     ids = encode_prompt(tokenizer, arguments.prompt, model.shape.vocabulary)
     prompt = [model.start_token, *ids]
-    stop = None if arguments.no_stop else model.end_token
+    stop = () if arguments.no_stop else model.end_tokens
 
     with contextlib.closing(open_device(arguments.device)) as device:
         if profile:
@@ -148,7 +148,7 @@ def run(arguments: Any) -> None:
             with contextlib.closing(answer):  # type: ignore[type-var]
                 for token in answer:
                     tokens.append(token)
-                    if token != stop:
+                    if token not in stop:
                         pieces.append(stream.feed(token))
                         show(pieces[-1])
             seconds = time.perf_counter() - start

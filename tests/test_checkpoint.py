@@ -11,10 +11,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import Tokenizer
 
 from tests.checkpoints import TYPE_NAMES, RandomCheckpoint, to_stored, write_shard
 from weights import ModelError
 from weights.checkpoint import Checkpoint, ModelShape
+from weights.model import IntegerModel
+from weights.quantise import convert
 
 SHAPE = ModelShape(hidden=10, layers=2, intermediate=7, vocabulary=301)
 
@@ -150,26 +153,108 @@ def test_default_intermediate_is_used(directory: Path) -> None:
         ("hidden_size", 0),
         ("hidden_size", "10"),
         ("num_hidden_layers", None),
-        ("num_hidden_layers", 2.0),
+        ("num_hidden_layers", 2.5),
         ("vocab_size", -3),
+        ("vocab_size", 1e300),
+        ("vocab_size", float("inf")),
         ("intermediate_size", [7]),
+        ("use_lower_bound", None),
         ("bos_token_id", 301),
+        ("bos_token_id", [0, 1]),
         ("eos_token_id", "2"),
+        ("eos_token_id", 2.5),
+        ("eos_token_id", True),
+        ("eos_token_id", []),
+        ("eos_token_id", [2, 301]),
+        ("eos_token_id", [[2]]),
+        ("eos_token_id", ["x" * 1000]),
     ],
 )
 def test_unsupported_setting(directory: Path, key: str, value: Any) -> None:
     edit_json(directory / "config.json", **{key: value})
     with pytest.raises(ModelError, match=f"config.json: {key} must be") as raised:
         Checkpoint(directory)
-    assert "\n" not in str(raised.value)
+    assert "\n" not in str(raised.value) and len(str(raised.value)) < 400
 
 
 @pytest.mark.parametrize(
-    "key", ["hidden_size", "num_hidden_layers", "intermediate_size", "vocab_size"]
+    "key",
+    ["hidden_size", "num_hidden_layers", "intermediate_size", "vocab_size", "hidden_ratio"],
 )
-def test_absurd_dimension(directory: Path, key: str) -> None:
-    edit_json(directory / "config.json", **{key: 10**9})
-    with pytest.raises(ModelError, match=r"config\.json: .* up to"):
+@pytest.mark.parametrize("value", [10**9, 10**400])
+def test_absurd_dimension(directory: Path, key: str, value: int) -> None:
+    given = 7 if key == "intermediate_size" else None
+    edit_json(directory / "config.json", **({"intermediate_size": given} | {key: value}))
+    with pytest.raises(
+        ModelError, match=rf"config\.json: {key} must be .* up to \d+, not 1000"
+    ) as e:
+        Checkpoint(directory)
+    assert len(str(e.value)) < 400
+
+
+@pytest.mark.parametrize("value", [10**400, -(10**400), "y" * 1000])
+def test_messages_stay_short(value: Any) -> None:
+    with pytest.raises(ValueError, match="hidden must be a positive integer up to") as raised:
+        ModelShape(hidden=value, layers=1, intermediate=1, vocabulary=1)
+    assert len(str(raised.value)) < 120
+
+
+@pytest.mark.parametrize("hidden", [64, 500, 1024, 2048, 2560, 65535])
+@pytest.mark.parametrize("ratio", [1, 3, 4, 4.0, 2.5, 3.7, 8])
+def test_default_intermediate_is_that_of_upstream(hidden: int, ratio: float) -> None:
+    upstream = 256 * ((int(hidden * ratio * 2 / 3) + 256 - 1) // 256)
+    assert ModelShape.default_intermediate(hidden, ratio) == upstream
+
+
+def test_other_spellings_of_the_same_configuration(directory: Path) -> None:
+    plain = Checkpoint(directory)
+    config = directory / "config.json"
+    edit_json(
+        config, hidden_size=10.0, num_hidden_layers=2.0, intermediate_size=7.0, vocab_size=301.0,
+        bos_token_id=0.0, eos_token_id=[0.0], num_heads=None, expand_ratio=1.0,
+        use_short_conv=None, tie_word_embeddings=None, hidden_ratio=None, hidden_act="silu",
+        rms_norm_eps=0.000001,
+    )  # fmt: skip
+    config.write_bytes(b"\xef\xbb\xbf" + config.read_bytes().replace(b"\n", b"\r\n"))
+    tokenizer = directory / "tokenizer.json"
+    tokenizer.write_bytes(b"\xef\xbb\xbf" + tokenizer.read_bytes())
+    other = Checkpoint(directory)
+    assert other.shape == plain.shape and other.tokenizer_json == plain.tokenizer_json
+    assert (other.start_token, other.end_tokens) == (0, (0,))
+
+
+@pytest.mark.parametrize(("ratio", "intermediate"), [(4, 256), (4.0, 256), (None, 256), (40, 512)])
+def test_ratio_is_used(directory: Path, ratio: Any, intermediate: int) -> None:
+    edit_json(directory / "config.json", intermediate_size=None, hidden_ratio=ratio)
+    with pytest.raises(ModelError, match=rf"must have shape \({2 * intermediate}, 10\), not"):
+        Checkpoint(directory)
+
+
+def test_several_tokens_end_a_text(directory: Path, tmp_path: Path) -> None:
+    edit_json(directory / "config.json", eos_token_id=[7, 3, 7, 0])
+    checkpoint = Checkpoint(directory)
+    assert checkpoint.end_tokens == (7, 3, 0) and checkpoint.end_token == 7
+    path = tmp_path / "model.safetensors"
+    convert(checkpoint).save(path)
+    model = IntegerModel.load(path)
+    assert model.end_tokens == (7, 3, 0) and model.end_token == 7
+
+
+def test_no_tokens_around_a_text_are_set(directory: Path) -> None:
+    """Then they are those of the tokenizer that are called so."""
+    edit_json(directory / "config.json", bos_token_id=None, eos_token_id=None)
+    path = directory / "tokenizer.json"
+    tokenizer = Tokenizer.from_file(str(path))
+    assert Checkpoint(directory).end_tokens == (0,) and Checkpoint(directory).start_token == 0
+    path.write_text(tokenizer.to_str().replace("<|endoftext|>", "<|oftext|>"))
+    with pytest.raises(
+        ModelError, match=r"config\.json: bos_token_id is null, .*; set bos_token_id"
+    ):
+        Checkpoint(directory)
+    edit_json(directory / "config.json", bos_token_id=1)
+    with pytest.raises(
+        ModelError, match=r"config\.json: eos_token_id is null, .*; set eos_token_id"
+    ):
         Checkpoint(directory)
 
 
@@ -197,8 +282,38 @@ def test_tokenizer_of_a_larger_model(tmp_path: Path, directory: Path) -> None:
     other = ModelShape(hidden=1, layers=1, intermediate=1, vocabulary=302)
     RandomCheckpoint(shape=other).write(tmp_path / "other")
     shutil.copy(tmp_path / "other" / "tokenizer.json", directory)
-    with pytest.raises(ModelError, match="go up to 301, but the model knows 301"):
+    with pytest.raises(ModelError, match=r"up to 301, but the model knows 301, .* out 'bs'; use"):
         Checkpoint(directory)
+
+
+def test_tokens_that_only_fill_up_batches(directory: Path) -> None:
+    path = directory / "tokenizer.json"
+    tokenizer = Tokenizer.from_file(str(path))
+    tokenizer.add_special_tokens(["[PAD]", "[CLS]"])
+    tokenizer.save(str(path))
+    assert Checkpoint(directory).shape == SHAPE
+    tokenizer.add_tokens(["dog"])
+    tokenizer.save(str(path))
+    with pytest.raises(ModelError, match=r"go up to 303, .* which leaves out 'dog'; use the token"):
+        Checkpoint(directory)
+
+
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:%064d\nsize 739000000\n" % 7
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "config.json",
+        "tokenizer.json",
+        "model.safetensors.index.json",
+        "model-00002-of-00003.safetensors",
+    ],
+)
+def test_pointer_in_place_of_a_file(sharded: Path, name: str) -> None:
+    (sharded / name).write_bytes(POINTER)
+    with pytest.raises(ModelError, match=f"{name}: a git-lfs pointer, .*run 'git lfs pull'"):
+        Checkpoint(sharded)
 
 
 def test_missing_tensor(directory: Path) -> None:

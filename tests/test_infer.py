@@ -22,6 +22,7 @@ from host.sampling import initial_noise, next_noise
 from tests.checkpoints import RandomCheckpoint, small_tokenizer
 from tests.fake_device import IDENTITY, FakeDevice, ToyModel
 from weights.checkpoint import Checkpoint, ModelShape
+from weights.model import IntegerModel
 from weights.quantise import convert
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -147,6 +148,24 @@ def test_stops_at_the_end_of_the_text(model):
         report = json.loads(done.stdout)
         assert report["tokens"].index(0) == len(report["tokens"]) - 1 < 199
         assert "endoftext" not in report["text"]
+
+
+def test_every_token_that_ends_a_text_stops(model, tmp_path):
+    path, tokenizer = tmp_path / "ends.safetensors", small_tokenizer(SHAPE.vocabulary)
+    ids = tokenizer.encode("abcdefgh").ids
+
+    class Chain(ToyModel):
+        def choose(self, noise):
+            self.place = getattr(self, "place", -1) + 1
+            return ids[self.place]
+
+    for end in (2, 5):
+        replace(IntegerModel.load(model), more_end_tokens=(299, ids[end])).save(path)
+        with served(FakeDevice(DEVICE, vocabulary=SHAPE.vocabulary, toy=Chain)) as url:
+            done = infer("--device", url, "--model", path, "--prompt", "x", "--tokens", 7, "--json")
+        report = json.loads(done.stdout)
+        assert report["tokens"] == ids[: end + 1]
+        assert report["text"] == tokenizer.decode(ids[:end])
 
 
 @pytest.mark.parametrize(

@@ -10,15 +10,26 @@ from __future__ import annotations
 
 import hashlib
 import json
+import reprlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tokenizers import Tokenizer
 
 from .errors import ModelError
+from .files import read_json, read_text
 from .tensorfile import TensorFile, widen
+from .text import (
+    find_end_token,
+    find_start_token,
+    listed,
+    open_tokenizer,
+    special_tokens,
+    tokens_beyond,
+)
 
 NORM_EPSILON = 1e-6
 """Added to the mean square in every norm. The released BitLinear runs this one whatever the
@@ -41,6 +52,9 @@ LARGEST_DIMENSIONS = {
 }
 """Sums of 2**16 codes just fit the accumulators' 24 bits. The other two are far beyond any model
 and keep a damaged number from asking for endless memory."""
+
+DEFAULT_RATIO = 4
+"""Of a layer's intermediate to its hidden width, before two thirds of it are taken."""
 
 MIXER_PROJECTIONS = ("i_proj", "f_proj", "g_proj", "o_proj")
 
@@ -67,14 +81,16 @@ class ModelShape:
             value = getattr(self, name)
             if type(value) is not int or not 1 <= value <= largest:
                 raise ValueError(
-                    f"{name} must be a positive integer up to {largest}, not {value!r}"
+                    f"{name} must be a positive integer up to {largest}, not {reprlib.repr(value)}"
                 )
 
     @staticmethod
-    def default_intermediate(hidden: int, ratio: int = 4) -> int:
+    def default_intermediate(hidden: int, ratio: int | float = DEFAULT_RATIO) -> int:
         """Upstream's rule for a configuration without `intermediate_size`:
         two thirds of ``hidden * ratio``, up to the next multiple of 256."""
-        return 256 * -(-int(hidden * ratio * 2 / 3) // 256)
+        double = hidden * ratio * 2
+        third = double // 3 if isinstance(double, int) else int(double / 3)
+        return 256 * -(-third // 256)
 
     @property
     def ternary_shapes(self) -> dict[str, tuple[int, int]]:
@@ -122,7 +138,8 @@ class Checkpoint:
     -------
     directory : where the checkpoint lies
     shape : the model's dimensions
-    start_token, end_token : the tokens that begin and end a text
+    start_token : the token that begins a text
+    end_tokens : the tokens that end one, at least one
     tokenizer_json : text of ``tokenizer.json``
 
     Raises
@@ -138,13 +155,25 @@ class Checkpoint:
                 f"{self.directory}: not a directory; give the folder that holds config.json"
             )
         config_path = self.directory / "config.json"
-        config = _read_json(config_path)
+        config = read_json(config_path)
         self.shape = _shape_of(config, config_path)
-        self.start_token = _token_of(config, "bos_token_id", 1, self.shape, config_path)
-        self.end_token = _token_of(config, "eos_token_id", 2, self.shape, config_path)
-        self.tokenizer_json = _read_tokenizer(self.directory / "tokenizer.json", self.shape)
+        self.tokenizer_json, tokenizer = _read_tokenizer(
+            self.directory / "tokenizer.json", self.shape
+        )
+        found = find_start_token(tokenizer)
+        starts = _tokens_of(config, "bos_token_id", found, self.shape, config_path)
+        if len(starts) > 1:
+            raise ModelError(f"{config_path}: bos_token_id must be one token; correct it")
+        (self.start_token,) = starts
+        found = find_end_token(tokenizer)
+        self.end_tokens = _tokens_of(config, "eos_token_id", found, self.shape, config_path)
         self._file_of = _locate_tensors(self.directory)
         self._check_tensors()
+
+    @property
+    def end_token(self) -> int:
+        """The first of the tokens that end a text."""
+        return self.end_tokens[0]
 
     def _check_tensors(self) -> None:
         expected = self.shape.tensor_shapes
@@ -221,25 +250,6 @@ class Checkpoint:
         return whole.hexdigest()
 
 
-def _read_text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except FileNotFoundError as error:
-        raise ModelError(f"{path}: missing; copy it from the checkpoint's source") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise ModelError(f"{path}: cannot be read ({error}); fetch it again") from error
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(_read_text(path))
-    except (ValueError, RecursionError) as error:
-        raise ModelError(f"{path}: not valid JSON ({error}); fetch it again") from error
-    if not isinstance(value, dict):
-        raise ModelError(f"{path}: must hold a JSON object; fetch it again")
-    return value
-
-
 REQUIRED_SETTINGS: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "model_type": (None, ("hgrn_bit",)),
     "num_heads": (1, (1,)),
@@ -252,36 +262,54 @@ REQUIRED_SETTINGS: dict[str, tuple[Any, tuple[Any, ...]]] = {
 }
 """Settings that choose the arithmetic: upstream's default, and the values that are supported."""
 
+LONGEST_TOLD = 60  # characters of a value in a message
+
+TOKEN_SETTINGS = {"bos_token_id": (1, "begins"), "eos_token_id": (2, "ends")}
+"""Upstream's default, and what the token does to a text."""
+
+
+def _told(value: Any) -> str:
+    """A value of a configuration, for a message."""
+    text = json.dumps(value)
+    return text if len(text) <= LONGEST_TOLD else f"{text[:LONGEST_TOLD]}..."
+
+
+def _whole(value: Any) -> Any:
+    """An integer that was written as 4.0 as one; anything else as it is."""
+    return int(value) if type(value) is float and value.is_integer() else value
+
 
 def read_shape(path: Path) -> ModelShape:
     """The dimensions that a ``config.json`` gives. Raises `ModelError` unless it is one of ours."""
-    return _shape_of(_read_json(path), path)
+    return _shape_of(read_json(path), path)
 
 
 def _shape_of(config: Mapping[str, Any], path: Path) -> ModelShape:
     for key, (default, supported) in REQUIRED_SETTINGS.items():
         value = config.get(key, default)
+        if value is None and key != "use_lower_bound":  # to upstream's code, that is a no
+            value = default
         if value not in supported:
             raise ModelError(
-                f"{path}: {key} must be {json.dumps(supported[0])}, not {json.dumps(value)}; "
+                f"{path}: {key} must be {json.dumps(supported[0])}, not {_told(config.get(key))}; "
                 "only the MatMul-free LM as released is supported"
             )
 
-    def size(key: str) -> int:
-        value = config.get(key)
-        if type(value) is not int or value < 1:
+    def size(key: str, dimension: str) -> int:
+        value, largest = _whole(config.get(key)), LARGEST_DIMENSIONS[dimension]
+        if type(value) is not int or not 1 <= value <= largest:
             raise ModelError(
-                f"{path}: {key} must be a positive integer, not {json.dumps(value)}; correct it"
+                f"{path}: {key} must be a positive integer up to {largest}, not {_told(value)}; "
+                "correct it"
             )
         return value
 
-    hidden = size("hidden_size")
+    hidden = size("hidden_size", "hidden")
     if config.get("intermediate_size") is not None:
-        intermediate = size("intermediate_size")
+        intermediate = size("intermediate_size", "intermediate")
     else:
-        ratio = size("hidden_ratio") if config.get("hidden_ratio") is not None else 4
-        intermediate = ModelShape.default_intermediate(hidden, ratio)
-    layers, vocabulary = size("num_hidden_layers"), size("vocab_size")
+        intermediate = ModelShape.default_intermediate(hidden, _ratio_of(config, path))
+    layers, vocabulary = size("num_hidden_layers", "layers"), size("vocab_size", "vocabulary")
     try:
         return ModelShape(
             hidden=hidden, layers=layers, intermediate=intermediate, vocabulary=vocabulary
@@ -290,33 +318,60 @@ def _shape_of(config: Mapping[str, Any], path: Path) -> ModelShape:
         raise ModelError(f"{path}: {error}; correct it") from error
 
 
-def _token_of(
-    config: Mapping[str, Any], key: str, default: int, shape: ModelShape, path: Path
-) -> int:
+def _ratio_of(config: Mapping[str, Any], path: Path) -> int | float:
+    ratio, largest = config.get("hidden_ratio"), LARGEST_DIMENSIONS["intermediate"]
+    if ratio is None:
+        return DEFAULT_RATIO
+    if type(ratio) not in (int, float) or not 0 < ratio <= largest:
+        raise ModelError(
+            f"{path}: hidden_ratio must be a positive number up to {largest}, not {_told(ratio)}; "
+            "correct it"
+        )
+    return ratio
+
+
+def _tokens_of(
+    config: Mapping[str, Any], key: str, found: int | None, shape: ModelShape, path: Path
+) -> tuple[int, ...]:
+    """The tokens that a setting names, or the one that was `found` in the tokenizer for it."""
+    default, does = TOKEN_SETTINGS[key]
     value = config.get(key, default)
-    if type(value) is not int or not 0 <= value < shape.vocabulary:
+    if value is None:
+        if found is None:
+            raise ModelError(
+                f"{path}: {key} is null, and no special token of the tokenizer has a name that "
+                f"says that it {does} a text; set {key} to that token's number"
+            )
+        value = found
+    tokens = list(map(_whole, value if isinstance(value, list) else [value]))
+    if not tokens or not all(type(t) is int and 0 <= t < shape.vocabulary for t in tokens):
         raise ModelError(
-            f"{path}: {key} must be a token below {shape.vocabulary}, "
-            f"not {json.dumps(value)}; correct it"
+            f"{path}: {key} must be a token below {shape.vocabulary}, not {_told(value)}; "
+            "correct it"
         )
-    return value
+    return tuple(dict.fromkeys(tokens))
 
 
-def _read_tokenizer(path: Path, shape: ModelShape) -> str:
-    from tokenizers import Tokenizer  # late: only opening a checkpoint needs it
+def _read_tokenizer(path: Path, shape: ModelShape) -> tuple[str, Tokenizer]:
+    """Text and meaning of ``tokenizer.json``, once its tokens are known to be the model's.
 
-    text = _read_text(path)
-    try:
-        vocabulary = Tokenizer.from_str(text).get_vocab(with_added_tokens=True)
-    except Exception as error:  # the package raises nothing narrower
-        raise ModelError(f"{path}: not a tokenizer ({error}); fetch it again") from error
-    largest = max(vocabulary.values(), default=-1)
-    if not 0 <= largest < shape.vocabulary:
+    Special tokens beyond those of the model were added for training, to fill up batches: the model
+    never chooses them, and no text needs them.
+    """
+    text = read_text(path)
+    tokenizer = open_tokenizer(text, path)
+    if tokenizer.get_vocab_size() == 0:
+        raise ModelError(f"{path}: a tokenizer without tokens; fetch it again")
+    special = special_tokens(tokenizer)
+    beyond = tokens_beyond(tokenizer, shape.vocabulary)
+    if beyond.keys() - special.keys():
+        names = listed([name for name in beyond if name not in special])
         raise ModelError(
-            f"{path}: the tokens go up to {largest}, but the model knows {shape.vocabulary}; "
-            "use the tokenizer that belongs to this checkpoint"
+            f"{path}: the tokens go up to {max(beyond.values())}, but the model knows "
+            f"{shape.vocabulary}, which leaves out {names}; use the tokenizer that belongs to this "
+            "checkpoint"
         )
-    return text
+    return text, tokenizer
 
 
 def _locate_tensors(directory: Path) -> dict[str, TensorFile]:
@@ -331,7 +386,7 @@ def _locate_tensors(directory: Path) -> dict[str, TensorFile]:
             f"{directory}: neither model.safetensors nor model.safetensors.index.json is there; "
             "fetch the weights as safetensors"
         )
-    weight_map = _read_json(index_path).get("weight_map")
+    weight_map = read_json(index_path).get("weight_map")
     if not isinstance(weight_map, dict) or not all(
         isinstance(name, str) and name and Path(name).name == name for name in weight_map.values()
     ):

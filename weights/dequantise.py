@@ -36,7 +36,7 @@ class DequantisedCheckpoint(Checkpoint):
     def __init__(self, model: IntegerModel) -> None:
         self.model = model
         self.shape = model.shape
-        self.start_token, self.end_token = model.start_token, model.end_token
+        self.start_token, self.end_tokens = model.start_token, model.end_tokens
         self.tokenizer_json = model.tokenizer_json
         self._tensors: dict[str, np.ndarray] = {}
         # Upstream's name of each ternary matrix by ours; both list them in the same order.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import sys
@@ -44,7 +45,7 @@ def check_pointer(path: Path, beginning: bytes) -> None:
 
 
 def read_text(path: Path, remedy: str = FETCH_AGAIN) -> str:
-    """Text of a UTF-8 file, without a byte order mark.
+    """Text of a UTF-8 file, without a byte order mark, and with plain line ends.
 
     Parameters
     ----------
@@ -58,7 +59,7 @@ def read_text(path: Path, remedy: str = FETCH_AGAIN) -> str:
     try:
         content = path.read_bytes()
         check_pointer(path, content[:64])
-        return content.decode("utf-8-sig")
+        return io.TextIOWrapper(io.BytesIO(content), encoding="utf-8-sig").read()
     except FileNotFoundError as error:
         raise ModelError(f"{path}: missing; copy it from where it came from") from error
     except OSError as error:

@@ -102,6 +102,7 @@ class IntegerModel:
     shape : the model's dimensions
     residual_fraction : fraction bits of the residual stream
     start_token, end_token : the tokens that begin and end a text
+    more_end_tokens : others that end one, too
     source : SHA-256 of the checkpoint, `weights.checkpoint.Checkpoint.digest`
     tensors : by the names and in the types of ``docs/arithmetic.md``; not to be written to
 
@@ -117,6 +118,7 @@ class IntegerModel:
     end_token: int
     source: str
     tensors: Mapping[str, np.ndarray]
+    more_end_tokens: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         fraction = self.residual_fraction
@@ -128,10 +130,18 @@ class IntegerModel:
             )
         if not (isinstance(self.source, str) and _DIGEST.fullmatch(self.source)):
             raise ValueError(f"source must be a SHA-256 digest, not {reprlib.repr(self.source)}")
-        for name in ("start_token", "end_token"):
-            token = getattr(self, name)
-            if type(token) is not int or not 0 <= token < self.shape.vocabulary:
-                raise ValueError(f"{name} must be a token of the vocabulary, not {token!r}")
+        if not isinstance(self.more_end_tokens, tuple):
+            told = reprlib.repr(self.more_end_tokens)
+            raise ValueError(f"more_end_tokens must be a list of tokens, not {told}")
+        for name, tokens in (
+            ("start_token", (self.start_token,)),
+            ("end_token", (self.end_token,)),
+            ("more_end_tokens", self.more_end_tokens),
+        ):
+            for token in tokens:
+                if type(token) is not int or not 0 <= token < self.shape.vocabulary:
+                    told = reprlib.repr(token)
+                    raise ValueError(f"{name} must be a token of the vocabulary, not {told}")
         layouts = tensor_layouts(self.shape)
         difference = self.tensors.keys() ^ (layouts.keys() | {"tokenizer"})
         if difference:
@@ -187,11 +197,17 @@ class IntegerModel:
         return unpack(self.tensors[f"{matrix}.trits"], columns)
 
     @property
+    def end_tokens(self) -> tuple[int, ...]:
+        """All tokens that end a text, each once."""
+        return tuple(dict.fromkeys((self.end_token, *self.more_end_tokens)))
+
+    @property
     def tokenizer_json(self) -> str:
         """Text of the checkpoint's ``tokenizer.json``."""
         return self.tensors["tokenizer"].tobytes().decode()
 
     def _facts(self) -> dict[str, Any]:
+        more = {"more_end_tokens": self.more_end_tokens} if self.more_end_tokens else {}
         return {
             "format": FORMAT,
             "version": VERSION,
@@ -200,6 +216,7 @@ class IntegerModel:
             "start_token": self.start_token,
             "end_token": self.end_token,
             "source": self.source,
+            **more,
         }
 
     def digest(self) -> str:
@@ -241,12 +258,13 @@ class IntegerModel:
                 residual_fraction=facts["residual_fraction"],
                 start_token=facts["start_token"],
                 end_token=facts["end_token"],
+                more_end_tokens=_as_tuple(facts.get("more_end_tokens", [])),
                 source=facts["source"],
                 tensors={name: file.read(name) for name in file.entries},
             )
         except KeyError as error:
             raise ModelError(f"{path}: metadata lacks {error}; {MAKE_AGAIN}") from error
-        except ValueError as error:
+        except (TypeError, ValueError) as error:
             raise ModelError(f"{path}: {error}; {MAKE_AGAIN}") from error
         digest = model.digest()
         if digest != facts.get("content"):
@@ -254,6 +272,10 @@ class IntegerModel:
         if content not in (None, digest):
             raise ModelError(f"{path}: holds another model; {MAKE_AGAIN}")
         return model
+
+
+def _as_tuple(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
 
 
 def check_target(path: str | Path) -> Path:

@@ -162,6 +162,7 @@ class _Conversion:
             residual_fraction=residual_fraction,
             start_token=checkpoint.start_token,
             end_token=checkpoint.end_token,
+            more_end_tokens=checkpoint.end_tokens[1:],
             source=checkpoint.digest(),
             tensors=self.tensors,
         )
