@@ -1,4 +1,10 @@
-"""Ports of the memories: how units, the host and the engine's sums reach them."""
+"""Ports of the memories, and the latencies that hold for all of them.
+
+Units see one signature, ``ReadSignature``: an address, and its data ``READ_LATENCY`` cycles later.
+A register follows each block RAM, whose own clock-to-output time is long.
+
+No unit reads a word in the cycle in which it is written: what it would get is not defined.
+"""
 
 from amaranth.hdl import Shape, signed
 from amaranth.lib import data, wiring

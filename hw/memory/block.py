@@ -1,12 +1,6 @@
-"""Memories: weights and tables that the host loads, and beat-wide banks of the units.
+"""Stores in block RAM: weights, tables and the program, which the host loads."""
 
-Units see one signature, ``ReadSignature``: an address, and its data ``READ_LATENCY`` cycles later.
-A register follows each block RAM, whose own clock-to-output time is long.
-
-No unit reads a word in the cycle in which it is written: what it would get is not defined.
-"""
-
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 from amaranth.hdl import Cat, Const, Module, Mux, Signal, signed, unsigned
 from amaranth.lib import data, wiring
@@ -14,22 +8,15 @@ from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In
 
 from hw.arithmetic import TRIT_BITS
+from hw.memory.parameters import require_positive
 from hw.memory.signatures import (
     ADDRESS_STAGES,
     HALF_WORD_BITS,
     READ_LATENCY,
     HostSignature,
     ReadSignature,
-    WriteSignature,
 )
 from hw.pipeline import delay
-
-
-def _require_positive(parameters):
-    for field in fields(parameters):
-        value = getattr(parameters, field.name)
-        if field.type is int and (not isinstance(value, int) or value < 1):
-            raise ValueError(f"{field.name} must be a positive integer, not {value!r}")
 
 
 def divide(m: Module, address, divisor: int):
@@ -144,7 +131,7 @@ class WeightStoreParameters:
     readback: bool = True
 
     def __post_init__(self):
-        _require_positive(self)
+        require_positive(self)
         if self.lanes % 8:
             raise ValueError(f"lanes must be a multiple of 8, not {self.lanes!r}")
 
@@ -156,10 +143,6 @@ class WeightStoreParameters:
     def half_words(self) -> int:
         """Half-words of a row."""
         return TRIT_BITS * self.lanes // HALF_WORD_BITS
-
-    @property
-    def latency(self) -> int:
-        return READ_LATENCY
 
     def create(self) -> "WeightStore":
         return WeightStore(self)
@@ -192,7 +175,7 @@ class TableStoreParameters:
     readback: bool = True
 
     def __post_init__(self):
-        _require_positive(self)
+        require_positive(self)
 
     @classmethod
     def from_geometry(cls, geometry, **options) -> "TableStoreParameters":
@@ -201,10 +184,6 @@ class TableStoreParameters:
     @property
     def half_words(self) -> int:
         return self.elements
-
-    @property
-    def latency(self) -> int:
-        return READ_LATENCY
 
     def create(self) -> "TableStore":
         return TableStore(self)
@@ -217,77 +196,3 @@ class TableStore(BlockStore):
         self.parameters = p = parameters
         shape = data.ArrayLayout(signed(HALF_WORD_BITS), p.elements)
         super().__init__(p.depth, p.half_words, shape, p.readback)
-
-
-@dataclass(frozen=True, kw_only=True)
-class VectorBankParameters:
-    """Beats of ``elements`` signed integers.
-
-    Parameters
-    ----------
-    elements : int
-        Elements of a beat.
-    width : int
-        Bits of an element.
-    depth : int
-        Beats.
-    element_enable : bool
-        Whether each element has its own write enable.
-    """
-
-    elements: int
-    width: int
-    depth: int
-    element_enable: bool = False
-
-    def __post_init__(self):
-        _require_positive(self)
-
-    @property
-    def latency(self) -> int:
-        return READ_LATENCY
-
-    def create(self) -> "VectorBank":
-        return VectorBank(self)
-
-
-class VectorBank(wiring.Component):
-    """Beat-wide memory with one reader and one writer.
-
-    A beat per cycle on both sides. Reads have ``READ_LATENCY``; an address given in the cycle after
-    a write gets what was written.
-
-    Members
-    -------
-    read : ``In(ReadSignature(depth, ArrayLayout(signed(width), elements)))``
-    write : ``In(WriteSignature(depth, signed(width), elements, enables))``
-        ``enables`` is ``elements`` with ``element_enable``, else 1.
-    """
-
-    def __init__(self, parameters: VectorBankParameters):
-        self.parameters = p = parameters
-        self.layout = data.ArrayLayout(signed(p.width), p.elements)
-        enables = p.elements if p.element_enable else 1
-        super().__init__(
-            {
-                "read": In(ReadSignature(p.depth, self.layout)),
-                "write": In(WriteSignature(p.depth, signed(p.width), p.elements, enables)),
-            }
-        )
-
-    def elaborate(self, platform):
-        m = Module()
-        p = self.parameters
-        m.submodules.memory = memory = Memory(shape=self.layout, depth=p.depth, init=[])
-        write_port = memory.write_port(granularity=1 if p.element_enable else None)
-        read_port = memory.read_port()
-        value = Signal(self.layout, reset_less=True)
-        m.d.comb += [
-            write_port.addr.eq(self.write.address),
-            write_port.data.eq(self.write.data),
-            write_port.en.eq(self.write.enable),
-            read_port.addr.eq(self.read.address),
-            self.read.data.eq(value),
-        ]
-        m.d.sync += value.eq(read_port.data)
-        return m
