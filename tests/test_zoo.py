@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from host.protocol import MemorySpace
 from sim.evaluate import Backend, FloatBackend, GoldenBackend, evaluate, token_windows
 from tests.checkpoints import RandomCheckpoint
 from tests.stories import write_stories
-from weights import card
+from weights import ModelError, card
 from weights.checkpoint import Checkpoint, ModelShape
 from weights.dequantise import DequantisedCheckpoint
 from weights.model import IntegerModel, matrix_shapes
@@ -183,6 +184,17 @@ def test_dequantised_model_converts_to_itself(
         for scale in ("attn.o.epsilon", "mlp.down.epsilon"):
             name = f"layers.{n}.{scale}"
             np.testing.assert_array_equal(model[name], again[name])
+
+
+@pytest.mark.parametrize("name", ["layers.0.attn.i.scale", "layers.1.mlp.down.scale"])
+def test_model_beyond_floating_point(
+    random_model: tuple[Checkpoint, IntegerModel], name: str
+) -> None:
+    """The integer machine runs it; its values in float32 would be infinite."""
+    _, model = random_model
+    large = {name: np.array([1 << 14, 127], dtype=np.int32)}
+    with pytest.raises(ModelError, match="too large for floating point; use the golden backend"):
+        DequantisedCheckpoint(replace(model, tensors={**model.tensors, **large}))
 
 
 def test_dequantised_tensors_are_near_the_checkpoints(

@@ -16,12 +16,15 @@ import math
 import numpy as np
 
 from .checkpoint import NORM_EPSILON, Checkpoint
+from .errors import ModelError
 from .fixed import EMBEDDING_SHIFT, Scale, sum_shift
 from .model import IntegerModel, matrix_shapes
 from .quantise import CODE_MAX, GATE_FRACTION, GATED_FRACTION
 
 UNIT = 2.0**-15
 """Of tables whose exponent is part of a matrix's scale."""
+LARGEST_VALUE = 2.0**60
+"""Whose squares, summed, are within float32."""
 SMALLEST_SHARE = 2.0**-30
 """For steps between lower bounds that are zero in integers: softmax has no zero."""
 
@@ -31,7 +34,13 @@ def _value(scale: Scale) -> float:
 
 
 class DequantisedCheckpoint(Checkpoint):
-    """The checkpoint, in float32, that an integer model stands for. No file is read or written."""
+    """The checkpoint, in float32, that an integer model stands for. No file is read or written.
+
+    Raises
+    ------
+    ModelError
+        When the model's scales are too large for it, which those of no trained model are.
+    """
 
     def __init__(self, model: IntegerModel) -> None:
         self.model = model
@@ -50,6 +59,8 @@ class DequantisedCheckpoint(Checkpoint):
         return self._tensors[name][rows or ...]
 
     def _put(self, name: str, values: np.ndarray) -> None:
+        if np.abs(values).max() > LARGEST_VALUE:
+            raise ModelError(f"{name}: too large for floating point; use the golden backend")
         self._tensors[name] = values.astype(np.float32)
 
     def _fill(self) -> None:
