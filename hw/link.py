@@ -4,7 +4,7 @@
 one CRC unit: while a command is executed or answered nothing is received.
 """
 
-from amaranth.hdl import Cat, Const, Module, Mux, Signal, signed
+from amaranth.hdl import Cat, Const, Module, Mux, Signal
 from amaranth.lib import crc, data, stream, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
@@ -35,23 +35,9 @@ from host.protocol import (
     argument_struct,
     space_size,
 )
+from hw.control.run import RunControlSignature
 
 FrameHeader = data.StructLayout({"command": 8, "sequence": 8, "length": 16})
-
-RunCommand = data.StructLayout(
-    {
-        "reset": 1,
-        "sampled": 1,
-        "stop_enable": 1,
-        "prompt_length": 16,
-        "generate": 16,
-        "stop_token": 16,
-        "mantissa": 15,
-        "exponent": signed(10),
-        "noise": 32,
-    }
-)
-"""A run; ``host.protocol.RunRequest`` says what the fields mean."""
 
 PAYLOAD_START = HEADER.size
 """Address of a frame's first payload byte in the receiver's buffer."""
@@ -80,30 +66,6 @@ class BusSignature(wiring.Signature):
                 "read": Out(1),
                 "read_data": In(16),
                 "read_valid": In(1),
-            }
-        )
-
-
-class RunControlSignature(wiring.Signature):
-    """The link's control over runs.
-
-    Members
-    -------
-    run : Out(stream.Signature(RunCommand)), offered only while nothing runs
-    running : In(1), high from the cycle after ``run`` was taken to the end of the run
-    produced : In(16), tokens in the buffer, prompt included; final once ``running`` is low
-    stop : Out(1), one cycle: end the run after the current token
-    reset : Out(1), one cycle: end the run at once, whatever it is doing
-    """
-
-    def __init__(self):
-        super().__init__(
-            {
-                "run": Out(stream.Signature(RunCommand)),
-                "running": In(1),
-                "produced": In(16),
-                "stop": Out(1),
-                "reset": Out(1),
             }
         )
 

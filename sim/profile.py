@@ -14,7 +14,7 @@ from host.driver import READ_TIMEOUT, SIMULATED_HZ, Device, LinkDevice
 from host.errors import UsageError
 from host.image import Image, compile_image
 from host.protocol import Identity
-from hw.sequencer import Sequencer
+from hw.control.sequencer import Sequencer
 from sim.device import SimulatedPort, announce
 from sim.timeline import draw, operation, sections
 from sim.timing import TimedStep, Timing, predict

@@ -8,7 +8,7 @@ from html import escape
 from itertools import groupby
 
 from host.descriptor import ScalarOp, Unit, VectorOp
-from hw.sequencer import Sequencer
+from hw.control.sequencer import Sequencer
 from sim.timing import TimedStep, Timing
 
 WIDTH, MARGIN, RIGHT = 1500, 86, 14

@@ -16,8 +16,8 @@ from host.descriptor import ControlOp, Descriptor, ScalarOp, Unit, VectorOp, Wai
 from host.geometry import Geometry
 from host.image import Image
 from host.protocol import Totals
+from hw.control.sequencer import Sequencer
 from hw.core import Units
-from hw.sequencer import Sequencer
 from hw.units.vector import MEASURED
 
 WAITS = {Unit.ENGINE: Wait.ENGINE, Unit.VECTOR: Wait.VECTOR, Unit.SCALAR: Wait.SCALAR}

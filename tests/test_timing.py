@@ -11,7 +11,7 @@ from host.errors import FitError
 from host.image import compile_image
 from host.infer import ZOO
 from hw.boards import board
-from hw.sequencer import Sequencer
+from hw.control.sequencer import Sequencer
 from sim.timing import predict
 from tests.checkpoints import RandomCheckpoint
 from weights.checkpoint import Checkpoint, ModelShape

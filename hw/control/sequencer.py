@@ -1,4 +1,4 @@
-"""Runs the program once per token: fetches steps, keeps the registers, issues to the units."""
+"""Runs the program once per token: fetches steps and issues them to the units."""
 
 from amaranth.hdl import Cat, Module, Mux, Signal, signed, unsigned
 from amaranth.lib import data, stream, wiring
@@ -8,7 +8,7 @@ from amaranth.utils import ceil_log2
 
 from host.descriptor import FIELDS, INVERSE_TEMPERATURE, REGISTERS, WORDS, ControlOp, Unit, Wait
 from host.geometry import Geometry
-from hw.link import RunCommand
+from hw.control.run import RunCommand
 from hw.memory.signatures import READ_LATENCY
 from hw.units.commands import (
     EngineCommand,
@@ -25,43 +25,6 @@ DescriptorLayout = data.StructLayout(
 
 TotalsLayout = data.StructLayout({"cycles": 64, "engine_cycles": 64, "tokens": 32})
 """``host.protocol.Totals``."""
-
-
-class RegisterFile(wiring.Component):
-    """Scales that steps pass on to each other.
-
-    Writes come from the sequencer (``preset``), the scalar unit and the vector unit's statistics,
-    in falling priority. A read presents its address and has the value in the next cycle.
-
-    Members
-    -------
-    preset, scalar, vector : In, streams of ScalarResult
-    address : In(4)
-    value : Out(ScaleLayout), one cycle after ``address``
-    """
-
-    preset: In(stream.Signature(ScalarResult))
-    scalar: In(stream.Signature(ScalarResult))
-    vector: In(stream.Signature(ScalarResult))
-    address: In(range(REGISTERS))
-    value: Out(ScaleLayout)
-
-    def elaborate(self, platform):
-        m = Module()
-        m.submodules.memory = memory = Memory(shape=ScaleLayout, depth=REGISTERS, init=[])
-        read, write = memory.read_port(), memory.write_port()
-        m.d.comb += [read.addr.eq(self.address), self.value.eq(read.data)]
-        taken = 0
-        for source in (self.preset, self.scalar, self.vector):
-            m.d.comb += source.ready.eq(~taken)
-            with m.If(source.valid & source.ready):
-                m.d.comb += [
-                    write.en.eq(1),
-                    write.addr.eq(source.payload.register),
-                    write.data.eq(source.payload.value),
-                ]
-            taken = taken | source.valid
-        return m
 
 
 class Sequencer(wiring.Component):
