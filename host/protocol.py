@@ -1,6 +1,6 @@
 """The link between host and device: frames, commands, memory spaces.
 
-This is the only definition; ``hw/link.py`` is built from it.
+This is the only definition; ``hw/links/`` is built from it.
 
 Frames
 ------

@@ -14,7 +14,7 @@ from host.protocol import MemorySpace
 from hw.arithmetic import CODE_BITS, HIDDEN_BITS, RESIDUAL_BITS, SUM_BITS
 from hw.control.registers import RegisterFile
 from hw.control.sequencer import Sequencer
-from hw.link import Link
+from hw.links.link import Link
 from hw.memory.bank import VectorBankParameters
 from hw.memory.block import BlockStore, TableStoreParameters, WeightStoreParameters
 from hw.memory.signatures import ADDRESS_STAGES, HALF_WORD_BITS, HOST_READ_LATENCY, READ_LATENCY

@@ -12,7 +12,7 @@ from amaranth.lib import io, wiring
 from amaranth.lib.cdc import FFSynchronizer
 
 from hw.boards import Board
-from hw.uart import UartReceiver, UartTransmitter
+from hw.links.uart import UartReceiver, UartTransmitter
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -27,7 +27,8 @@ from host.protocol import (
     encode_frame,
     space_size,
 )
-from hw.link import CommandProcessor, Link
+from hw.links.commands import CommandProcessor
+from hw.links.link import Link
 from tests.fake_device import GEOMETRY, IDENTITY, FakeDevice
 from weights.fixed import ONE
 

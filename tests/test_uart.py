@@ -9,7 +9,7 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import Out
 from amaranth.sim import Simulator
 
-from hw.uart import UartReceiver, UartTransmitter
+from hw.links.uart import UartReceiver, UartTransmitter
 
 MESSAGE = bytes((0x00, 0xFF, 0x55, 0xAA, 0x7E, 0x01, 0x80, 0x31))
 

@@ -114,3 +114,30 @@ class HostSignature(wiring.Signature):
                 "read_data": In(HALF_WORD_BITS),
             }
         )
+
+
+class BusSignature(wiring.Signature):
+    """The link's access to the memories of the core, in half-words.
+
+    Members
+    -------
+    space : Out(4), a ``host.protocol.MemorySpace``
+    address : Out(32), within the space
+    write, read : Out(1), never both; at most one in two cycles
+    write_data : Out(16)
+    read_data : In(16)
+    read_valid : In(1), once for every read, in order, after a latency that is fixed for the space
+    """
+
+    def __init__(self):
+        super().__init__(
+            {
+                "space": Out(4),
+                "address": Out(32),
+                "write_data": Out(16),
+                "write": Out(1),
+                "read": Out(1),
+                "read_data": In(16),
+                "read_valid": In(1),
+            }
+        )

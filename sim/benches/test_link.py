@@ -20,7 +20,7 @@ from host.protocol import (
     encode_frame,
     space_size,
 )
-from hw.link import Link
+from hw.links.link import Link
 from sim.benches.runner import Sink, Source, arguments, run, start
 
 GEOMETRY = Geometry(

@@ -8,7 +8,7 @@ from amaranth.hdl import Module
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from hw.uart import UartReceiver, UartTransmitter
+from hw.links.uart import UartReceiver, UartTransmitter
 from sim.benches.runner import Sink, Source, quiet, run, start
 
 

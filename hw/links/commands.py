@@ -1,11 +1,7 @@
-"""The device's end of the link: frames from bytes, commands from frames.
-
-``host.protocol`` defines the frames and the commands. The three units take turns, so they share
-one CRC unit: while a command is executed or answered nothing is received.
-"""
+"""Commands of ``host.protocol``, from frame to frame."""
 
 from amaranth.hdl import Cat, Const, Module, Mux, Signal
-from amaranth.lib import crc, data, stream, wiring
+from amaranth.lib import stream, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import bits_for
@@ -13,13 +9,8 @@ from amaranth.utils import bits_for
 from host.geometry import Geometry
 from host.protocol import (
     ALWAYS_READABLE,
-    CRC_BYTES,
     DIGEST_BYTES,
     ERROR,
-    ESCAPE,
-    FLAG,
-    HEADER,
-    INVERT,
     MAX_PAYLOAD,
     POLL_CYCLES,
     READ_HALFWORDS,
@@ -36,218 +27,8 @@ from host.protocol import (
     space_size,
 )
 from hw.control.run import RunControlSignature
-
-FrameHeader = data.StructLayout({"command": 8, "sequence": 8, "length": 16})
-
-PAYLOAD_START = HEADER.size
-"""Address of a frame's first payload byte in the receiver's buffer."""
-
-
-class BusSignature(wiring.Signature):
-    """The link's access to the memories of the core, in half-words.
-
-    Members
-    -------
-    space : Out(4), a ``host.protocol.MemorySpace``
-    address : Out(32), within the space
-    write, read : Out(1), never both; at most one in two cycles
-    write_data : Out(16)
-    read_data : In(16)
-    read_valid : In(1), once for every read, in order, after a latency that is fixed for the space
-    """
-
-    def __init__(self):
-        super().__init__(
-            {
-                "space": Out(4),
-                "address": Out(32),
-                "write_data": Out(16),
-                "write": Out(1),
-                "read": Out(1),
-                "read_data": In(16),
-                "read_valid": In(1),
-            }
-        )
-
-
-class CrcSignature(wiring.Signature):
-    """Use of the CRC unit; a user that is not at work drives zeros."""
-
-    def __init__(self):
-        super().__init__(
-            {"start": Out(1), "valid": Out(1), "data": Out(8), "crc": In(32), "match": In(1)}
-        )
-
-
-class FrameReceiver(wiring.Component):
-    """Collects a frame, checks it, and keeps it until it is taken.
-
-    Bytes are taken one per cycle while ``enable`` is high and no frame is kept. A frame that is
-    broken, too long or too short is forgotten at the flag that ends it. Payload byte k lies in
-    the buffer at ``(PAYLOAD_START + k) % MAX_PAYLOAD``.
-
-    Members
-    -------
-    rx : In(stream.Signature(8))
-    enable : In(1), may fall only while ``between`` is high or a frame is kept
-    between : Out(1), nothing of the next frame has come
-    frame : Out(stream.Signature(FrameHeader)), a checked frame; taking it frees the buffer
-    address : In(range(MAX_PAYLOAD))
-    data : Out(8), the byte at ``address`` one cycle ago
-    crc : Out(CrcSignature())
-    """
-
-    rx: In(stream.Signature(8))
-    enable: In(1)
-    between: Out(1)
-    frame: Out(stream.Signature(FrameHeader))
-    address: In(range(MAX_PAYLOAD))
-    data: Out(8)
-    crc: Out(CrcSignature())
-
-    def elaborate(self, platform):
-        m = Module()
-        m.submodules.buffer = buffer = Memory(shape=8, depth=MAX_PAYLOAD, init=[])
-        read, write = buffer.read_port(), buffer.write_port()
-
-        limit = HEADER.size + MAX_PAYLOAD + CRC_BYTES
-        count = Signal(range(limit + 2))  # one more than fits: the frame is too long
-        escaped = Signal()
-        held = Signal()
-        header = Signal(FrameHeader)
-        byte = Signal(8)
-        good = Signal()
-        m.d.comb += [
-            byte.eq(self.rx.payload ^ (escaped << INVERT.bit_length() - 1)),
-            good.eq(
-                self.crc.match
-                & ~escaped
-                & (count <= limit)
-                & (count == header.length + HEADER.size + CRC_BYTES)
-            ),
-            self.rx.ready.eq(self.enable & ~held),
-            self.between.eq((count == 0) & ~escaped),
-            self.frame.valid.eq(held),
-            self.frame.payload.eq(header),
-            read.addr.eq(self.address),
-            self.data.eq(read.data),
-            write.addr.eq(count),
-            write.data.eq(byte),
-        ]
-        with m.If(self.rx.valid & self.rx.ready):
-            with m.Switch(self.rx.payload):
-                with m.Case(FLAG):
-                    m.d.sync += [count.eq(0), escaped.eq(0), held.eq(good)]
-                with m.Case(ESCAPE):
-                    m.d.sync += escaped.eq(1)
-                with m.Default():
-                    m.d.comb += [
-                        self.crc.valid.eq(1),
-                        self.crc.start.eq(count == 0),
-                        self.crc.data.eq(byte),
-                    ]
-                    m.d.sync += escaped.eq(0)
-                    with m.If(count <= limit):
-                        m.d.sync += count.eq(count + 1)
-                    with m.If(count < HEADER.size):
-                        m.d.sync += header.eq(Cat(header.as_value()[8:], byte))
-                    with m.Elif(count < HEADER.size + MAX_PAYLOAD):
-                        m.d.comb += write.en.eq(1)
-        with m.If(self.frame.valid & self.frame.ready):
-            m.d.sync += held.eq(0)
-        return m
-
-
-class FrameSender(wiring.Component):
-    """Sends one frame: flag, header, payload, CRC, flag, with byte stuffing.
-
-    Up to one byte per cycle. ``header`` is taken with the last flag.
-
-    Members
-    -------
-    header : In(stream.Signature(FrameHeader))
-    payload : In(stream.Signature(8)), of which ``header.length`` bytes are taken
-    tx : Out(stream.Signature(8))
-    crc : Out(CrcSignature())
-    """
-
-    header: In(stream.Signature(FrameHeader))
-    payload: In(stream.Signature(8))
-    tx: Out(stream.Signature(8))
-    crc: Out(CrcSignature())
-
-    def elaborate(self, platform):
-        m = Module()
-        byte = Signal(8)
-        offered = Signal()  # byte is there
-        taken = Signal()  # and leaves, its second half if it is escaped
-        escaped = Signal()
-        index = Signal(2)
-        left = Signal(range(MAX_PAYLOAD + 1))
-
-        special = (byte == FLAG) | (byte == ESCAPE)
-        with m.If(offered):
-            m.d.comb += [
-                self.tx.valid.eq(1),
-                taken.eq(self.tx.ready & (escaped | ~special)),
-            ]
-            with m.If(escaped):
-                m.d.comb += self.tx.payload.eq(byte ^ INVERT)
-            with m.Elif(special):
-                m.d.comb += self.tx.payload.eq(ESCAPE)
-            with m.Else():
-                m.d.comb += self.tx.payload.eq(byte)
-            with m.If(self.tx.ready):
-                m.d.sync += escaped.eq(special & ~escaped)
-        m.d.comb += self.crc.data.eq(Mux(self.crc.valid, byte, 0))
-
-        with m.FSM():
-            with m.State("IDLE"):
-                m.d.comb += [
-                    self.tx.valid.eq(self.header.valid),
-                    self.tx.payload.eq(FLAG),
-                    self.crc.start.eq(self.header.valid),
-                ]
-                m.d.sync += [index.eq(0), left.eq(self.header.payload.length)]
-                with m.If(self.header.valid & self.tx.ready):
-                    m.next = "HEADER"
-            with m.State("HEADER"):
-                m.d.comb += [
-                    offered.eq(1),
-                    byte.eq(self.header.payload.as_value().word_select(index, 8)),
-                    self.crc.valid.eq(taken),
-                ]
-                with m.If(taken):
-                    m.d.sync += index.eq(index + 1)
-                    with m.If(index == HEADER.size - 1):
-                        m.next = "PAYLOAD"
-            with m.State("PAYLOAD"):
-                with m.If(left == 0):
-                    m.next = "CRC"
-                with m.Else():
-                    m.d.comb += [
-                        offered.eq(self.payload.valid),
-                        byte.eq(self.payload.payload),
-                        self.payload.ready.eq(taken),
-                        self.crc.valid.eq(taken),
-                    ]
-                    with m.If(taken):
-                        m.d.sync += left.eq(left - 1)
-            with m.State("CRC"):
-                m.d.comb += [offered.eq(1), byte.eq(self.crc.crc.word_select(index, 8))]
-                with m.If(taken):
-                    m.d.sync += index.eq(index + 1)
-                    with m.If(index == CRC_BYTES - 1):
-                        m.next = "END"
-            with m.State("END"):
-                m.d.comb += [
-                    self.tx.valid.eq(1),
-                    self.tx.payload.eq(FLAG),
-                    self.header.ready.eq(self.tx.ready),
-                ]
-                with m.If(self.tx.ready):
-                    m.next = "IDLE"
-        return m
+from hw.links.frames import PAYLOAD_START, CrcSignature, FrameHeader
+from hw.memory.signatures import BusSignature
 
 
 class CommandProcessor(wiring.Component):
@@ -704,59 +485,4 @@ class CommandProcessor(wiring.Component):
                 ]
                 with m.If(self.payload.ready):
                     m.next = "RESPOND"
-        return m
-
-
-class Link(wiring.Component):
-    """Bytes of the host on one side, memories and runs of the core on the other.
-
-    Parameters
-    ----------
-    geometry, board, clock_hz, digest, poll_cycles : as for `CommandProcessor`
-
-    Members
-    -------
-    rx : In(stream.Signature(8)), one byte per cycle
-    tx : Out(stream.Signature(8))
-    bus : Out(BusSignature())
-    control : Out(RunControlSignature())
-    """
-
-    def __init__(self, geometry: Geometry, **parameters):
-        self._processor = CommandProcessor(geometry, **parameters)
-        super().__init__(
-            {
-                "rx": In(stream.Signature(8)),
-                "tx": Out(stream.Signature(8)),
-                "bus": Out(BusSignature()),
-                "control": Out(RunControlSignature()),
-            }
-        )
-
-    def elaborate(self, platform):
-        m = Module()
-        m.submodules.receiver = receiver = FrameReceiver()
-        m.submodules.sender = sender = FrameSender()
-        m.submodules.processor = processor = self._processor
-        m.submodules.crc = checker = crc.catalog.CRC32_ISO_HDLC(data_width=8).create()
-
-        wiring.connect(m, wiring.flipped(self.rx), receiver.rx)
-        wiring.connect(m, sender.tx, wiring.flipped(self.tx))
-        wiring.connect(m, receiver.frame, processor.frame)
-        wiring.connect(m, processor.header, sender.header)
-        wiring.connect(m, processor.payload, sender.payload)
-        wiring.connect(m, processor.bus, wiring.flipped(self.bus))
-        wiring.connect(m, processor.control, wiring.flipped(self.control))
-        m.d.comb += [
-            receiver.enable.eq(processor.enable),
-            processor.between.eq(receiver.between),
-            receiver.address.eq(processor.address),
-            processor.data.eq(receiver.data),
-        ]
-        start = valid = 0
-        byte = Const(0, 8)
-        for user in (receiver.crc, sender.crc, processor.crc):
-            start, valid, byte = start | user.start, valid | user.valid, byte | user.data
-            m.d.comb += [user.crc.eq(checker.crc), user.match.eq(checker.match_detected)]
-        m.d.comb += [checker.start.eq(start), checker.valid.eq(valid), checker.data.eq(byte)]
         return m

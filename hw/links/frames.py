@@ -1,0 +1,193 @@
+"""Frames of ``host.protocol`` from bytes, and bytes from frames."""
+
+from amaranth.hdl import Cat, Module, Mux, Signal
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.memory import Memory
+from amaranth.lib.wiring import In, Out
+
+from host.protocol import CRC_BYTES, ESCAPE, FLAG, HEADER, INVERT, MAX_PAYLOAD
+
+FrameHeader = data.StructLayout({"command": 8, "sequence": 8, "length": 16})
+
+PAYLOAD_START = HEADER.size
+"""Address of a frame's first payload byte in the receiver's buffer."""
+
+
+class CrcSignature(wiring.Signature):
+    """Use of the CRC unit; a user that is not at work drives zeros."""
+
+    def __init__(self):
+        super().__init__(
+            {"start": Out(1), "valid": Out(1), "data": Out(8), "crc": In(32), "match": In(1)}
+        )
+
+
+class FrameReceiver(wiring.Component):
+    """Collects a frame, checks it, and keeps it until it is taken.
+
+    Bytes are taken one per cycle while ``enable`` is high and no frame is kept. A frame that is
+    broken, too long or too short is forgotten at the flag that ends it. Payload byte k lies in
+    the buffer at ``(PAYLOAD_START + k) % MAX_PAYLOAD``.
+
+    Members
+    -------
+    rx : In(stream.Signature(8))
+    enable : In(1), may fall only while ``between`` is high or a frame is kept
+    between : Out(1), nothing of the next frame has come
+    frame : Out(stream.Signature(FrameHeader)), a checked frame; taking it frees the buffer
+    address : In(range(MAX_PAYLOAD))
+    data : Out(8), the byte at ``address`` one cycle ago
+    crc : Out(CrcSignature())
+    """
+
+    rx: In(stream.Signature(8))
+    enable: In(1)
+    between: Out(1)
+    frame: Out(stream.Signature(FrameHeader))
+    address: In(range(MAX_PAYLOAD))
+    data: Out(8)
+    crc: Out(CrcSignature())
+
+    def elaborate(self, platform):
+        m = Module()
+        m.submodules.buffer = buffer = Memory(shape=8, depth=MAX_PAYLOAD, init=[])
+        read, write = buffer.read_port(), buffer.write_port()
+
+        limit = HEADER.size + MAX_PAYLOAD + CRC_BYTES
+        count = Signal(range(limit + 2))  # one more than fits: the frame is too long
+        escaped = Signal()
+        held = Signal()
+        header = Signal(FrameHeader)
+        byte = Signal(8)
+        good = Signal()
+        m.d.comb += [
+            byte.eq(self.rx.payload ^ (escaped << INVERT.bit_length() - 1)),
+            good.eq(
+                self.crc.match
+                & ~escaped
+                & (count <= limit)
+                & (count == header.length + HEADER.size + CRC_BYTES)
+            ),
+            self.rx.ready.eq(self.enable & ~held),
+            self.between.eq((count == 0) & ~escaped),
+            self.frame.valid.eq(held),
+            self.frame.payload.eq(header),
+            read.addr.eq(self.address),
+            self.data.eq(read.data),
+            write.addr.eq(count),
+            write.data.eq(byte),
+        ]
+        with m.If(self.rx.valid & self.rx.ready):
+            with m.Switch(self.rx.payload):
+                with m.Case(FLAG):
+                    m.d.sync += [count.eq(0), escaped.eq(0), held.eq(good)]
+                with m.Case(ESCAPE):
+                    m.d.sync += escaped.eq(1)
+                with m.Default():
+                    m.d.comb += [
+                        self.crc.valid.eq(1),
+                        self.crc.start.eq(count == 0),
+                        self.crc.data.eq(byte),
+                    ]
+                    m.d.sync += escaped.eq(0)
+                    with m.If(count <= limit):
+                        m.d.sync += count.eq(count + 1)
+                    with m.If(count < HEADER.size):
+                        m.d.sync += header.eq(Cat(header.as_value()[8:], byte))
+                    with m.Elif(count < HEADER.size + MAX_PAYLOAD):
+                        m.d.comb += write.en.eq(1)
+        with m.If(self.frame.valid & self.frame.ready):
+            m.d.sync += held.eq(0)
+        return m
+
+
+class FrameSender(wiring.Component):
+    """Sends one frame: flag, header, payload, CRC, flag, with byte stuffing.
+
+    Up to one byte per cycle. ``header`` is taken with the last flag.
+
+    Members
+    -------
+    header : In(stream.Signature(FrameHeader))
+    payload : In(stream.Signature(8)), of which ``header.length`` bytes are taken
+    tx : Out(stream.Signature(8))
+    crc : Out(CrcSignature())
+    """
+
+    header: In(stream.Signature(FrameHeader))
+    payload: In(stream.Signature(8))
+    tx: Out(stream.Signature(8))
+    crc: Out(CrcSignature())
+
+    def elaborate(self, platform):
+        m = Module()
+        byte = Signal(8)
+        offered = Signal()  # byte is there
+        taken = Signal()  # and leaves, its second half if it is escaped
+        escaped = Signal()
+        index = Signal(2)
+        left = Signal(range(MAX_PAYLOAD + 1))
+
+        special = (byte == FLAG) | (byte == ESCAPE)
+        with m.If(offered):
+            m.d.comb += [
+                self.tx.valid.eq(1),
+                taken.eq(self.tx.ready & (escaped | ~special)),
+            ]
+            with m.If(escaped):
+                m.d.comb += self.tx.payload.eq(byte ^ INVERT)
+            with m.Elif(special):
+                m.d.comb += self.tx.payload.eq(ESCAPE)
+            with m.Else():
+                m.d.comb += self.tx.payload.eq(byte)
+            with m.If(self.tx.ready):
+                m.d.sync += escaped.eq(special & ~escaped)
+        m.d.comb += self.crc.data.eq(Mux(self.crc.valid, byte, 0))
+
+        with m.FSM():
+            with m.State("IDLE"):
+                m.d.comb += [
+                    self.tx.valid.eq(self.header.valid),
+                    self.tx.payload.eq(FLAG),
+                    self.crc.start.eq(self.header.valid),
+                ]
+                m.d.sync += [index.eq(0), left.eq(self.header.payload.length)]
+                with m.If(self.header.valid & self.tx.ready):
+                    m.next = "HEADER"
+            with m.State("HEADER"):
+                m.d.comb += [
+                    offered.eq(1),
+                    byte.eq(self.header.payload.as_value().word_select(index, 8)),
+                    self.crc.valid.eq(taken),
+                ]
+                with m.If(taken):
+                    m.d.sync += index.eq(index + 1)
+                    with m.If(index == HEADER.size - 1):
+                        m.next = "PAYLOAD"
+            with m.State("PAYLOAD"):
+                with m.If(left == 0):
+                    m.next = "CRC"
+                with m.Else():
+                    m.d.comb += [
+                        offered.eq(self.payload.valid),
+                        byte.eq(self.payload.payload),
+                        self.payload.ready.eq(taken),
+                        self.crc.valid.eq(taken),
+                    ]
+                    with m.If(taken):
+                        m.d.sync += left.eq(left - 1)
+            with m.State("CRC"):
+                m.d.comb += [offered.eq(1), byte.eq(self.crc.crc.word_select(index, 8))]
+                with m.If(taken):
+                    m.d.sync += index.eq(index + 1)
+                    with m.If(index == CRC_BYTES - 1):
+                        m.next = "END"
+            with m.State("END"):
+                m.d.comb += [
+                    self.tx.valid.eq(1),
+                    self.tx.payload.eq(FLAG),
+                    self.header.ready.eq(self.tx.ready),
+                ]
+                with m.If(self.tx.ready):
+                    m.next = "IDLE"
+        return m
