@@ -23,9 +23,11 @@ checkpoint's, with embedding, norms and scales as the file has rounded them: see
 
 from __future__ import annotations
 
+from weights import early as early  # isort: split
+
+import contextlib
 import json
 import math
-import re
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -34,17 +36,26 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
-from tokenizers import Tokenizer
 
-from host.errors import HostError
+from host.driver import Device, open_device
 from weights.checkpoint import Checkpoint
-from weights.commandline import OneLineParser, report_failure
+from weights.commandline import OneLineParser, program
 from weights.dequantise import DequantisedCheckpoint
 from weights.errors import ModelError
+from weights.files import read_text, user_path
 from weights.model import IntegerModel
 from weights.quantise import convert
+from weights.text import (
+    SEPARATOR,
+    listed,
+    open_tokenizer,
+    stories,
+    token_bytes,
+    token_windows,
+)
 
-SEPARATOR = "<|endoftext|>"
+__all__ = ["SEPARATOR", "stories", "token_bytes", "token_windows"]
+
 BATCH_LOGITS = 1 << 20
 """Logits that a batch of windows may need at once: 8 MB of float64."""
 
@@ -104,60 +115,6 @@ class Report:
     seconds: float
 
 
-def stories(text: str) -> Iterator[str]:
-    """The stories of a text, stripped, without empty ones."""
-    return filter(None, (story.strip() for story in text.split(SEPARATOR)))
-
-
-def token_windows(
-    text: str, tokenizer: Tokenizer, start_token: int, count: int, length: int
-) -> np.ndarray:
-    """The first `count` windows (count, length) of a text's token stream.
-
-    Raises
-    ------
-    ModelError
-        When the text is too short for them.
-    """
-    needed = count * length
-    stream: list[int] = []
-    for story in stories(text):
-        if len(stream) >= needed:
-            break
-        stream.append(start_token)
-        stream.extend(tokenizer.encode(story, add_special_tokens=False).ids)
-    if len(stream) < needed:
-        raise ModelError(
-            f"the text has {len(stream)} tokens, {count} windows of {length} need {needed}; "
-            "give a longer text or fewer windows"
-        )
-    return np.array(stream[:needed], dtype=np.int64).reshape(count, length)
-
-
-def token_bytes(tokenizer: Tokenizer, vocabulary: int) -> np.ndarray:
-    """UTF-8 bytes (vocabulary) of each token's text; 0 for special tokens.
-
-    Byte-level vocabularies write one character for each byte. Others write the text itself, with
-    a mark for a space and ``<0x..>`` for a single byte.
-    """
-    decoder = json.loads(tokenizer.to_str())["decoder"]
-    byte_level = "ByteLevel" in json.dumps(decoder)
-    special = {
-        token for token, added in tokenizer.get_added_tokens_decoder().items() if added.special
-    }
-    sizes = np.zeros(vocabulary, dtype=np.int64)
-    for text, token in tokenizer.get_vocab(with_added_tokens=True).items():
-        if token in special:
-            continue
-        if byte_level:
-            sizes[token] = len(text)
-        elif re.fullmatch("<0x[0-9A-F]{2}>", text):
-            sizes[token] = 1
-        else:
-            sizes[token] = len(text.replace("\u2581", " ").encode())
-    return sizes
-
-
 def negative_log_likelihood(logits: np.ndarray, targets: np.ndarray) -> float:
     """Sum over the batch of ``-log softmax(logits)[target]``, in float64 nats."""
     logits = logits.astype(np.float64)
@@ -212,14 +169,12 @@ class GoldenBackend:
 
 
 class DeviceBackend:
-    """A device behind a URL, `host.driver`."""
+    """A device, `host.driver`, which holds the model from then on."""
 
     most_windows = 1
 
-    def __init__(self, model: IntegerModel, url: str) -> None:
-        from host.driver import open_device
-
-        self._device = open_device(url)
+    def __init__(self, model: IntegerModel, device: Device) -> None:
+        self._device = device
         self._device.load(model)
 
     def logits(self, tokens: np.ndarray) -> Iterator[np.ndarray]:
@@ -228,17 +183,25 @@ class DeviceBackend:
             yield np.asarray(row)[None, :]
 
 
-def open_backend(name: str, checkpoint: Checkpoint | None, model: IntegerModel | None) -> Backend:
-    """The backend of that name; one of the two models is given."""
+@contextlib.contextmanager
+def open_backend(
+    name: str, checkpoint: Checkpoint | None, model: IntegerModel | None
+) -> Iterator[Backend]:
+    """The backend of that name, a device for as long as the block goes; one model is given."""
     if name == "float":
         if checkpoint is None:
             assert model is not None
             checkpoint = DequantisedCheckpoint(model)
-        return FloatBackend(checkpoint)
+        yield FloatBackend(checkpoint)
+        return
     if model is None:
         assert checkpoint is not None
         model = convert(checkpoint)
-    return GoldenBackend(model) if name == "golden" else DeviceBackend(model, name)
+    if name == "golden":
+        yield GoldenBackend(model)
+        return
+    with contextlib.closing(open_device(name)) as device:
+        yield DeviceBackend(model, device)
 
 
 def evaluate(
@@ -261,15 +224,17 @@ def evaluate(
     integer = IntegerModel.load(model) if model else None
     given = source or integer
     assert given is not None
-    tokenizer = Tokenizer.from_str(given.tokenizer_json)
-    try:
-        content = text.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise ModelError(f"{text}: not UTF-8 ({error}); give a text file") from error
+    tokenizer = open_tokenizer(given.tokenizer_json, checkpoint or model)
+    vocabulary = given.shape.vocabulary
+    content = read_text(text, "give a text file")
     tokens = token_windows(content, tokenizer, given.start_token, windows, length)
-    runner = open_backend(backend, source, integer)
-    begin = time.perf_counter()
-    loss = measure(runner, tokens, token_bytes(tokenizer, given.shape.vocabulary))
+    if beyond := np.unique(tokens[tokens >= vocabulary]).tolist():
+        names = listed([str(tokenizer.id_to_token(token)) for token in beyond])
+        raise ModelError(f"{text}: holds what the model does not know: {names}; leave it out")
+    with open_backend(backend, source, integer) as runner:
+        begin = time.perf_counter()
+        loss = measure(runner, tokens, token_bytes(tokenizer, vocabulary))
+        seconds = time.perf_counter() - begin
     return Report(
         backend=backend,
         windows=windows,
@@ -278,7 +243,7 @@ def evaluate(
         nll=loss.nll,
         bytes=loss.bytes,
         bits_per_byte=loss.bits_per_byte,
-        seconds=round(time.perf_counter() - begin, 3),
+        seconds=round(seconds, 3),
     )
 
 
@@ -288,9 +253,9 @@ def _parser() -> OneLineParser:
         description="The loss of a model on a text, as one JSON line.",
     )
     source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--checkpoint", type=Path, help="folder with config.json")
-    source.add_argument("--model", type=Path, help="integer model file")
-    parser.add_argument("--text", type=Path, required=True, help="stories, UTF-8")
+    source.add_argument("--checkpoint", type=user_path, help="folder with config.json")
+    source.add_argument("--model", type=user_path, help="integer model file")
+    parser.add_argument("--text", type=user_path, required=True, help="stories, UTF-8")
     parser.add_argument("--windows", type=int, default=512, help="windows to run (512)")
     parser.add_argument("--length", type=int, default=256, help="tokens in a window (256)")
     parser.add_argument(
@@ -299,6 +264,7 @@ def _parser() -> OneLineParser:
     return parser
 
 
+@program
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line. Returns the exit status; `SystemExit` on wrong usage."""
     parser = _parser()
@@ -309,11 +275,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"--length must be at least 2, not {options.length}")
     if options.backend not in ("float", "golden") and "://" not in options.backend:
         parser.error(f"--backend must be float, golden or a URL, not {options.backend!r}")
-    try:
-        report = evaluate(**vars(options))
-    except (HostError, ModelError, OSError) as error:
-        return report_failure(error)
-    print(json.dumps(asdict(report)))
+    print(json.dumps(asdict(evaluate(**vars(options)))))
     return 0
 
 

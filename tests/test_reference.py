@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from safetensors.numpy import load_file
 from tokenizers import Tokenizer, decoders, models
 
 from sim import evaluate
+from sim.golden_device import GoldenDevice
 from sim.reference import FloatModel
 from tests.checkpoints import RandomCheckpoint, small_tokenizer
 from weights import ModelError
@@ -302,3 +304,57 @@ def test_failed_runs(
         assert evaluate.main([*arguments, "--backend", "float"]) == 1
         captured = capsys.readouterr()
         assert captured.out == "" and captured.err.count("\n") == 1
+
+
+def test_texts_of_other_editors(
+    random_checkpoint: Path, story_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["--checkpoint", str(random_checkpoint), "--text", str(story_file)]
+    arguments += ["--windows", "2", "--length", "5", "--backend", "float"]
+    losses = []
+    for _ in range(2):
+        assert evaluate.main(arguments) == 0
+        losses.append(json.loads(capsys.readouterr().out)["nll"])
+        content = story_file.read_bytes().replace(b"\n", b"\r\n")
+        story_file.write_bytes(b"\xef\xbb\xbf" + content)
+    assert losses[0] == losses[1]
+
+
+def test_text_with_tokens_beyond_the_model(
+    random_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkpoint = Path(shutil.copytree(random_checkpoint, tmp_path / "checkpoint"))
+    tokenizer = Tokenizer.from_file(str(checkpoint / "tokenizer.json"))
+    tokenizer.add_special_tokens(["[PAD]"])
+    tokenizer.save(str(checkpoint / "tokenizer.json"))
+    text = tmp_path / "text"
+    text.write_text("some [PAD] words and more of them")
+    arguments = ["--checkpoint", str(checkpoint), "--text", str(text), "--backend", "float"]
+    assert evaluate.main([*arguments, "--windows", "1", "--length", "9"]) == 1
+    error = capsys.readouterr().err
+    assert error == f"{text}: holds what the model does not know: '[PAD]'; leave it out\n"
+
+
+def test_a_device_is_closed(
+    random_checkpoint: Path, story_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Watched(GoldenDevice):
+        closed = 0
+
+        def close(self) -> None:
+            Watched.closed += 1
+            super().close()
+
+    monkeypatch.setattr(evaluate, "open_device", lambda url: Watched())
+    common = {"checkpoint": random_checkpoint, "text": story_file, "windows": 2, "length": 5}
+    golden = evaluate.evaluate(backend="golden", **common)
+    assert evaluate.evaluate(backend="golden://", **common).nll == golden.nll
+    assert Watched.closed == 1
+
+    def fail(self: GoldenDevice, tokens: list[int]) -> None:
+        raise ModelError("broken")
+
+    monkeypatch.setattr(Watched, "logits", fail)
+    with pytest.raises(ModelError, match="broken"):
+        evaluate.evaluate(backend="golden://", **common)
+    assert Watched.closed == 2

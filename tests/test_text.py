@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -31,6 +32,7 @@ from weights.text import (
     token_bytes,
     tokens_beyond,
 )
+from weights.train.data import read_texts, token_stream
 
 BLANK = "\u2581"
 
@@ -385,3 +387,33 @@ def test_prompt_beyond_the_model() -> None:
         UsageError, match=r"prompt holds what the model does not know: 'dog', '猫'$"
     ):
         encode_prompt(tokenizer, "a dog, a 猫 and a dog", 300)
+
+
+# Training texts -------------------------------------------------------------------------------
+
+
+def test_texts_are_separated_by_the_token_that_ends_one() -> None:
+    tokenizer = special(Tokenizer(models.BPE({"!": 0, "a": 1}, [])), "<s>", "</s>")
+    assert token_stream(["a!", "!"], tokenizer).tolist() == [3, 1, 0, 3, 0]
+    without = Tokenizer(models.BPE({"!": 0, "a": 1}, []))
+    with pytest.raises(ModelError, match=r"no special token that ends a text, .*; add one"):
+        token_stream(["a"], without)
+
+
+def test_numbers_of_tokens_may_have_gaps() -> None:
+    tokenizer = special(Tokenizer(models.BPE({"a": 70_000}, [])), "<|endoftext|>")
+    assert token_stream(["a"], tokenizer).tolist() == [
+        tokenizer.token_to_id("<|endoftext|>"),
+        70_000,
+    ]
+
+
+def test_texts_of_other_editors(tmp_path: Path) -> None:
+    (tmp_path / "train.txt").write_bytes("\ufeffone\r\ntwo\r\n<|endoftext|>\r\nthree\r\n".encode())
+    (tmp_path / "valid.txt").write_text("four")
+    assert read_texts(str(tmp_path)).training == ["one\ntwo", "three"]
+    (tmp_path / "train.txt").write_text(
+        "version https://git-lfs.github.com/spec/v1\noid sha256:0\n"
+    )
+    with pytest.raises(ModelError, match=r"train.txt: a git-lfs pointer, .*run 'git lfs pull'"):
+        read_texts(str(tmp_path))

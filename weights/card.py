@@ -6,8 +6,9 @@ what it is: all figures are read from the run or measured here.
 
 from __future__ import annotations
 
+from weights import early as early  # isort: split
+
 import hashlib
-import json
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -17,18 +18,18 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
-from host.infer import encode_prompt
 from sim.evaluate import Report, evaluate
 from sim.golden_device import GoldenDevice
 
 from .checkpoint import Checkpoint
-from .commandline import OneLineParser, report_failure
+from .commandline import OneLineParser, program
 from .errors import ModelError
-from .files import read_text, write_file
+from .files import read_json, read_text, user_path, write_file
 from .model import IntegerModel, check_target, matrix_shapes
 from .packing import count_nonzero
 from .quantise import convert
 from .store import ZOO
+from .text import encode_prompt, open_tokenizer
 from .train.config import read_config
 from .train.data import read_texts, text_files, token_stream
 
@@ -37,6 +38,15 @@ WINDOWS, LENGTH = 512, 256
 PROMPTS = ("Once upon a time", "The little dog", "Lily was")
 TEMPERATURE = 0.7
 SAMPLE_TOKENS = 200
+RESULTS = {
+    "finished",
+    "tokens",
+    "seconds",
+    "tokens_per_second",
+    "peak_memory_mib",
+    "validation",
+}
+"""What is told of a run, in its ``result.json``."""
 
 Rows = Iterator[tuple[str, str]]
 
@@ -68,20 +78,18 @@ class Run:
         if (directory / "config.json").is_file():
             return cls(checkpoint=directory)
         path = directory / "result.json"
-        try:
-            result = json.loads(path.read_text(encoding="utf-8"))
-            finished = result["finished"]
-        except FileNotFoundError as error:
-            raise ModelError(f"{path}: missing; give a finished run or a checkpoint") from error
-        except (ValueError, KeyError, TypeError) as error:
-            raise ModelError(f"{path}: damaged ({error}); end the run again") from error
-        if not finished:
+        if not path.exists():
+            raise ModelError(f"{path}: missing; give a finished run or a checkpoint")
+        result = read_json(path, "end the run again")
+        if missing := sorted(RESULTS - result.keys()):
+            raise ModelError(f"{path}: damaged, {missing[0]} is missing; end the run again")
+        if not result["finished"]:
             raise ModelError(f"{directory}: the run has not finished; go on with it first")
         config = directory / "config.toml"
         read_config(config)  # only what can be trained again is told
         return cls(
             checkpoint=directory / "checkpoint",
-            config=config.read_text(encoding="utf-8"),
+            config=read_text(config),
             result=result,
         )
 
@@ -160,11 +168,11 @@ def measure_losses(checkpoint: Path, model: Path, text: Path) -> dict[str, Repor
 
 def sample(model: IntegerModel, prompt: str, seed: int) -> str:
     """What the golden device goes on with, the prompt before it."""
-    tokenizer = Tokenizer.from_str(model.tokenizer_json)
-    tokens = [model.start_token, *encode_prompt(tokenizer, prompt)]
+    tokenizer = open_tokenizer(model.tokenizer_json, "model")
+    tokens = [model.start_token, *encode_prompt(tokenizer, prompt, model.shape.vocabulary)]
     device = GoldenDevice()
     device.load(model)
-    settings: dict[str, Any] = {"temperature": TEMPERATURE, "seed": seed, "stop": model.end_token}
+    settings: dict[str, Any] = {"temperature": TEMPERATURE, "seed": seed, "stop": model.end_tokens}
     tokens.extend(device.generate(tokens, SAMPLE_TOKENS, **settings))
     return tokenizer.decode(tokens, skip_special_tokens=True).strip()
 
@@ -187,7 +195,7 @@ def card(run: Run, name: str, model_path: Path, data: Path, device: str | None) 
         raise ModelError(f"{data}: {len(validation)} validation files; give a folder with one")
     (text,) = validation
     model = IntegerModel.load(model_path)
-    tokenizer = Tokenizer.from_str(model.tokenizer_json)
+    tokenizer = open_tokenizer(model.tokenizer_json, model_path)
     losses = measure_losses(run.checkpoint, model_path, text)
     evaluation = f"python -m sim.evaluate --model weights/zoo/{name}.safetensors"
     evaluation += f" --text {text.name} --windows {WINDOWS} --length {LENGTH} --backend"
@@ -227,30 +235,30 @@ def _parser() -> OneLineParser:
     parser = OneLineParser(
         prog="python -m weights.card", description="Ships the model of a training run, with a card."
     )
-    parser.add_argument("run", type=Path, metavar="RUN_DIR", help="the trainer's --out")
+    parser.add_argument("run", type=user_path, metavar="RUN_DIR", help="the trainer's --out")
     parser.add_argument("name", metavar="NAME", help="of the model in weights/zoo")
     parser.add_argument(
-        "--data", type=Path, required=True, metavar="DIR", help="the folder it was trained on"
+        "--data", type=user_path, required=True, metavar="DIR", help="the folder it was trained on"
     )
     parser.add_argument(
         "--device", metavar="NAME", help="what it was trained on, where result.json does not tell"
     )
-    parser.add_argument("--zoo", type=Path, default=ZOO, help="folder to write to (weights/zoo)")
+    parser.add_argument(
+        "--zoo", type=user_path, default=ZOO, help="folder to write to (weights/zoo)"
+    )
     return parser
 
 
+@program
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line. Returns the exit status; `SystemExit` on wrong usage."""
     options = _parser().parse_args(arguments)
-    try:
-        path = check_target(options.zoo / f"{options.name}.safetensors")
-        card_path = check_card(options.zoo / f"{options.name}.md", options.name)
-        run = Run.find(options.run)
-        convert(Checkpoint(run.checkpoint)).save(path)
-        text = card(run, options.name, path, options.data, options.device)
-        write_file(card_path, text.encode())
-    except (ModelError, OSError) as error:
-        return report_failure(error)
+    path = check_target(options.zoo / f"{options.name}.safetensors")
+    card_path = check_card(options.zoo / f"{options.name}.md", options.name)
+    run = Run.find(options.run)
+    convert(Checkpoint(run.checkpoint)).save(path)
+    text = card(run, options.name, path, options.data, options.device)
+    write_file(card_path, text.encode())
     return 0
 
 

@@ -1,7 +1,7 @@
 """Text to tokens.
 
-The token stream is that of `sim.evaluate`: for every story the start token, then the story's
-tokens.
+The token stream is that of `sim.evaluate`: for every story the token that ends texts, and so begins
+the next one, then the story's tokens.
 """
 
 from __future__ import annotations
@@ -13,11 +13,10 @@ from pathlib import Path
 import numpy as np
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from sim.evaluate import SEPARATOR, stories
-
 from ..errors import ModelError
+from ..files import read_text
+from ..text import SEPARATOR, end_token, stories
 
-START_TOKEN = 0
 VALIDATION = ("valid", "validation", "test")
 """A file whose name begins so is never trained on."""
 HELD_OUT = 100
@@ -68,10 +67,7 @@ def text_files(directory: Path) -> tuple[list[Path], list[Path]]:
 def _read_stories(paths: list[Path]) -> list[str]:
     found: list[str] = []
     for path in paths:
-        try:
-            found.extend(stories(path.read_text(encoding="utf-8")))
-        except (OSError, UnicodeDecodeError) as error:
-            raise ModelError(f"{path}: cannot be read as UTF-8 ({error}); remove it") from error
+        found.extend(stories(read_text(path, "remove it")))
     return found
 
 
@@ -124,14 +120,21 @@ def train_tokenizer(texts: Iterable[str], vocabulary: int) -> Tokenizer:
 
 
 def token_stream(texts: list[str], tokenizer: Tokenizer) -> np.ndarray:
-    """``uint16`` or ``int32`` tokens of all texts, each after the start token."""
-    kind = np.uint16 if tokenizer.get_vocab_size() <= 1 << 16 else np.int32
+    """``uint16`` or ``int32`` tokens of all texts, each after the token that ends texts.
+
+    Raises
+    ------
+    ModelError
+        When the tokenizer has no such token.
+    """
+    start = end_token(tokenizer)
+    kind = np.uint16 if max(tokenizer.get_vocab().values()) < 1 << 16 else np.int32
 
     def pieces() -> Iterator[np.ndarray]:
         for first in range(0, len(texts), BATCH_STORIES):
             batch = texts[first : first + BATCH_STORIES]
             for encoding in tokenizer.encode_batch(batch, add_special_tokens=False):
-                yield np.array([START_TOKEN, *encoding.ids], dtype=kind)
+                yield np.array([start, *encoding.ids], dtype=kind)
 
     return np.concatenate(list(pieces()))
 
@@ -139,7 +142,7 @@ def token_stream(texts: list[str], tokenizer: Tokenizer) -> np.ndarray:
 def first_windows(stream: np.ndarray, count: int, length: int) -> np.ndarray:
     """The first windows (count, length) of a stream, fewer when it is short.
 
-    The same as `sim.evaluate.token_windows`.
+    The same as `weights.text.token_windows`.
     """
     count = min(count, stream.size // length)
     if count == 0:

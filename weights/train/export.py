@@ -12,19 +12,19 @@ from tokenizers import Tokenizer
 from ..checkpoint import NORM_EPSILON
 from ..errors import ModelError
 from ..files import write_file
-from .data import START_TOKEN
+from ..text import end_token
 from .model import LanguageModel
 
 
-def upstream_config(model: LanguageModel) -> dict[str, object]:
-    """``config.json`` as upstream's class reads it."""
+def upstream_config(model: LanguageModel, end: int) -> dict[str, object]:
+    """``config.json`` as upstream's class reads it; `end` is the token between texts."""
     config = model.config
     return {
         "architectures": ["HGRNBitForCausalLM"],
         "attn_mode": "fused_recurrent",
-        "bos_token_id": START_TOKEN,
+        "bos_token_id": end,
         "conv_size": 4,
-        "eos_token_id": START_TOKEN,
+        "eos_token_id": end,
         "expand_ratio": 1,
         "fuse_cross_entropy": True,
         "hidden_act": "swish",
@@ -63,6 +63,6 @@ def export(model: LanguageModel, tokenizer: Tokenizer, directory: Path) -> None:
         for name, tensor in model.state_dict().items()
     }
     write_file(directory / "model.safetensors", save(tensors, {"format": "pt"}))
-    config = json.dumps(upstream_config(model), indent=2) + "\n"
+    config = json.dumps(upstream_config(model, end_token(tokenizer)), indent=2) + "\n"
     write_file(directory / "config.json", config.encode())
     write_file(directory / "tokenizer.json", tokenizer.to_str().encode())

@@ -26,11 +26,10 @@ from tokenizers import Tokenizer
 from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from sim.evaluate import token_bytes
-
 from ..commandline import console
 from ..errors import ModelError
 from ..files import read_text, write_file
+from ..text import listed, open_tokenizer, token_bytes, tokens_beyond
 from .config import Config
 from .data import Texts, first_windows, read_texts, token_stream, train_tokenizer
 from .export import export
@@ -221,20 +220,16 @@ def prepare_tokenizer(config: Config, options: Options, texts: Texts) -> Tokeniz
     tokenizer = _read_tokenizer(source)
     if given is not None and _read_tokenizer(given).to_str() != tokenizer.to_str():
         raise ModelError(f"{given}: not the tokenizer of the run, {kept}; give another --out")
-    if tokenizer.get_vocab_size() > config.model.vocabulary:
+    if beyond := tokens_beyond(tokenizer, config.model.vocabulary):
         raise ModelError(
-            f"{source}: {tokenizer.get_vocab_size()} tokens, "
-            f"but model.vocabulary is {config.model.vocabulary}; make them agree"
+            f"{source}: the tokens go up to {max(beyond.values())}, but model.vocabulary is "
+            f"{config.model.vocabulary}, which leaves out {listed(list(beyond))}; make them agree"
         )
     return tokenizer
 
 
 def _read_tokenizer(path: Path) -> Tokenizer:
-    text = read_text(path)
-    try:
-        return Tokenizer.from_str(text)
-    except Exception as error:  # the package raises nothing narrower
-        raise ModelError(f"{path}: not a tokenizer ({error}); give another") from error
+    return open_tokenizer(read_text(path), path, "give another")
 
 
 @contextmanager
@@ -496,8 +491,9 @@ def _start(config: Config, options: Options, processes: Processes) -> Start:
         texts = read_texts(options.data)
         if state is not None and not (options.output / TOKENIZER).exists():
             raise ModelError(f"{options.output / TOKENIZER}: missing; bring it with the state")
-    tokenizer = Tokenizer.from_str(
-        processes.share(lambda: prepare_tokenizer(config, options, texts).to_str())
+    tokenizer = open_tokenizer(
+        processes.share(lambda: prepare_tokenizer(config, options, texts).to_str()),
+        options.output / TOKENIZER,
     )
     with processes.together():
         validation = first_windows(

@@ -15,14 +15,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from tokenizers import Tokenizer
 
-from sim.evaluate import FloatBackend, measure, token_bytes, token_windows
+from sim.evaluate import FloatBackend, measure
 
 from ..checkpoint import Checkpoint
 from ..commandline import OneLineParser, program
 from ..files import read_text, user_path
 from ..quantise import ternarise
+from ..text import open_tokenizer, token_bytes, token_windows
 
 
 def to_bfloat16(values: np.ndarray) -> np.ndarray:
@@ -71,7 +71,7 @@ class RoundedCheckpoint(Checkpoint):
 
 def loss(checkpoint: Checkpoint, text: str, windows: int, length: int) -> float:
     """Nats per token with the float reference, as `sim.evaluate` has it."""
-    tokenizer = Tokenizer.from_str(checkpoint.tokenizer_json)
+    tokenizer = open_tokenizer(checkpoint.tokenizer_json, checkpoint.directory)
     tokens = token_windows(text, tokenizer, checkpoint.start_token, windows, length)
     sizes = token_bytes(tokenizer, checkpoint.shape.vocabulary)
     return measure(FloatBackend(checkpoint), tokens, sizes).nll
