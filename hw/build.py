@@ -25,11 +25,14 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+
+from amaranth.hdl import UnusedElaboratable
 
 from host.protocol import DIGEST_BYTES
 from hw.boards import Board, board
@@ -109,6 +112,7 @@ def plan(board: Board, core=None) -> Plan:
             platform = board.create_platform()
             return platform.prepare(Top(board, core(digest)), "top", **options)
         except (ValueError, NotImplementedError) as error:
+            warnings.simplefilter("ignore", UnusedElaboratable)  # of what was made until then
             raise BuildError(f"{board.name}: {error}") from error
 
     digest = prepare(bytes(DIGEST_BYTES)).digest(size=DIGEST_BYTES)

@@ -111,12 +111,10 @@ class Top(Elaboratable):
         self.core = core
 
     def elaborate(self, platform):
+        if platform.family != "ecp5":
+            raise NotImplementedError(f"no clock generator for the family {platform.family!r} yet")
         m = Module()
-        match platform.family:
-            case "ecp5":
-                self._clock_ecp5(m, platform)
-            case family:
-                raise NotImplementedError(f"no clock generator for the family {family!r} yet")
+        self._clock_ecp5(m, platform)
 
         pins = platform.request("uart", 0, dir={"rx": "-", "tx": "-", "rts": "-", "dtr": "-"})
         m.submodules.rx_pin = rx_pin = io.Buffer("i", pins.rx)
