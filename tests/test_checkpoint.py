@@ -291,7 +291,12 @@ def test_tokens_that_only_fill_up_batches(directory: Path) -> None:
     tokenizer = Tokenizer.from_file(str(path))
     tokenizer.add_special_tokens(["[PAD]", "[CLS]"])
     tokenizer.save(str(path))
-    assert Checkpoint(directory).shape == SHAPE
+    edit_json(directory / "config.json", eos_token_id=[301, 5])
+    assert Checkpoint(directory).shape == SHAPE and Checkpoint(directory).end_tokens == (5,)
+    edit_json(directory / "config.json", eos_token_id=301)
+    with pytest.raises(ModelError, match=r"eos_token_id must be a token below 301, not 301"):
+        Checkpoint(directory)
+    edit_json(directory / "config.json", eos_token_id=5)
     tokenizer.add_tokens(["dog"])
     tokenizer.save(str(path))
     with pytest.raises(ModelError, match=r"go up to 303, .* which leaves out 'dog'; use the token"):

@@ -30,6 +30,7 @@ from weights.text import (
     find_start_token,
     open_tokenizer,
     token_bytes,
+    token_windows,
     tokens_beyond,
 )
 from weights.train.data import read_texts, token_stream
@@ -377,6 +378,21 @@ def test_what_a_prompt_loses(kind: str, prompt: str, lost: str) -> None:
     with pytest.raises(UsageError, match=f"tokenizer does not know: {lost}$") as raised:
         encode_prompt(KINDS[kind](), prompt)
     assert "\n" not in str(raised.value)
+
+
+def test_tokenizer_without_a_token_for_the_unknown() -> None:
+    tokenizer = Tokenizer(models.WordLevel({"a": 0, "</s>": 1}, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    special(tokenizer, "</s>")
+    assert encode_prompt(tokenizer, "a a") == [0, 0]
+    with pytest.raises(UsageError, match=r"tokenizer does not know: 'b'$"):
+        encode_prompt(tokenizer, "a b")
+    for use in (
+        lambda: token_windows("a b", tokenizer, 1, 1, 2),
+        lambda: token_stream(["b"], tokenizer),
+    ):
+        with pytest.raises(ModelError, match="the tokenizer has no tokens for this text"):
+            use()
 
 
 def test_prompt_beyond_the_model() -> None:

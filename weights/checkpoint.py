@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import reprlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -166,7 +166,8 @@ class Checkpoint:
             raise ModelError(f"{config_path}: bos_token_id must be one token; correct it")
         (self.start_token,) = starts
         found = find_end_token(tokenizer)
-        self.end_tokens = _tokens_of(config, "eos_token_id", found, self.shape, config_path)
+        unused = tokens_beyond(tokenizer, self.shape.vocabulary).values()
+        self.end_tokens = _tokens_of(config, "eos_token_id", found, self.shape, config_path, unused)
         self._file_of = _locate_tensors(self.directory)
         self._check_tensors()
 
@@ -331,9 +332,17 @@ def _ratio_of(config: Mapping[str, Any], path: Path) -> int | float:
 
 
 def _tokens_of(
-    config: Mapping[str, Any], key: str, found: int | None, shape: ModelShape, path: Path
+    config: Mapping[str, Any],
+    key: str,
+    found: int | None,
+    shape: ModelShape,
+    path: Path,
+    unused: Collection[int] = (),
 ) -> tuple[int, ...]:
-    """The tokens that a setting names, or the one that was `found` in the tokenizer for it."""
+    """The tokens that a setting names, or the one that was `found` in the tokenizer for it.
+
+    Tokens that are `unused` need not be the model's.
+    """
     default, does = TOKEN_SETTINGS[key]
     value = config.get(key, default)
     if value is None:
@@ -344,6 +353,7 @@ def _tokens_of(
             )
         value = found
     tokens = list(map(_whole, value if isinstance(value, list) else [value]))
+    tokens = [t for t in tokens if t not in unused]
     if not tokens or not all(type(t) is int and 0 <= t < shape.vocabulary for t in tokens):
         raise ModelError(
             f"{path}: {key} must be a token below {shape.vocabulary}, not {_told(value)}; "

@@ -6,6 +6,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from itertools import accumulate, pairwise, takewhile
 from operator import eq
 from typing import Any
@@ -126,6 +127,33 @@ def listed(names: Sequence[str]) -> str:
     return ", ".join(map(repr, names[:LISTED])) + rest
 
 
+def encode(tokenizer: Tokenizer, text: str) -> list[int]:
+    """A text's tokens and no others.
+
+    Raises
+    ------
+    ModelError
+        When the tokenizer lacks even the token that stands for what it does not know.
+    """
+    with _encoding():
+        return tokenizer.encode(text, add_special_tokens=False).ids
+
+
+def encode_all(tokenizer: Tokenizer, texts: list[str]) -> Iterator[list[int]]:
+    """The tokens of each text as `encode` gives them, made on all processors."""
+    with _encoding():
+        encodings = tokenizer.encode_batch(texts, add_special_tokens=False)
+    return (encoding.ids for encoding in encodings)
+
+
+@contextmanager
+def _encoding() -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # the package raises nothing narrower
+        raise ModelError(f"the tokenizer has no tokens for this text ({error})") from error
+
+
 def token_bytes(tokenizer: Tokenizer, vocabulary: int) -> np.ndarray:
     """UTF-8 bytes (vocabulary) of each token's text; 0 for special tokens.
 
@@ -163,7 +191,7 @@ def token_windows(
     Raises
     ------
     ModelError
-        When the text is too short for them.
+        When the text is too short for them, or the tokenizer has no tokens for it.
     """
     needed = count * length
     stream: list[int] = []
@@ -171,7 +199,7 @@ def token_windows(
         if len(stream) >= needed:
             break
         stream.append(start_token)
-        stream.extend(tokenizer.encode(story, add_special_tokens=False).ids)
+        stream.extend(encode(tokenizer, story))
     if len(stream) < needed:
         raise ModelError(
             f"the text has {len(stream)} tokens, {count} windows of {length} need {needed}; "
@@ -209,7 +237,7 @@ def encode_prompt(tokenizer: Tokenizer, prompt: str, vocabulary: int | None = No
         lost = [] if special else _lost(tokenizer, prompt)
         what = listed(lost) if lost else f"special tokens ({listed(special)})"
         raise UsageError(f"prompt holds what the model's tokenizer does not know: {what}")
-    tokens = tokenizer.encode(prompt, add_special_tokens=False).ids
+    tokens = encode(tokenizer, prompt)
     if beyond := [token for token in tokens if vocabulary is not None and token >= vocabulary]:
         names = [str(tokenizer.id_to_token(token)) for token in dict.fromkeys(beyond)]
         raise UsageError(f"prompt holds what the model does not know: {listed(names)}")
@@ -218,7 +246,10 @@ def encode_prompt(tokenizer: Tokenizer, prompt: str, vocabulary: int | None = No
 
 def _said(tokenizer: Tokenizer, text: str) -> str:
     """What is left of a text when it has been tokens."""
-    tokens = tokenizer.encode(text, add_special_tokens=False).ids
+    try:
+        tokens = encode(tokenizer, text)
+    except ModelError:
+        return ""
     return tokenizer.decode(tokens, skip_special_tokens=True)
 
 

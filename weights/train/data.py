@@ -15,7 +15,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from ..errors import ModelError
 from ..files import read_text
-from ..text import SEPARATOR, end_token, stories
+from ..text import SEPARATOR, encode_all, end_token, stories
 
 VALIDATION = ("valid", "validation", "test")
 """A file whose name begins so is never trained on."""
@@ -125,7 +125,7 @@ def token_stream(texts: list[str], tokenizer: Tokenizer) -> np.ndarray:
     Raises
     ------
     ModelError
-        When the tokenizer has no such token.
+        When the tokenizer has no such token, or none for a text.
     """
     start = end_token(tokenizer)
     kind = np.uint16 if max(tokenizer.get_vocab().values()) < 1 << 16 else np.int32
@@ -133,8 +133,8 @@ def token_stream(texts: list[str], tokenizer: Tokenizer) -> np.ndarray:
     def pieces() -> Iterator[np.ndarray]:
         for first in range(0, len(texts), BATCH_STORIES):
             batch = texts[first : first + BATCH_STORIES]
-            for encoding in tokenizer.encode_batch(batch, add_special_tokens=False):
-                yield np.array([start, *encoding.ids], dtype=kind)
+            for tokens in encode_all(tokenizer, batch):
+                yield np.array([start, *tokens], dtype=kind)
 
     return np.concatenate(list(pieces()))
 
