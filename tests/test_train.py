@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import random
@@ -19,6 +20,7 @@ import pytest
 
 from sim.evaluate import evaluate
 from tests.stories import write_stories
+from weights.card import Run
 from weights.checkpoint import Checkpoint, ModelShape
 from weights.errors import ModelError
 from weights.quantise import convert, mean_magnitude
@@ -250,6 +252,61 @@ def test_damaged_state(state: Path, tmp_path_factory: pytest.TempPathFactory) ->
     assert load_state(state) is not None
 
 
+def test_full_disk_leaves_the_state_before(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(descriptor: int) -> None:
+        if len(list(state.glob("*00000004-*"))) >= 2:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    before = sorted(path.name for path in state.iterdir())
+    monkeypatch.setattr("weights.files.os.fsync", full)
+    with pytest.raises(
+        ModelError, match=r"the state of step 4 cannot be saved .No space left on device.; correct"
+    ) as error:
+        save_state(state, {"a": torch.ones(5000)}, {"step": 4}, limit=0.004)
+    assert "\n" not in str(error.value)
+    assert sorted(path.name for path in state.iterdir()) == before
+    loaded = load_state(state)
+    assert loaded is not None and loaded[1] == {"step": 3}
+
+
+def test_what_a_kill_left_goes_with_the_next_save(state: Path) -> None:
+    left = ["state-00000009-001.part", ".state-00000009-002.part.123.part"]
+    left.append("state-00000009-002.part.new")  # as earlier versions named it
+    for name in [*left, "state-of-the-art.partial"]:
+        (state / name).write_bytes(b"half of")
+    save_state(state, {"a": torch.zeros(1)}, {"step": 10}, limit=1)
+    names = {path.name for path in state.iterdir()}
+    assert names == {"state.json", "state-00000010-001.part", "state-of-the-art.partial"}
+
+
+def test_state_that_does_not_fit(data: Path, tmp_path: Path) -> None:
+    """Whole, but not of this model: as another version of the program may leave it."""
+    config = read_config(configuration(tmp_path / "c.toml", steps=3))
+    run_here(config, data, tmp_path / "out")
+    saved = load_state(tmp_path / "out")
+    assert saved is not None
+    tensors, facts = saved
+    norm, random = "model.model.norm.weight", "random.cpu"
+    for changed, message in (
+        ({norm: torch.ones(1)}, rf"no tensor {norm}, float32 \[16\]; bring it again"),
+        ({norm: tensors[norm].double()}, rf"no tensor {norm}, float32 \[16\]"),
+        ({norm: None}, rf"no tensor {norm}, float32 \[16\]"),
+        ({f"exp_avg.{norm[6:]}": torch.ones(())}, r"no tensor exp_avg.model.norm.weight, float32"),
+        ({random: torch.ones(3)}, r"no tensor random.cpu, uint8 \[\d+\]"),
+        ({"total": None}, r"no tensor total, float32 \[\]"),
+    ):
+        others = {k: v for k, v in (tensors | changed).items() if v is not None}
+        output = shutil.copytree(tmp_path / "out", tmp_path / "copy")
+        save_state(output, others, facts | {"step": 2}, limit=1)
+        with pytest.raises(ModelError, match=message) as error:
+            run_here(config, data, output)
+        assert "\n" not in str(error.value)
+        shutil.rmtree(output)
+    save_state(tmp_path / "out", tensors, facts | {"step": 4}, limit=1)
+    with pytest.raises(ModelError, match=r"state.json: no state of such a run"):
+        run_here(config, data, tmp_path / "out")
+
+
 # Whole runs
 
 
@@ -308,8 +365,8 @@ def test_models_to_compare_with(data: Path, tmp_path: Path, model: str) -> None:
     assert not (tmp_path / "out" / "checkpoint").exists()  # no model of upstream's class
 
 
-def start(command: Sequence[object]) -> subprocess.Popen[str]:
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+def start(command: Sequence[object], **variables: str) -> subprocess.Popen[str]:
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)} | variables
     return subprocess.Popen(
         [sys.executable, *map(str, command)],
         cwd=ROOT,
@@ -401,6 +458,87 @@ def test_two_processes_are_one_run(data: Path, tmp_path: Path) -> None:
     assert together["validation"] == pytest.approx(alone.validation, abs=0.02)
 
 
+def test_only_one_run_in_a_folder(data: Path, tmp_path: Path) -> None:
+    config = configuration(tmp_path / "c.toml", steps=10**6, save_seconds=0.001)
+    output = tmp_path / "out"
+    first = start(arguments(config, data, output))
+    interrupt(first, output, 10, signal.SIGSTOP)
+    before = {path: path.read_bytes() for path in output.iterdir() if path.is_file()}
+    module = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2]
+    for prefix in [], module:
+        second = start([*prefix, *arguments(config, data, output)])
+        errors = second.communicate(timeout=SECONDS)[1]
+        assert second.returncode == 1
+        assert f"{output}: in use by another run; wait for its end" in errors
+        assert prefix or errors.count("\n") == 1
+    assert {path: path.read_bytes() for path in output.iterdir() if path.is_file()} == before
+    first.kill()
+    first.communicate(timeout=SECONDS)
+
+
+def test_processes_end_with_one_of_them(data: Path, tmp_path: Path) -> None:
+    """A process of a run that cannot write says why, and no other waits for it."""
+    config = configuration(tmp_path / "c.toml")
+    (tmp_path / "out" / "config.toml").mkdir(parents=True)
+    module = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2]
+    shared = start([*module, *arguments(config, data, tmp_path / "out")])
+    errors = shared.communicate(timeout=SECONDS)[1]
+    assert shared.returncode == 1
+    assert "out: holds config.toml, but no run; give a new folder\n" in errors
+    assert "another process of this run failed; it tells why\n" in errors
+
+
+WAITING = """
+import sys, time, weights.train.loop as loop
+def wait(data):
+    print("reading", flush=True)
+    time.sleep(60)
+loop.read_texts = wait
+from weights.__main__ import main
+sys.exit(main())
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signal_before_the_first_step(data: Path, tmp_path: Path, number: int) -> None:
+    command = arguments(configuration(tmp_path / "c.toml"), data, tmp_path / "out")[2:]
+    process = start(["-c", WAITING, *command])
+    assert process.stdout is not None and process.stdout.readline() == "reading\n"
+    time.sleep(0.2)  # the line is printed, not only read
+    process.send_signal(number)
+    out, errors = process.communicate(timeout=SECONDS)
+    assert (out, errors) == ("", "")
+    assert process.returncode == (130 if number == signal.SIGINT else -number)
+
+
+@pytest.mark.parametrize(
+    ("variables", "message"),
+    [
+        ({"WORLD_SIZE": "many"}, "WORLD_SIZE is 'many' in the environment; unset it, or start"),
+        ({"WORLD_SIZE": "0"}, "WORLD_SIZE is '0' in the environment"),
+        ({"RANK": "1"}, "RANK is '1' in the environment"),
+        ({"RANK": ""}, "RANK is '' in the environment"),
+        ({"LOCAL_RANK": "-1"}, "LOCAL_RANK is '-1' in the environment"),
+        ({"WORLD_SIZE": "2"}, "the 2 processes do not find each other .*; unset WORLD_SIZE"),
+    ],
+)
+def test_senseless_environment(
+    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], message: str
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ModelError, match=message):
+        loop.Processes("cpu")
+
+
+def test_out_of_memory(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop, "LanguageModel", lambda config: torch.empty(1 << 46))  # 256 TiB
+    config = read_config(configuration(tmp_path / "c.toml"))
+    with pytest.raises(ModelError, match=r"out of memory on cpu; lower training.batch") as error:
+        run_here(config, data, tmp_path / "out")
+    assert "\n" not in str(error.value)
+
+
 def test_deadline_and_moving_elsewhere(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -431,12 +569,39 @@ def test_state_of_another_configuration(data: Path, tmp_path: Path) -> None:
         run_here(other, data, tmp_path / "out")
 
 
+def test_configuration_is_kept_for_the_card(data: Path, tmp_path: Path) -> None:
+    config = read_config(configuration(tmp_path / "c.toml", steps=2))
+    result = run_here(config, data, tmp_path / "out")
+    run = Run.find(tmp_path / "out")
+    assert run.checkpoint == tmp_path / "out" / "checkpoint" and run.result is not None
+    assert run.result["parameters"] == result.parameters
+    (tmp_path / "c.toml").write_text(run.config or "")
+    assert read_config(tmp_path / "c.toml") == config
+
+
+def test_tokenizer_of_a_run_stays(data: Path, tmp_path: Path) -> None:
+    config = read_config(configuration(tmp_path / "c.toml", steps=2))
+    run_here(config, data, tmp_path / "out")
+    kept, given = tmp_path / "out" / "tokenizer.json", tmp_path / "given.json"
+    texts = (data / "train.txt").read_text().splitlines()
+    train_tokenizer(texts[::2], 299).save(str(given))
+    before = kept.read_bytes()
+    with pytest.raises(ModelError, match=r"given.json: not the tokenizer of the run, .*; give ano"):
+        run_here(config, data, tmp_path / "out", tokenizer=given)
+    assert kept.read_bytes() == before
+    shutil.copy(kept, given)
+    assert run_here(config, data, tmp_path / "out", tokenizer=given).finished
+    kept.unlink()
+    with pytest.raises(ModelError, match=r"tokenizer.json: missing; bring it with the state"):
+        run_here(config, data, tmp_path / "out", tokenizer=given)
+
+
 def test_tokenizer_of_another_vocabulary(data: Path, tmp_path: Path) -> None:
     config = read_config(configuration(tmp_path / "c.toml", steps=1))
     given = tmp_path / "tokenizer.json"
     train_tokenizer((data / "train.txt").read_text().splitlines(), 301).save(str(given))
     with pytest.raises(
-        ModelError, match=r"tokenizer.json: 301 tokens, but model.vocabulary is 300"
+        ModelError, match=r"tokenizer.json: the tokens go up to 300, but model.vocabulary is 300"
     ):
         run_here(config, data, tmp_path / "out", tokenizer=given)
     given.write_text("{}")

@@ -8,6 +8,7 @@ the state, and its curve is the one of a run that was never stopped.
 
 from __future__ import annotations
 
+import gc
 import json
 import math
 import os
@@ -208,6 +209,7 @@ class Processes:
 
     def close(self) -> None:
         if self.world > 1:
+            gc.collect()  # the wrapped model, which would keep the group's threads to the very end
             distributed.destroy_process_group()
 
 
@@ -470,17 +472,24 @@ def train(config: Config, options: Options, begin: float | None = None) -> Resul
             with processes.together():
                 if processes.first:
                     stack.enter_context(owned(options.output, config, options.inputs))
-            start = _start(config, options, processes)
-            with Stop(options.deadline, begin) as stop:
-                return _run(config, options, processes, start, stop)
+            return _run(config, options, processes, begin)
     except (MemoryError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and not any(m in str(error) for m in OUT_OF_MEMORY):
+        reason = _reason(error, processes)
+        if reason is None:
             raise
-        raise ModelError(
-            f"out of memory on {processes.device}; give a smaller training.batch or a smaller model"
-        ) from error
+        raise ModelError(reason) from error
     finally:
         processes.close()
+
+
+def _reason(error: Exception, processes: Processes) -> str | None:
+    """What the user can do about an error of PyTorch, or None for one of this program."""
+    text = str(error)
+    if isinstance(error, MemoryError) or any(mark in text for mark in OUT_OF_MEMORY):
+        return f"out of memory on {processes.device}; lower training.batch, or the model's size"
+    if isinstance(error, distributed.DistError) or "gloo" in text:
+        return "another process of this run has ended; start all again to go on from the state"
+    return None
 
 
 def _start(config: Config, options: Options, processes: Processes) -> Start:
@@ -526,7 +535,13 @@ def _start(config: Config, options: Options, processes: Processes) -> Start:
     return start
 
 
-def _run(
+def _run(config: Config, options: Options, processes: Processes, begin: float) -> Result:
+    start = _start(config, options, processes)
+    with Stop(options.deadline, begin) as stop:
+        return _make_steps(config, options, processes, start, stop)
+
+
+def _make_steps(
     config: Config, options: Options, processes: Processes, start: Start, stop: Stop
 ) -> Result:
     training, device = config.training, processes.device
