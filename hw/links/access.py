@@ -1,0 +1,167 @@
+"""WRITE, READ and CHECKSUM: the host's access to the memories."""
+
+from amaranth.hdl import Module, Signal
+
+from host.protocol import (
+    ALWAYS_READABLE,
+    READ_HALFWORDS,
+    WRITABLE,
+    Command,
+    MemorySpace,
+    Reason,
+    argument_struct,
+)
+from hw.links.exchange import Exchange
+from hw.links.frames import PAYLOAD_START
+
+MEMORY_COMMANDS = (Command.WRITE, Command.READ, Command.CHECKSUM)
+"""They have space and address in the same place."""
+
+
+class Access:
+    """The states of the commands that go to a memory.
+
+    Parameters
+    ----------
+    ports : CommandProcessor
+        Whose bus and CRC unit they use.
+    exchange : Exchange
+    """
+
+    def __init__(self, ports, exchange: Exchange):
+        self.ports = ports
+        self.exchange = exchange
+        self.space = exchange.argument(Command.READ, "space")
+        self.start = exchange.argument(Command.READ, "address")
+        self.count = Signal(32)
+        self.outstanding = Signal(4)
+        self.phase = Signal()
+        self.high_left = Signal()
+
+    def connect(self, m: Module):
+        """What is known of the space and the half-words that a command names."""
+        exchange = self.exchange
+        self.size, self.writable, self.always_readable = self._space(m)
+        assert argument_struct(Command.WRITE).size == 5
+        length = self.ports.frame.payload.length
+        with m.Switch(exchange.command):
+            with m.Case(Command.WRITE):
+                m.d.comb += self.count.eq(length[1:] - 2)  # (length - 5) / 2 of an odd length
+            with m.Case(Command.READ):
+                m.d.comb += self.count.eq(exchange.argument(Command.READ, "count"))
+            with m.Case(Command.CHECKSUM):
+                m.d.comb += self.count.eq(exchange.argument(Command.CHECKSUM, "count"))
+
+    def _space(self, m: Module):
+        sizes = self.exchange.sizes
+        size = Signal(range(max(sizes.values()) + 1))
+        writable, always_readable = Signal(), Signal()
+        with m.Switch(self.space):
+            for each, halfwords in sizes.items():
+                with m.Case(each):
+                    m.d.comb += [
+                        size.eq(halfwords),
+                        writable.eq(each in WRITABLE),
+                        always_readable.eq(each in ALWAYS_READABLE),
+                    ]
+        return size, writable, always_readable
+
+    def point(self, m: Module):
+        """Point the bus at the first half-word that a command names."""
+        exchange, bits = self.exchange, self.exchange.address_bits
+        m.d.sync += [
+            exchange.offset.eq(PAYLOAD_START + argument_struct(Command.WRITE).size),
+            exchange.bus_space.eq(self.space),
+            exchange.address.eq(self.start),
+            exchange.end.eq(self.start[:bits] + self.count[:bits]),
+        ]
+
+    def check(self, m: Module):
+        """Whether a command of this kind may go on to where its range is checked."""
+        exchange, bits = self.exchange, self.exchange.address_bits
+        command = exchange.command
+        m.d.sync += exchange.remaining.eq(self.count)
+        with m.If(
+            (self.space >= len(MemorySpace)) | ((command == Command.WRITE) & ~self.writable)
+        ):
+            exchange.refuse(m, Reason.BAD_SPACE)
+        with m.Elif(
+            self.start[bits:].any()
+            | self.count[bits:].any()
+            | ((command == Command.READ) & (self.count[:16] > READ_HALFWORDS))
+        ):
+            exchange.refuse(m, Reason.BAD_RANGE)
+        with m.Elif(
+            self.ports.control.running & ~((command != Command.WRITE) & self.always_readable)
+        ):
+            exchange.refuse(m, Reason.BUSY)
+        with m.Else():
+            m.next = "RANGE"
+
+    def execute(self, m: Module):
+        """The states that check the range, write, and sum up; reading is left to the answer."""
+        self._range(m)
+        self._write(m)
+        self._checksum(m)
+
+    def _range(self, m: Module):
+        exchange = self.exchange
+        with m.State("RANGE"):
+            with m.If(exchange.end > self.size):
+                exchange.refuse(m, Reason.BAD_RANGE)
+            with m.Else():
+                with m.Switch(exchange.command):
+                    with m.Case(Command.WRITE):
+                        m.d.sync += exchange.offset.eq(exchange.offset + 1)
+                        with m.If(exchange.remaining == 0):
+                            exchange.acknowledge(m)
+                        with m.Else():
+                            m.next = "WRITE LOW"
+                    with m.Case(Command.READ):
+                        m.d.sync += exchange.response_length.eq(exchange.remaining << 1)
+                        exchange.acknowledge(m)
+                    with m.Default():
+                        m.d.comb += self.ports.crc.start.eq(1)
+                        m.next = "CHECKSUM"
+
+    def _write(self, m: Module):
+        exchange = self.exchange
+        with m.State("WRITE LOW"):
+            m.d.sync += [
+                exchange.word.eq(self.ports.data),
+                exchange.offset.eq(exchange.offset + 1),
+            ]
+            m.next = "WRITE HIGH"
+        with m.State("WRITE HIGH"):
+            m.d.comb += self.ports.bus.write.eq(1)
+            m.d.sync += exchange.offset.eq(exchange.offset + 1)
+            exchange.advance(m)
+            with m.If(exchange.remaining == 1):
+                exchange.acknowledge(m)
+            with m.Else():
+                m.next = "WRITE LOW"
+
+    def _checksum(self, m: Module):
+        exchange, bus, crc = self.exchange, self.ports.bus, self.ports.crc
+        # A read every other cycle, so that a word's two bytes go to the CRC as they come.
+        with m.State("CHECKSUM"):
+            m.d.comb += bus.read.eq(~self.phase & (exchange.remaining != 0))
+            m.d.sync += [
+                self.phase.eq(~self.phase),
+                self.outstanding.eq(self.outstanding + bus.read - bus.read_valid),
+                self.high_left.eq(bus.read_valid),
+            ]
+            with m.If(bus.read):
+                exchange.advance(m)
+            with m.If(bus.read_valid):
+                m.d.comb += [crc.valid.eq(1), crc.data.eq(bus.read_data[:8])]
+                m.d.sync += exchange.word.eq(bus.read_data)
+            with m.Elif(self.high_left):
+                m.d.comb += [crc.valid.eq(1), crc.data.eq(exchange.word[8:])]
+            with m.Elif((exchange.remaining == 0) & (self.outstanding == 0)):
+                m.d.sync += [
+                    exchange.response_length.eq(4),
+                    exchange.reply.eq(crc.crc),
+                    exchange.reply_left.eq(4),
+                ]
+                exchange.acknowledge(m)

@@ -1,0 +1,175 @@
+"""One command and its answer: what the states of all commands share."""
+
+from amaranth.hdl import Cat, Module, Signal
+from amaranth.lib.memory import Memory
+from amaranth.utils import bits_for
+
+from host.geometry import Geometry
+from host.protocol import (
+    ERROR,
+    MAX_PAYLOAD,
+    Command,
+    MemorySpace,
+    PollReply,
+    Reason,
+    argument_offset,
+    argument_struct,
+    space_size,
+)
+
+ARGUMENT_BYTES = max(argument_struct(command).size for command in Command)
+
+
+class Exchange:
+    """The command under way: its arguments, how far it has come, and its answer.
+
+    An answer is the identity, or ``reply_left`` bytes of ``reply`` and then ``remaining``
+    half-words of the bus from ``address`` of ``bus_space`` on.
+
+    Parameters
+    ----------
+    ports : CommandProcessor
+        Whose members the command's states drive.
+    geometry : Geometry
+    identity : bytes
+    """
+
+    def __init__(self, ports, geometry: Geometry, identity: bytes):
+        self.ports = ports
+        self.sizes = {space: space_size(geometry, space) for space in MemorySpace}
+        self.address_bits = bits_for(max(self.sizes.values()))
+        self.identity = Memory(shape=8, depth=len(identity), init=identity)
+        self.identity_read = self.identity.read_port()
+        self.command = ports.frame.payload.command
+
+        self.arguments = Signal(8 * ARGUMENT_BYTES)
+        self.index = Signal(range(max(ARGUMENT_BYTES, len(identity)) + 1))
+        self.offset = Signal(range(MAX_PAYLOAD))  # of the byte that the receiver is asked for
+        self.end = Signal(max(self.address_bits, 16) + 1)  # of a range: what its size is held to
+        self.address = Signal(self.address_bits)
+        self.remaining = Signal(self.address_bits)
+        self.bus_space = Signal(MemorySpace)
+        self.word = Signal(16)
+        self.sequence = Signal(8)
+        self.response = Signal(8)
+        self.response_length = Signal(range(MAX_PAYLOAD + 1))
+        self.reply = Signal(8 * PollReply.LAYOUT.size)
+        self.reply_left = Signal(range(PollReply.LAYOUT.size + 1))
+        self.refusal = Signal(8)
+
+    def argument(self, command: Command, name: str):
+        """A field of the command's arguments."""
+        offset, size = argument_offset(command, name)
+        return self.arguments[8 * offset : 8 * (offset + size)]
+
+    def advance(self, m: Module):
+        """On to the next half-word of the bus."""
+        m.d.sync += [self.address.eq(self.address + 1), self.remaining.eq(self.remaining - 1)]
+
+    def acknowledge(self, m: Module):
+        """The answer is there."""
+        m.next = "RESPOND"
+
+    def refuse(self, m: Module, reason: Reason):
+        """The answer is that the command is not executed."""
+        m.d.sync += self.refusal.eq(reason)
+        m.next = "REFUSE"
+
+    def connect(self, m: Module):
+        """The parts of the ports that are the same in all states."""
+        ports = self.ports
+        m.submodules.identity = self.identity
+        m.d.comb += [
+            ports.address.eq(self.offset),
+            self.identity_read.addr.eq(self.index),
+            ports.bus.space.eq(self.bus_space),
+            ports.bus.address.eq(self.address),
+            ports.bus.write_data.eq(Cat(self.word[:8], ports.data)),
+            ports.header.payload.command.eq(self.response),
+            ports.header.payload.sequence.eq(self.sequence),
+            ports.header.payload.length.eq(self.response_length),
+        ]
+
+    def receive(self, m: Module, expected):
+        """The state that takes ``expected`` bytes of arguments."""
+        # Byte ``index`` is addressed, the one before it arrives.
+        with m.State("ARGUMENTS"):
+            m.d.sync += [self.index.eq(self.index + 1), self.offset.eq(self.offset + 1)]
+            with m.Switch(self.index):
+                for i in range(ARGUMENT_BYTES):
+                    with m.Case(i + 1):
+                        m.d.sync += self.arguments.word_select(i, 8).eq(self.ports.data)
+            with m.If(self.index == expected):
+                m.next = "CHECK"
+
+    def refusing(self, m: Module):
+        """The state that makes a refusal the answer."""
+        with m.State("REFUSE"):
+            m.d.sync += [
+                self.response.eq(ERROR),
+                self.response_length.eq(2),
+                self.reply.eq(Cat(self.refusal, self.command)),
+                self.reply_left.eq(2),
+                self.remaining.eq(0),
+            ]
+            m.next = "RESPOND"
+
+    def identify(self, m: Module):
+        """Answer with the identity."""
+        m.d.sync += self.response_length.eq(self.identity.depth)
+        m.next = "IDENTITY"
+
+    def answer(self, m: Module):
+        """The states that send the answer."""
+        ports = self.ports
+        with m.State("IDENTITY"):
+            m.d.comb += ports.header.valid.eq(1)
+            m.next = "IDENTITY BYTE"
+        with m.State("IDENTITY BYTE"):
+            self._send(m, self.identity_read.data)
+            with m.If(ports.payload.ready):
+                m.d.sync += self.index.eq(self.index + 1)
+                m.next = "IDENTITY"
+                with m.If(self.index == self.identity.depth - 1):
+                    m.next = "RESPOND"
+
+        with m.State("RESPOND"):
+            m.d.comb += [
+                ports.header.valid.eq(1),
+                ports.payload.valid.eq(self.reply_left != 0),
+                ports.payload.payload.eq(self.reply[:8]),
+            ]
+            with m.If(ports.payload.valid):
+                with m.If(ports.payload.ready):
+                    m.d.sync += [
+                        self.reply.eq(self.reply >> 8),
+                        self.reply_left.eq(self.reply_left - 1),
+                    ]
+            with m.Elif(self.remaining != 0):
+                m.d.comb += ports.bus.read.eq(1)
+                self.advance(m)
+                m.next = "FETCH"
+            with m.Elif(ports.header.ready):
+                m.d.comb += ports.frame.ready.eq(1)
+                m.next = "IDLE"
+        with m.State("FETCH"):
+            m.d.comb += ports.header.valid.eq(1)
+            m.d.sync += self.word.eq(ports.bus.read_data)
+            with m.If(ports.bus.read_valid):
+                m.next = "LOW"
+        with m.State("LOW"):
+            self._send(m, self.word[:8])
+            with m.If(ports.payload.ready):
+                m.next = "HIGH"
+        with m.State("HIGH"):
+            self._send(m, self.word[8:])
+            with m.If(ports.payload.ready):
+                m.next = "RESPOND"
+
+    def _send(self, m: Module, byte):
+        """Offer a byte of the payload."""
+        m.d.comb += [
+            self.ports.header.valid.eq(1),
+            self.ports.payload.valid.eq(1),
+            self.ports.payload.payload.eq(byte),
+        ]

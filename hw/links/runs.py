@@ -1,0 +1,157 @@
+"""RUN, POLL, STOP, RESET and CLAIM: the host's control over runs."""
+
+from amaranth.hdl import Cat, Const, Module, Mux, Signal
+
+from host.protocol import Command, MemorySpace, PollReply, Reason, RunFlag
+from hw.links.exchange import Exchange
+
+
+class Runs:
+    """The states of the commands that start, watch and end runs.
+
+    Parameters
+    ----------
+    ports : CommandProcessor
+        Whose control over runs they use.
+    exchange : Exchange
+    tokens : int
+        That the buffer holds.
+    poll_cycles : int
+        Longest wait of a POLL.
+    """
+
+    def __init__(self, ports, exchange: Exchange, tokens: int, poll_cycles: int):
+        self.ports = ports
+        self.exchange = exchange
+        self.tokens = tokens
+        self.poll_cycles = poll_cycles
+        self.poll_start = exchange.argument(Command.POLL, "start")
+        self.session = Signal(32)  # zero, as the memories are, until a host claims the device
+        self.lost = Signal()  # a RUN is of another session, or wants a state that is not there
+        self.started = Signal()
+        self.run_id = Signal(32)
+        self.timer = Signal(range(poll_cycles))
+        self.due = Signal()  # a waiting POLL has something to tell
+        self.available = Signal(16)
+
+    def connect(self, m: Module):
+        """The run that a command describes, and what is known of it and of a POLL."""
+        argument, control, run = self.exchange.argument, self.ports.control, self.ports.control.run
+        flags = argument(Command.RUN, "flags")
+        m.d.comb += [
+            run.payload.reset.eq((flags & RunFlag.RESET).any()),
+            run.payload.sampled.eq((flags & RunFlag.SAMPLED).any()),
+            run.payload.stop_enable.eq((flags & RunFlag.STOP_ENABLE).any()),
+            *(
+                run.payload[name].eq(argument(Command.RUN, name))
+                for name in (
+                    "prompt_length", "generate", "stop_token", "mantissa", "exponent", "noise"
+                )
+            ),
+        ]  # fmt: skip
+        m.d.sync += self.due.eq(
+            (control.produced > self.poll_start)
+            | ~control.running
+            | (self.timer == self.poll_cycles - 1)
+        )
+        m.d.sync += self.lost.eq(
+            (argument(Command.RUN, "session") != self.session)
+            | (self.session == 0)
+            | ~(run.payload.reset | self.started)
+        )
+
+    def check(self, m: Module):
+        """The cases of the commands of this kind; three are executed on the way."""
+        exchange, control = self.exchange, self.ports.control
+        with m.Case(Command.RUN):
+            prompt_length = exchange.argument(Command.RUN, "prompt_length")
+            generate = exchange.argument(Command.RUN, "generate")
+            m.d.sync += exchange.end.eq(prompt_length + generate)
+            with m.If(self.started & (exchange.argument(Command.RUN, "run_id") == self.run_id)):
+                exchange.acknowledge(m)
+            with m.Elif(control.running):
+                exchange.refuse(m, Reason.BUSY)
+            with m.Elif((prompt_length == 0) | (generate == 0)):
+                exchange.refuse(m, Reason.BAD_VALUE)
+            with m.Else():
+                m.next = "RUN CHECK"
+        with m.Case(Command.POLL):
+            m.d.comb += self.ports.frame.ready.eq(1)
+            m.next = "POLL"
+        with m.Case(Command.STOP):
+            m.d.comb += control.stop.eq(1)
+            exchange.acknowledge(m)
+        with m.Case(Command.RESET):
+            m.d.comb += control.reset.eq(1)
+            m.d.sync += [self.started.eq(0), self.run_id.eq(0)]
+            exchange.acknowledge(m)
+        with m.Case(Command.CLAIM):
+            claim = exchange.argument(Command.CLAIM, "session")
+            with m.If(control.running):
+                exchange.refuse(m, Reason.BUSY)
+            with m.Elif(claim == 0):
+                exchange.refuse(m, Reason.BAD_VALUE)
+            with m.Else():
+                m.d.sync += [self.session.eq(claim), self.started.eq(0), self.run_id.eq(0)]
+                exchange.acknowledge(m)
+
+    def execute(self, m: Module):
+        """The states that start a run, and that tell how far it has come."""
+        self._run(m)
+        self._poll(m)
+
+    def _run(self, m: Module):
+        exchange, run = self.exchange, self.ports.control.run
+        with m.State("RUN CHECK"):
+            with m.If(exchange.end > self.tokens):
+                exchange.refuse(m, Reason.BAD_VALUE)
+            with m.Elif(self.lost):
+                exchange.refuse(m, Reason.LOST)
+            with m.Else():
+                m.next = "RUN"
+        with m.State("RUN"):
+            m.d.comb += run.valid.eq(1)
+            with m.If(run.ready):
+                m.d.sync += [
+                    self.started.eq(1),
+                    self.run_id.eq(exchange.argument(Command.RUN, "run_id")),
+                ]
+                exchange.acknowledge(m)
+
+    def _poll(self, m: Module):
+        exchange, ports, control = self.exchange, self.ports, self.ports.control
+        # The answer waits for the end of a frame that is on its way: it may be another
+        # command, and the CRC unit is in use.
+        with m.State("POLL"):
+            m.d.sync += self.timer.eq(self.timer + 1)
+            with m.If(self.timer == self.poll_cycles - 1):
+                m.d.sync += self.timer.eq(self.timer)
+            with m.If(ports.frame.valid):
+                m.next = "IDLE"
+            with m.Elif(self.due & ports.between):
+                m.next = "POLL STATE"
+            with m.Else():
+                m.d.comb += ports.enable.eq(1)
+        with m.State("POLL STATE"):
+            m.d.sync += [
+                exchange.reply.eq(Cat(self.run_id, control.running, Const(0, 7), control.produced)),
+                exchange.reply_left.eq(PollReply.LAYOUT.size),
+                self.available.eq(
+                    Mux(
+                        control.produced > self.poll_start,
+                        control.produced - self.poll_start,
+                        0,
+                    )
+                ),
+                exchange.bus_space.eq(MemorySpace.TOKENS),
+                exchange.address.eq(self.poll_start),
+            ]
+            m.next = "POLL TOKENS"
+        with m.State("POLL TOKENS"):
+            most = PollReply.TOKENS_MAX
+            tokens = Mux(self.available > most, most, self.available)
+            m.d.sync += [
+                exchange.remaining.eq(tokens),
+                exchange.response_length.eq((tokens << 1) + PollReply.LAYOUT.size),
+            ]
+            exchange.acknowledge(m)
