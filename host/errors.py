@@ -1,8 +1,7 @@
 """What goes wrong between host and device; messages are those of `weights.errors`."""
 
-from weights.errors import ReportedError, UsageError
-
-__all__ = ["DeviceError", "FitError", "HostError", "UsageError"]
+import weights.errors
+from weights.errors import ReportedError
 
 
 class HostError(ReportedError):
@@ -15,3 +14,7 @@ class DeviceError(HostError):
 
 class FitError(HostError):
     """A model is larger than the device."""
+
+
+class UsageError(HostError, weights.errors.UsageError):
+    """An argument cannot be used."""

@@ -152,10 +152,9 @@ def run(arguments: Any) -> None:
                         pieces.append(stream.feed(token))
                         show(pieces[-1])
             seconds = time.perf_counter() - start
+        finally:  # what is held back is shown even if the device fails
             pieces.append(stream.finish())
-            show(pieces[-1])
-        finally:
-            show("\n")
+            show(f"{pieces[-1]}\n")
         speed = figures(device, model, len(tokens), seconds)
         report = {
             "prompt": arguments.prompt,

@@ -15,13 +15,13 @@ from pathlib import Path
 import pytest
 from tokenizers import Tokenizer
 
-from host.errors import UsageError
 from host.infer import TextStream, encode_prompt
 from host.protocol import VERSION, Deframer, encode_frame
 from host.sampling import initial_noise, next_noise
 from tests.checkpoints import RandomCheckpoint, small_tokenizer
 from tests.fake_device import IDENTITY, FakeDevice, ToyModel
 from weights.checkpoint import Checkpoint, ModelShape
+from weights.errors import UsageError
 from weights.model import IntegerModel
 from weights.quantise import convert
 
