@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from amaranth.hdl import Module, Mux, ResetInserter, Signal
+from amaranth.hdl import Module, Mux, ResetInserter
 from amaranth.lib import stream, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out, connect
@@ -15,19 +15,16 @@ from hw.arithmetic import CODE_BITS, HIDDEN_BITS, RESIDUAL_BITS, SUM_BITS
 from hw.control.registers import RegisterFile
 from hw.control.sequencer import Sequencer
 from hw.links.link import Link
-from hw.memory.bank import VectorBankParameters
+from hw.links.window import Window
+from hw.memory.bank import VectorBank, VectorBankParameters
 from hw.memory.block import BlockStore, TableStoreParameters, WeightStoreParameters
-from hw.memory.signatures import ADDRESS_STAGES, HALF_WORD_BITS, HOST_READ_LATENCY, READ_LATENCY
-from hw.pipeline import delay
+from hw.memory.signatures import HALF_WORD_BITS
 from hw.units.engine import EngineParameters
 from hw.units.normaliser import NormaliserParameters
 from hw.units.scalar import ScalarParameters
 from hw.units.statistics import STATISTIC_BITS
 from hw.units.vector import VectorParameters
 from hw.units.vector_unit import VectorUnit
-
-STORES = (MemorySpace.WEIGHTS, MemorySpace.TABLES, MemorySpace.PROGRAM)
-"""Spaces that are stores of whole words with a host side of their own."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,62 +67,66 @@ class Core(wiring.Component):
     """
 
     def __init__(self, *, geometry: Geometry, board_name: str, clock_hz: int, digest: bytes):
-        self.geometry = geometry
-        self._identity = {"board": board_name, "clock_hz": clock_hz, "digest": digest}
+        self.geometry = g = geometry
         super().__init__(
             {"rx": In(stream.Signature(8)), "tx": Out(stream.Signature(8)), "busy": Out(1)}
         )
-
-    def _bank(self, width: int, elements: int, name: str) -> VectorBankParameters:
-        return VectorBankParameters(
-            elements=elements, width=width, depth=getattr(self.geometry, name) // elements
-        )
-
-    def elaborate(self, platform):
-        m = Module()
-        g = self.geometry
-
-        m.submodules.link = link = Link(geometry=g, **self._identity)
-        connect(m, wiring.flipped(self.rx), link.rx)
-        connect(m, link.tx, wiring.flipped(self.tx))
-
-        def unit(name, component):
-            """A unit that the host's reset puts back into its first state."""
-            m.submodules[name] = ResetInserter(link.control.reset)(component)
-            return component
-
-        sequencer = unit("sequencer", Sequencer(g))
-        registers = unit("registers", RegisterFile())
+        self.link = Link(geometry=g, board=board_name, clock_hz=clock_hz, digest=digest)
+        self.sequencer = Sequencer(g)
+        self.registers = RegisterFile()
         units = Units.from_geometry(g)
-        engine = unit("engine", units.engine.create())
-        vector = unit("vector", VectorUnit(units.vector))
-        scalar = unit("scalar", units.scalar.create())
-        normaliser = unit("normaliser", units.normaliser.create())
+        self.engine = units.engine.create()
+        self.vector = VectorUnit(units.vector)
+        self.scalar = units.scalar.create()
+        self.normaliser = units.normaliser.create()
 
-        m.submodules.weights = weights = WeightStoreParameters.from_geometry(g).create()
-        m.submodules.tables = tables = TableStoreParameters.from_geometry(g).create()
-        m.submodules.program = program = BlockStore(WORDS * g.descriptors, 2, 32)
-        m.submodules.sums = sums = self._bank(SUM_BITS, g.elements, "sums").create()
-        m.submodules.multiplicands = multiplicands = self._bank(
-            SUM_BITS, g.elements, "multiplicands"
-        ).create()
-        m.submodules.vectors = vectors = self._bank(RESIDUAL_BITS, g.elements, "vectors").create()
-        m.submodules.states = states = self._bank(HIDDEN_BITS, g.elements, "states").create()
+        self.weights = WeightStoreParameters.from_geometry(g).create()
+        self.tables = TableStoreParameters.from_geometry(g).create()
+        self.program = BlockStore(WORDS * g.descriptors, 2, 32)
+        self.sums = self._bank(SUM_BITS, g.sums)
+        self.multiplicands = self._bank(SUM_BITS, g.multiplicands)
+        self.vectors = self._bank(RESIDUAL_BITS, g.vectors)
+        self.states = self._bank(HIDDEN_BITS, g.states)
         # A beat of codes is the part of a row that is written at once.
-        m.submodules.activations = activations = VectorBankParameters(
+        self.activations = VectorBankParameters(
             elements=g.columns // g.elements,
             width=CODE_BITS * g.elements,
             depth=g.activations // g.columns,
             element_enable=True,
         ).create()
-        m.submodules.tokens = tokens = Memory(shape=HALF_WORD_BITS, depth=g.tokens, init=[])
-        token_write, token_read, host_token_read = (
-            tokens.write_port(),
-            tokens.read_port(),
-            tokens.read_port(),
-        )
+        self.tokens = Memory(shape=HALF_WORD_BITS, depth=g.tokens, init=[])
+        self.token_write, self.token_read = self.tokens.write_port(), self.tokens.read_port()
+        self.host_token_read = self.tokens.read_port()
 
-        # Steps, and the scales that they leave behind.
+    def _bank(self, width: int, size: int) -> VectorBank:
+        elements = self.geometry.elements
+        return VectorBankParameters(
+            elements=elements, width=width, depth=size // elements
+        ).create()
+
+    def elaborate(self, platform):
+        m = Module()
+        m.submodules.link = self.link
+        connect(m, wiring.flipped(self.rx), self.link.rx)
+        connect(m, self.link.tx, wiring.flipped(self.tx))
+        # What the host's reset puts back into its first state.
+        for name in ("sequencer", "registers", "engine", "vector", "scalar", "normaliser"):
+            m.submodules[name] = ResetInserter(self.link.control.reset)(getattr(self, name))
+        for name in (
+            *("weights", "tables", "program"),
+            *("sums", "multiplicands", "vectors", "states", "activations", "tokens"),
+        ):
+            m.submodules[name] = getattr(self, name)
+        self._steps(m)
+        self._operands(m)
+        self._runs(m)
+        self._host(m)
+        return m
+
+    def _steps(self, m):
+        """Steps and tokens, and the scales that steps leave behind."""
+        sequencer, registers, normaliser = self.sequencer, self.registers, self.normaliser
+        engine, vector, scalar = self.engine, self.vector, self.scalar
         connect(m, sequencer.engine, engine.command)
         connect(m, sequencer.vector, vector.command)
         connect(m, sequencer.scalar, scalar.command)
@@ -140,32 +141,34 @@ class Core(wiring.Component):
             sequencer.scalar_busy.eq(scalar.busy),
             sequencer.choice.eq(vector.choice),
             sequencer.register_value.eq(registers.value),
-            program.read.address.eq(sequencer.program_address),
-            sequencer.program_data.eq(program.read.data),
-            token_read.addr.eq(sequencer.token_address),
-            sequencer.token_data.eq(token_read.data),
+            self.program.read.address.eq(sequencer.program_address),
+            sequencer.program_data.eq(self.program.read.data),
+            self.token_read.addr.eq(sequencer.token_address),
+            sequencer.token_data.eq(self.token_read.data),
         ]
 
-        # Memories of the units.
-        connect(m, engine.weights, weights.read)
-        connect(m, vector.tables, tables.read)
-        connect(m, vector.multiplicands, multiplicands.read)
-        connect(m, vector.vectors, vectors.read)
-        connect(m, vector.vectors_write, vectors.write)
-        connect(m, vector.states, states.read)
-        connect(m, vector.states_write, states.write)
+    def _operands(self, m):
+        """Memories beside the units that read and write them."""
+        engine, vector, activations = self.engine, self.vector, self.activations
+        connect(m, engine.weights, self.weights.read)
+        connect(m, vector.tables, self.tables.read)
+        connect(m, vector.multiplicands, self.multiplicands.read)
+        connect(m, vector.vectors, self.vectors.read)
+        connect(m, vector.vectors_write, self.vectors.write)
+        connect(m, vector.states, self.states.read)
+        connect(m, vector.states_write, self.states.write)
         m.d.comb += [
             activations.read.address.eq(engine.activations.address),
             engine.activations.data.eq(activations.read.data.as_value()),
-            sums.write.enable.eq(engine.sums.enable & ~engine.sums.bank),
-            multiplicands.write.enable.eq(engine.sums.enable & engine.sums.bank),
+            self.sums.write.enable.eq(engine.sums.enable & ~engine.sums.bank),
+            self.multiplicands.write.enable.eq(engine.sums.enable & engine.sums.bank),
         ]
-        for bank in (sums, multiplicands):
+        for bank in (self.sums, self.multiplicands):
             m.d.comb += [
                 bank.write.address.eq(engine.sums.address),
                 bank.write.data.eq(engine.sums.data),
             ]
-        part = exact_log2(g.columns // g.elements)
+        part = exact_log2(self.geometry.columns // self.geometry.elements)
         beat = vector.activations_write.address
         m.d.comb += [
             activations.write.address.eq(beat[part:]),
@@ -174,77 +177,47 @@ class Core(wiring.Component):
         for data in activations.write.data:
             m.d.comb += data.eq(vector.activations_write.data.as_value())
 
-        # Runs.
-        connect(m, link.control.run, sequencer.run)
+    def _runs(self, m):
+        """The host's control over runs."""
+        control, sequencer = self.link.control, self.sequencer
+        connect(m, control.run, sequencer.run)
         m.d.comb += [
-            sequencer.stop.eq(link.control.stop),
-            link.control.running.eq(sequencer.running),
-            link.control.produced.eq(sequencer.produced),
+            sequencer.stop.eq(control.stop),
+            control.running.eq(sequencer.running),
+            control.produced.eq(sequencer.produced),
             self.busy.eq(sequencer.running),
         ]
 
-        # The host's access. Stores take it as it is; everything else is read beside them with the
-        # same latency: an address ADDRESS_STAGES later, its word READ_LATENCY later, its half next.
-        bus = link.bus
-        for space, store in zip(STORES, (weights, tables, program), strict=True):
-            here = bus.space == space
-            m.d.comb += [
-                store.host.address.eq(bus.address),
-                store.host.write_data.eq(bus.write_data),
-                store.host.write.eq(bus.write & here),
-                store.host.read.eq(bus.read & here),
-            ]
-        address = delay(m, bus.address, ADDRESS_STAGES, name="host_address")
-        lane = exact_log2(g.elements)
+    def _host(self, m):
+        """The host's access to the memories; a run has those that both use for itself."""
+        bus, sequencer, registers = self.link.bus, self.sequencer, self.registers
+        running = sequencer.running
+        stores = {
+            MemorySpace.WEIGHTS: self.weights,
+            MemorySpace.TABLES: self.tables,
+            MemorySpace.PROGRAM: self.program,
+        }
+        window = Window(bus, stores)
+        window.connect(m)
+        address = window.address
+        lane = exact_log2(self.geometry.elements)
         m.d.comb += [
-            sums.read.address.eq(
-                Mux(sequencer.running, vector.sums.address, address[1 + lane :])
-            ),
-            vector.sums.data.eq(sums.read.data),
+            self.sums.read.address.eq(Mux(running, self.vector.sums.address, address[1 + lane :])),
+            self.vector.sums.data.eq(self.sums.read.data),
             sequencer.counter_address.eq(address[1:]),
-            registers.address.eq(Mux(sequencer.running, sequencer.register_address, address[1:])),
-            host_token_read.addr.eq(address),
-            token_write.addr.eq(Mux(sequencer.running, sequencer.token_address, bus.address)),
-            token_write.data.eq(
-                Mux(sequencer.running, sequencer.token_write_data, bus.write_data)
-            ),
-            token_write.en.eq(
+            registers.address.eq(Mux(running, sequencer.register_address, address[1:])),
+            self.host_token_read.addr.eq(address),
+            self.token_write.addr.eq(Mux(running, sequencer.token_address, bus.address)),
+            self.token_write.data.eq(Mux(running, sequencer.token_write_data, bus.write_data)),
+            self.token_write.en.eq(
                 sequencer.token_write | (bus.write & (bus.space == MemorySpace.TOKENS))
             ),
         ]
-        half = delay(m, address, READ_LATENCY, name="host_half")
-        register, count, token = (
-            delay(m, value, READ_LATENCY - 1, name=f"host_{name}")
-            for name, value in (
-                ("register", registers.value),
-                ("counter", sequencer.counter_value),
-                ("token", host_token_read.data),
-            )
+        window.show(
+            m,
+            sums=self.sums.read.data,
+            register=registers.value,
+            counter=sequencer.counter_value,
+            totals=sequencer.totals.as_value(),
+            token=self.host_token_read.data,
         )
-        sum_ = Signal(SUM_BITS + 8)
-        m.d.comb += sum_.eq(sums.read.data[half[1 : 1 + lane] if lane else 0])
-        exponent = Signal(HALF_WORD_BITS)
-        m.d.comb += exponent.eq(register.exponent)
-        words = {
-            MemorySpace.TOKENS: token,
-            MemorySpace.SUMS: sum_.word_select(half[0], HALF_WORD_BITS),
-            MemorySpace.REGISTERS: Mux(half[0], exponent, register.mantissa),
-            MemorySpace.COUNTERS: count.word_select(half[0], HALF_WORD_BITS),
-            MemorySpace.TOTALS: sequencer.totals.as_value().word_select(half[:4], HALF_WORD_BITS),
-        }
-        space = delay(m, bus.space, HOST_READ_LATENCY - 1, name="host_space")
-        word = Signal(HALF_WORD_BITS)
-        with m.Switch(space):
-            for key, value in words.items():
-                with m.Case(key):
-                    m.d.sync += word.eq(value)
-        with m.Switch(delay(m, space, 1, name="host_space_out")):
-            for key, store in zip(STORES, (weights, tables, program), strict=True):
-                with m.Case(key):
-                    m.d.comb += bus.read_data.eq(store.host.read_data)
-            with m.Default():
-                m.d.comb += bus.read_data.eq(word)
-        m.d.comb += bus.read_valid.eq(
-            delay(m, bus.read, HOST_READ_LATENCY, name="host_read", reset_less=False)
-        )
-        return m
