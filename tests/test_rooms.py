@@ -1,0 +1,145 @@
+"""Who may import whom: the rooms of the project, and the arrows between them."""
+
+from __future__ import annotations
+
+import ast
+import functools
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+ROOMS = ("weights", "host", "hw", "sim", "tests")
+
+GROUND = (
+    *("hw.arithmetic", "hw.pipeline"),
+    *("hw.memory.signatures", "hw.units.commands", "hw.control.run"),
+    *("host.descriptor", "host.geometry", "host.protocol"),
+    *("weights.fixed", "weights.noise", "weights.packing"),
+)
+"""What parts of the machine know of each other: formulas, ports and payloads, never a part."""
+
+RULES: dict[str, tuple[str, ...]] = {
+    "weights": ("weights",),
+    "host": ("host", "weights"),
+    "hw": ("hw", "host.descriptor", "host.geometry", "host.protocol", "weights"),
+    "hw.arithmetic": (),
+    "hw.pipeline": (),
+    "hw.units": ("hw.units", *GROUND),
+    "hw.memory": ("hw.memory", *GROUND),
+    "hw.control": ("hw.control", *GROUND),
+    "hw.links": ("hw.links", *GROUND),
+    "sim": ("sim", "hw", "host", "weights"),
+    "tests": ROOMS,
+}
+"""What a room, or a part of one, may import. The most exact rule holds for a module."""
+
+SPEED = "a build's report says how fast the machine is, which the simulator finds out"
+LIBRARY = "`python -m sim.device` compiles a board; the simulated device is in the same file"
+LOSS = "a program that measures as users do"
+EXCEPTIONS = {
+    ("hw.speed", "host.image"): SPEED,
+    ("hw.speed", "host.infer"): "the model that is run by default is the one that is timed",
+    ("hw.speed", "sim.profile"): SPEED,
+    ("sim.benches.runner", "sim.device"): LIBRARY,
+    ("sim.benches.test_core", "tests.checkpoints"): "benches are tests that need a compiler",
+    ("sim.profile", "sim.device"): LIBRARY,
+    ("sim.serve", "sim.device"): LIBRARY,
+    ("weights.card", "sim.evaluate"): LOSS,
+    ("weights.card", "sim.golden_device"): LOSS,
+    ("weights.train.rounding", "sim.evaluate"): LOSS,
+}
+"""Arrows that go the wrong way, and why."""
+
+
+@functools.cache
+def modules() -> dict[str, ast.Module]:
+    """Every module of the project, by its name."""
+    found = {}
+    for room in ROOMS:
+        for path in (ROOT / room).rglob("*.py"):
+            parts = path.relative_to(ROOT).with_suffix("").parts
+            name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+            found[name] = ast.parse(path.read_text("utf-8"))
+    return found
+
+
+@functools.cache
+def programs() -> set[str]:
+    """Modules that users start."""
+    return {
+        name
+        for name, tree in modules().items()
+        for node in tree.body
+        if name.endswith(".__main__")
+        or (isinstance(node, ast.If) and ast.unparse(node.test) == "__name__ == '__main__'")
+    }
+
+
+def within(module: str, room: str) -> bool:
+    return module == room or module.startswith(f"{room}.")
+
+
+def imports(name: str, tree: ast.Module) -> Iterator[str]:
+    """Modules of the project that one of them imports, wherever in it."""
+    is_package = any(module.startswith(f"{name}.") for module in modules())
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            parts = name.split(".")
+            above = parts[: len(parts) - node.level + is_package] if node.level else []
+            base = ".".join([*above, *([node.module] if node.module else [])])
+            whole = [f"{base}.{alias.name}" for alias in node.names]
+            found = [module if module in modules() else base for module in whole]
+        else:
+            continue
+        yield from (module for module in found if module.split(".")[0] in ROOMS)
+
+
+def wrong_arrows(name: str, tree: ast.Module) -> set[tuple[str, str]]:
+    """Imports of a module that no rule allows, as pairs of who imports and what."""
+    rule = RULES[max((room for room in RULES if within(name, room)), key=len)]
+    return {
+        (name, module)
+        for module in imports(name, tree)
+        if not any(within(module, room) for room in rule)
+        or (module in programs() and not within(name, "tests"))
+    }
+
+
+def test_rooms_import_what_they_may():
+    """No arrow goes the wrong way but those with a reason, and none of these is left over."""
+    found = {arrow for name, tree in modules().items() for arrow in wrong_arrows(name, tree)}
+    assert found == set(EXCEPTIONS)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "module"),
+    [
+        ("hw.units.made_up", "from hw.memory.block import BlockStore", "hw.memory.block"),
+        ("hw.units.made_up", "from hw.memory import bank", "hw.memory.bank"),
+        ("hw.units.made_up", "from ..memory import bank", "hw.memory.bank"),
+        ("hw.units.made_up", "from . import engine as e\nimport hw.core as c", "hw.core"),
+        ("hw.control.made_up", "def late():\n    from hw.links.link import Link", "hw.links.link"),
+        ("hw.memory.made_up", "import hw.units.engine, hw.pipeline", "hw.units.engine"),
+        ("hw.links.made_up", "from host.driver import LinkDevice", "host.driver"),
+        ("hw.made_up", "from sim.golden import Golden", "sim.golden"),
+        ("hw.made_up", "from host.image import Image", "host.image"),
+        ("host.made_up", "from sim import device", "sim.device"),
+        ("host.made_up", "from hw.boards import board", "hw.boards"),
+        ("weights.made_up", "if True:\n    from host.protocol import Command", "host.protocol"),
+        ("weights.made_up", "from weights.__main__ import main", "weights.__main__"),
+        ("sim.made_up", "from hw.build import build", "hw.build"),
+        ("sim.made_up", "from tests import checkpoints", "tests.checkpoints"),
+    ],
+)
+def test_a_new_wrong_arrow_is_seen(name, text, module):
+    assert wrong_arrows(name, ast.parse(text)) == {(name, module)}
+
+
+def test_what_the_rules_name_exists():
+    """A room that moves takes its rule along."""
+    named = {*RULES, *(module for rule in RULES.values() for module in rule)}
+    assert named - {"tests"} <= modules().keys()  # whose folder is no package
