@@ -596,6 +596,29 @@ def test_tokenizer_of_a_run_stays(data: Path, tmp_path: Path) -> None:
         run_here(config, data, tmp_path / "out", tokenizer=given)
 
 
+def test_tokenizer_whose_end_is_not_its_first_token(data: Path, tmp_path: Path) -> None:
+    """As GPT-2 numbers them: the end last, and a character first."""
+    made = train_tokenizer((data / "train.txt").read_text().splitlines(), 300)
+    facts = json.loads(made.to_str())
+    tokens = facts["model"]["vocab"]
+    facts["model"]["vocab"] = {name: (id - 1) % 300 for name, id in tokens.items()}
+    facts["added_tokens"][0]["id"] = 299
+    given = tmp_path / "given.json"
+    given.write_text(json.dumps(facts))
+    config = read_config(configuration(tmp_path / "c.toml", steps=30))
+    result = run_here(config, data, tmp_path / "out", tokenizer=given)
+    again = run_here(config, data, tmp_path / "out")
+    assert again.validation == result.validation
+    checkpoint = tmp_path / "out" / "checkpoint"
+    facts = json.loads((checkpoint / "config.json").read_text())
+    assert facts["eos_token_id"] == facts["bos_token_id"] == 299
+    assert Checkpoint(checkpoint).start_token == 299
+    settings: dict[str, Any] = {"windows": 16, "length": 32, "text": data / "valid.txt"}
+    report = evaluate(checkpoint=checkpoint, backend="float", **settings)
+    assert report.nll == pytest.approx(result.validation, abs=0.001)
+    assert report.bits_per_byte == pytest.approx(result.bits_per_byte, abs=0.001)
+
+
 def test_tokenizer_of_another_vocabulary(data: Path, tmp_path: Path) -> None:
     config = read_config(configuration(tmp_path / "c.toml", steps=1))
     given = tmp_path / "tokenizer.json"
