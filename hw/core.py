@@ -100,9 +100,7 @@ class Core(wiring.Component):
 
     def _bank(self, width: int, size: int) -> VectorBank:
         elements = self.geometry.elements
-        return VectorBankParameters(
-            elements=elements, width=width, depth=size // elements
-        ).create()
+        return VectorBankParameters(elements=elements, width=width, depth=size // elements).create()
 
     def elaborate(self, platform):
         m = Module()

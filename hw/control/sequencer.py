@@ -180,7 +180,7 @@ class Sequencer(wiring.Component):
                     *("address", "source", "dest", "result"),
                 )
             ),
-                        self.vector.payload.a.eq(operand),
+            self.vector.payload.a.eq(operand),
             self.vector.payload.b.as_value().eq(operand_b),
             self.vector.payload.token.eq(token),
             self.vector.payload.first.eq(first),

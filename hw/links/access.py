@@ -81,9 +81,7 @@ class Access:
         exchange, bits = self.exchange, self.exchange.address_bits
         command = exchange.command
         m.d.sync += exchange.remaining.eq(self.count)
-        with m.If(
-            (self.space >= len(MemorySpace)) | ((command == Command.WRITE) & ~self.writable)
-        ):
+        with m.If((self.space >= len(MemorySpace)) | ((command == Command.WRITE) & ~self.writable)):
             exchange.refuse(m, Reason.BAD_SPACE)
         with m.Elif(
             self.start[bits:].any()
