@@ -9,9 +9,12 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import pairwise
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,10 +25,13 @@ from tests.stories import write_stories
 from weights.__main__ import main
 from weights.checkpoint import Checkpoint, ModelShape
 from weights.errors import ModelError
+from weights.locks import locked
 from weights.quantise import mean_magnitude, ternarise
-from weights.train import rounding
-from weights.train.config import read_config
+from weights.train import rounding, study
+from weights.train.config import Config, read_config
 from weights.train.data import HUB_TEXTS, first_windows, read_texts, token_stream, train_tokenizer
+from weights.train.output import Manifest, claim, owned
+from weights.train.report import Metrics, read_metrics
 from weights.train.schedule import learning_rate
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -78,6 +84,16 @@ def test_configuration(tmp_path: Path) -> None:
         ("layers = 2", "layers = 2\ndropout = -0.1", r"dropout must be from 0 to below 1"),
         ("layers = 2", 'layers = 2\narchitecture = "rnn"', r"must be matmul-free or transformer"),
         ("layers = 2", "layers = = 2", r"not valid TOML"),
+        ("layers = 2", f"layers = {'[' * 5000}", r"not valid TOML"),
+        ("batch = 4", "batch = 4\nseed = -1", r"seed must be at least 0, not -1"),
+        ("batch = 4", "batch = 4\nseed = 4294967296", r"seed must be at most 4294967295, not 42"),
+        ("steps = 10", f"steps = {10**400}", r"steps must be at most 4294967295, not 1000"),
+        ("batch = 4", "batch = 1048577", r"batch must be at most 1048576, not 1048577"),
+        ("batch = 4", "batch = 4\nclip = nan", r"clip must be a number up to 1e\+38, not nan"),
+        ("batch = 4", "batch = 4\nsave_seconds = inf", r"save_seconds must be a number up to"),
+        ("batch = 4", "batch = 4\nlearning_rate = 1e39", r"learning_rate must be a number up to"),
+        ("batch = 4", f"batch = 4\nclip = {10**400}", r"clip must be at most 4294967295"),
+        ("layers = 2", "layers = 2\ninitial_deviation = inf", r"initial_deviation must be a numb"),
     ],
 )
 def test_bad_configuration(tmp_path: Path, old: str, new: str, message: str) -> None:
@@ -87,6 +103,16 @@ def test_bad_configuration(tmp_path: Path, old: str, new: str, message: str) -> 
     with pytest.raises(ModelError, match=message) as error:
         read_config(path)
     assert one_line(error).startswith(str(path))
+
+
+def test_configuration_written_out(tmp_path: Path) -> None:
+    path = tmp_path / "run.toml"
+    settings = "learning_rate = 1e-5\nsettle = false\n"
+    path.write_text("\ufeff" + CONFIG + settings, encoding="utf-8")
+    config = read_config(path)
+    assert config.training.learning_rate == 1e-5 and not config.training.settle
+    path.write_text(config.toml())
+    assert read_config(path) == config
 
 
 def test_missing_configuration(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -119,6 +145,183 @@ def test_without_pytorch(
     assert main(["train", str(path), "--data", "d", "--out", str(tmp_path / "out")]) == 1
     captured = capsys.readouterr()
     assert captured.err == "needs torch, which is not installed: pip install -e '.[train]'\n"
+
+
+# The folder of a run
+
+
+def contents(folder: Path) -> dict[str, bytes | None]:
+    return {
+        str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None
+        for path in folder.rglob("*")
+    }
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Config:
+    path = tmp_path / "run.toml"
+    path.write_text(CONFIG)
+    return read_config(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("train.txt", "holds train.txt, but no run; give a new folder"),
+        ("checkpoint/model.safetensors", "holds checkpoint, but no run"),
+        ("tokenizer.json", "holds tokenizer.json, but no run"),
+        ("config.toml", "holds config.toml, but no run"),
+        ("metrics.jsonl", "holds metrics.jsonl, but no run"),
+        ("state-00000003-001.part", "holds state-00000003-001.part, but no run"),
+        ("state.json", "state.json: not the state of a run; bring it again .* give another --out"),
+    ],
+)
+def test_no_folder_of_others(tmp_path: Path, config: Config, name: str, message: str) -> None:
+    output = tmp_path / "out"
+    (output / name).parent.mkdir(parents=True)
+    (output / name).write_text('{"speed": 1}')
+    before = contents(output)
+    with pytest.raises(ModelError, match=message) as error, owned(output, config, []):
+        pass
+    assert one_line(error).startswith(str(output)) and contents(output) == before
+
+
+@pytest.mark.parametrize("content", ["[" * 100_000, '{"parts": []', "3", '{"parts": {"a": 1}}'])
+def test_damaged_manifest(tmp_path: Path, config: Config, content: str) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "state.json").write_text(content)
+    with pytest.raises(ModelError, match=r"state.json: .*; bring it again") as error:
+        Manifest.read(tmp_path / "out")
+    one_line(error)
+
+
+def test_no_part_from_elsewhere(tmp_path: Path) -> None:
+    Manifest(parts=["../state-1-1.part"], sha256="0", facts={"step": 1}).write(tmp_path)
+    with pytest.raises(ModelError, match=r"state.json: not the state of a run"):
+        Manifest.read(tmp_path)
+
+
+def test_file_for_a_folder(tmp_path: Path, config: Config) -> None:
+    path = tmp_path / "run.toml"
+    with pytest.raises(ModelError, match=r"run.toml: not a folder"), owned(path, config, []):
+        pass
+    assert path.read_text() == CONFIG
+
+
+def test_folder_with_the_inputs(tmp_path: Path, config: Config) -> None:
+    """Configuration and tokenizer may lie where the run goes; they stay as they are."""
+    output = tmp_path / "out"
+    output.mkdir()
+    inputs = [output / "config.toml", output / "tokenizer.json"]
+    for path in inputs:
+        path.write_text(CONFIG)
+    for _ in range(2):
+        with owned(output, config, inputs):
+            claim(output, config)
+    assert all(path.read_text() == CONFIG for path in inputs)
+
+
+@pytest.mark.parametrize("name", ["result.json", "checkpoint/tokenizer.json", "metrics.jsonl"])
+def test_input_that_the_run_would_replace(tmp_path: Path, config: Config, name: str) -> None:
+    output = tmp_path / "out"
+    with owned(output, config, []):
+        claim(output, config)
+    (output / name).parent.mkdir(exist_ok=True)
+    (output / name).write_text("mine")
+    with (
+        pytest.raises(ModelError, match=f"{name}: would be written over; copy it") as error,
+        owned(output, config, [tmp_path / "out" / ".." / "out" / name]),
+    ):
+        pass
+    one_line(error)
+    assert (output / name).read_text() == "mine"
+
+
+def test_folder_of_one_run_at_a_time(tmp_path: Path, config: Config) -> None:
+    output = tmp_path / "new" / "out"
+    with owned(output, config, []):
+        before = contents(output)
+        with (
+            pytest.raises(ModelError, match="in use by another run; wait for its end") as error,
+            owned(output, config, []),
+        ):
+            pass
+        one_line(error)
+        assert contents(output) == before
+    with owned(output, config, []):
+        claim(output, config)
+    assert read_config(output / "config.toml") == config
+
+
+def test_folder_of_a_run_that_was_killed(tmp_path: Path, config: Config) -> None:
+    with owned(tmp_path / "out", config, []):
+        pass
+    (tmp_path / "out" / ".state.json.123.part").write_text('{"pa')
+    with owned(tmp_path / "out", config, []):
+        claim(tmp_path / "out", config)
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        ".train.lock",
+        "state.json",
+        "config.toml",
+    }
+
+
+def test_folder_of_another_configuration(tmp_path: Path, config: Config) -> None:
+    output = tmp_path / "out"
+    with owned(output, config, []):
+        claim(output, config)
+    other = replace(config, training=replace(config.training, seed=2))
+    with (
+        pytest.raises(ModelError, match="holds a run of another configuration"),
+        owned(output, other, []),
+    ):
+        pass
+    (output / "config.toml").write_text(other.toml())
+    with (
+        pytest.raises(ModelError, match=r"config.toml: not the run's configuration"),
+        owned(output, config, []),
+    ):
+        pass
+
+
+# Metrics
+
+LINE = '{"step": 10, "tokens": 1280, "loss": 2.5, "learning_rate": 0.01}\n'
+
+
+@pytest.mark.parametrize(
+    ("end", "count"), [("", 2), ('{"step": 30, "tok', 2), ("\0\0\0", 2), (LINE[:-1], 3)]
+)
+def test_metrics_that_a_kill_cut(tmp_path: Path, end: str, count: int) -> None:
+    (tmp_path / "metrics.jsonl").write_text(LINE * 2 + end)
+    assert len(read_metrics(tmp_path)) == count
+    Metrics(tmp_path, step=10, steps=100).add(step=11, tokens=1408, loss=2.0)
+    lines = read_metrics(tmp_path)
+    assert len(lines) == count + 1 and lines[-1] == {"step": 11, "tokens": 1408, "loss": 2.0}
+
+
+@pytest.mark.parametrize(
+    "line", ["", "{}", "7", LINE[:20], LINE.replace("2.5", '"2"'), "[" * 100_000]
+)
+def test_damaged_metrics(tmp_path: Path, line: str) -> None:
+    content = LINE + line.strip() + "\n" + LINE
+    (tmp_path / "metrics.jsonl").write_text(content)
+    with pytest.raises(ModelError, match=r"metrics.jsonl: line 2: .*; bring the file") as error:
+        Metrics(tmp_path, step=10, steps=100)
+    one_line(error)
+    assert (tmp_path / "metrics.jsonl").read_text() == content
+
+
+def test_full_disk_is_told_with_the_file(tmp_path: Path) -> None:
+    full = Path("/dev/full")
+    if not full.exists():
+        pytest.skip("this system has no /dev/full")
+    metrics = Metrics(tmp_path, step=0, steps=100)
+    metrics.path.unlink()
+    metrics.path.symlink_to(full)
+    with pytest.raises(OSError, match="No space left on device") as error:
+        metrics.add(step=1, tokens=1, loss=2.0)
+    assert error.value.filename == str(tmp_path / "metrics.jsonl")
 
 
 # Schedule
@@ -169,9 +372,7 @@ def test_bad_data(tmp_path: Path) -> None:
         read_texts(str(tmp_path))
     one_line(error)
     (tmp_path / "bad.txt").write_bytes(b"caf\xe9")
-    with pytest.raises(
-        ModelError, match=r"bad.txt: cannot be read as UTF-8 .*; remove it"
-    ) as error:
+    with pytest.raises(ModelError, match=r"bad.txt: not UTF-8 .*; remove it") as error:
         read_texts(str(tmp_path))
     one_line(error)
 
@@ -322,3 +523,103 @@ def test_rounding_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert all(np.isfinite(line["nll"]) for line in lines)
     assert rounding.main([str(tmp_path / "none"), *arguments]) == 1
     assert capsys.readouterr().err.count("\n") == 1
+
+
+@pytest.mark.parametrize("arguments", [["--windows", "0"], ["--length", "1"], ["--windows", "a"]])
+def test_wrong_usage_of_rounding(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as raised:
+        rounding.main(["checkpoint", "--text", "t.txt", *arguments])
+    assert raised.value.code == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+# The study
+
+
+def study_arguments(folder: Path) -> list[str]:
+    return [
+        *("--data", str(folder), "--out", str(folder / "runs")),
+        *("--results", str(folder / "study.jsonl"), "--plot", str(folder / "study.svg")),
+    ]
+
+
+class FakeLoop(ModuleType):
+    """Stands for `weights.train.loop`, without PyTorch; the last of `steps` trials is stopped."""
+
+    def __init__(self, trials: int) -> None:
+        super().__init__("weights.train.loop")
+        self.trials = trials
+        self.Options = SimpleNamespace
+        self.seen: list[Path] = []
+
+    def train(self, config: Config, options: Any) -> Any:
+        self.seen.append(options.output)
+        return self.result(finished=len(self.seen) < self.trials, validation=1.5)
+
+    @dataclass
+    class result:
+        finished: bool
+        validation: float
+        bits_per_byte: float = 0.5
+        parameters: int = 1000
+        tokens: int = 10
+        seconds: float = 1.0
+
+
+def test_stopped_study_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, second = FakeLoop(3), FakeLoop(2)
+    monkeypatch.setitem(sys.modules, "weights.train.loop", first)
+    assert study.main(study_arguments(tmp_path)) == 130
+    results = study.read_results(tmp_path / "study.jsonl")
+    assert len(first.seen) == 3 and len(results) == 2
+    assert results[0]["learning_rate"] == 0.015 and results[0]["validation"] == 1.5
+    monkeypatch.setitem(sys.modules, "weights.train.loop", second)
+    assert study.main(study_arguments(tmp_path)) == 130
+    assert second.seen[0] == first.seen[2]
+    assert len(study.read_results(tmp_path / "study.jsonl")) == 3
+    assert capsys.readouterr().err == ""
+
+
+def test_one_study_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "weights.train.loop", loop := FakeLoop(1))
+    with locked(tmp_path / ".study.jsonl.lock"):
+        assert study.main(study_arguments(tmp_path)) == 1
+    assert "study.jsonl: in use by another study" in capsys.readouterr().err
+    assert not loop.seen and not (tmp_path / "study.jsonl").exists()
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("my notes", "line 2: not valid JSON"),
+        ("[" * 100_000, "line 2: not valid JSON"),
+        ("{}", "line 2: size is missing or damaged"),
+        (("validation", None), "line 2: validation is missing or damaged"),
+        (("size", "huge"), "line 2: of no trial of this study"),
+    ],
+)
+def test_damaged_results(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], line: Any, message: str
+) -> None:
+    right = study.RESULTS.read_text().splitlines()[0]
+    if isinstance(line, tuple):
+        line = json.dumps(json.loads(right) | dict([line]))
+    content = f"{right}\n{line}\n"
+    (tmp_path / "study.jsonl").write_text(content)
+    assert study.main(study_arguments(tmp_path)[2:]) == 1
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and message in error
+    assert (tmp_path / "study.jsonl").read_text() == content
+
+
+def test_plot_that_is_no_picture(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    notes = tmp_path / "notes.txt"
+    notes.write_text("mine")
+    with pytest.raises(SystemExit):
+        study.main(["--plot", str(notes)])
+    assert notes.read_text() == "mine"
+    assert "--plot must end in .svg, .png, .pdf, not 'notes.txt'" in capsys.readouterr().err

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
@@ -22,6 +23,9 @@ else:
     import tomli as tomllib
 
 FETCH_AGAIN = "fetch it again"
+
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+"""What writing to a file ends with when there is no room for it."""
 
 POINTERS = {
     b"version https://git-lfs.github.com/spec/": "git-lfs",
@@ -97,6 +101,17 @@ def read_toml(path: Path) -> dict[str, Any]:
 
 
 @contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """The error of a full disk in the block, which by itself names no file, names `path`."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None and error.errno in FULL:
+            error.filename = str(path)
+        raise
+
+
+@contextmanager
 def atomic_file(path: Path) -> Iterator[BinaryIO]:
     """A new file for writing that takes `path`'s place when the block ends without an exception.
 
@@ -106,7 +121,7 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
     partial = path.with_name(f".{path.name}.{os.getpid()}.part")
     file = _claimed(partial)
     try:
-        with file:
+        with naming(path), file:
             yield file
             file.flush()
             os.fsync(file.fileno())

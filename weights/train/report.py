@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ModelError
-from ..files import atomic_file, parse_json, read_text, write_file
+from ..files import atomic_file, naming, parse_json, read_text, write_file
 from .output import METRICS, PLOT
 
 REMEDY = "bring the file again, or delete it to go on without the curve so far"
@@ -37,7 +37,7 @@ class Metrics:
         write_file(self.path, "".join(json.dumps(line) + "\n" for line in kept).encode())
 
     def add(self, **values: Any) -> None:
-        with self.path.open("a", encoding="utf-8") as file:
+        with naming(self.path), self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(values) + "\n")
 
 
