@@ -31,7 +31,7 @@ from weights.train import rounding, study
 from weights.train.config import Config, read_config
 from weights.train.data import HUB_TEXTS, first_windows, read_texts, token_stream, train_tokenizer
 from weights.train.output import Manifest, claim, owned
-from weights.train.report import Metrics, read_metrics
+from weights.train.report import Metrics, plot, read_metrics
 from weights.train.schedule import learning_rate
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -614,6 +614,25 @@ def test_damaged_results(
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and message in error
     assert (tmp_path / "study.jsonl").read_text() == content
+
+
+def test_part_of_a_study(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Table and plot of the trials that there are, though a size has none."""
+    pytest.importorskip("matplotlib", reason="needs the extra 'train'")
+    first = study.RESULTS.read_text().splitlines(keepends=True)[0]
+    (tmp_path / "study.jsonl").write_text(first)
+    assert study.main(study_arguments(tmp_path)[2:]) == 0
+    out, errors = capsys.readouterr()
+    assert errors == "" and out.count("\n") == 3 and "| small | ternary | matmul-free |" in out
+    assert (tmp_path / "study.svg").read_text().startswith("<?xml")
+
+
+def test_curves(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib", reason="needs the extra 'train'")
+    (tmp_path / "metrics.jsonl").write_text(LINE)
+    plot(tmp_path)
+    assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
+    assert {path.name for path in tmp_path.iterdir()} == {"metrics.jsonl", "curves.png"}
 
 
 def test_plot_that_is_no_picture(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
