@@ -37,6 +37,7 @@ from amaranth.hdl import UnusedElaboratable
 from host.protocol import DIGEST_BYTES
 from hw.boards import Board, board
 from hw.estimate import CAPACITY, CELLS, check_fit, estimate
+from hw.pipeline import KEEP_SCRIPT
 from hw.speed import find_speed, speed_keys
 from hw.tools import find_command, killed
 from weights.commandline import OneLineParser, program
@@ -49,7 +50,8 @@ SETTINGS = {
     # the logic that would define it: 43 flip-flops and 36 LUTs for a block RAM of 512 x 16.
     "script_after_read": (
         "setparam -set COLLISION_X_MASK 1'1"
-        " t:$memrd_v2 r:CLK_ENABLE=1 %i r:COLLISION_X_MASK=1'0 %i r:TRANSPARENCY_MASK=1'0 %i"
+        " t:$memrd_v2 r:CLK_ENABLE=1 %i r:COLLISION_X_MASK=1'0 %i r:TRANSPARENCY_MASK=1'0 %i; "
+        + KEEP_SCRIPT
     ),
     # What the static placer makes converges with every seed that was tried, the default one's with
     # few. router1 takes many times as long. Timing is judged here, so that a failure has a report.

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from amaranth.hdl import Module, Mux, ResetInserter
+from amaranth.hdl import Module, Mux, ResetInserter, Signal
 from amaranth.lib import stream, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out, connect
@@ -18,7 +18,8 @@ from hw.links.link import Link
 from hw.links.window import Window
 from hw.memory.bank import VectorBank, VectorBankParameters
 from hw.memory.block import BlockStore, TableStoreParameters, WeightStoreParameters
-from hw.memory.signatures import HALF_WORD_BITS
+from hw.memory.signatures import HALF_WORD_BITS, PROGRAM_LATENCY
+from hw.pipeline import KEEP
 from hw.units.engine import EngineParameters
 from hw.units.normaliser import NormaliserParameters
 from hw.units.scalar import ScalarParameters
@@ -82,7 +83,7 @@ class Core(wiring.Component):
 
         self.weights = WeightStoreParameters.from_geometry(g).create()
         self.tables = TableStoreParameters.from_geometry(g).create()
-        self.program = BlockStore(WORDS * g.descriptors, 2, 32)
+        self.program = BlockStore(WORDS * g.descriptors, 2, 32, latency=PROGRAM_LATENCY)
         self.sums = self._bank(SUM_BITS, g.sums)
         self.multiplicands = self._bank(SUM_BITS, g.multiplicands)
         self.vectors = self._bank(RESIDUAL_BITS, g.vectors)
@@ -107,9 +108,11 @@ class Core(wiring.Component):
         m.submodules.link = self.link
         connect(m, wiring.flipped(self.rx), self.link.rx)
         connect(m, self.link.tx, wiring.flipped(self.tx))
-        # What the host's reset puts back into its first state.
+        # What the host's reset puts back into its first state, by a register beside each.
         for name in ("sequencer", "registers", "engine", "vector", "scalar", "normaliser"):
-            m.submodules[name] = ResetInserter(self.link.control.reset)(getattr(self, name))
+            reset = Signal(name=f"{name}_reset", attrs=KEEP)
+            m.d.sync += reset.eq(self.link.control.reset)
+            m.submodules[name] = ResetInserter(reset)(getattr(self, name))
         for name in (
             *("weights", "tables", "program"),
             *("sums", "multiplicands", "vectors", "states", "activations", "tokens"),

@@ -2,6 +2,18 @@
 
 from amaranth.hdl import Cat, Const, Module, Signal
 
+KEEP = {"keep": 1}
+"""Copies of a register that synthesis must not merge again: each serves its neighbours.
+
+Amaranth gives attributes to the wire, not to its flip-flop, and yosys merges equal flip-flops. The
+copies last because a build runs ``KEEP_SCRIPT`` right after it has read the design.
+"""
+
+KEEP_SCRIPT = (
+    r"select -set copies w:* a:keep=1 %i %ci1:+$dff[Q] t:$dff %i; setattr -set keep 1 @copies; "
+    "select -clear"
+)
+
 
 def delay(m: Module, value, cycles: int, *, name: str, reset_less: bool = True):
     """``value`` as it was ``cycles`` cycles ago; undefined after a reset if ``reset_less``."""

@@ -1,6 +1,7 @@
 import importlib.util
 import json
 import random
+from dataclasses import replace
 
 import pytest
 from amaranth.back import rtlil
@@ -9,8 +10,10 @@ from amaranth.lib import wiring
 from amaranth.lib.memory import Memory
 from amaranth.sim import Simulator
 
+from hw import build
+from hw.boards import board
+from hw.pipeline import KEEP_SCRIPT
 from hw.units.engine import EngineParameters, TernaryEngine
-from hw.units.row import KEEP_SCRIPT
 
 SHAPES = [
     # rows, columns, elements, read latency, fan-out
@@ -288,6 +291,22 @@ def test_no_multiplier(tmp_path, monkeypatch):
     cells = ecp5_cells(parameters(2, 4, 2).create(), tmp_path, monkeypatch)
     assert cells["CCU2C"] and cells["LUT4"]
     assert not MULTIPLIERS & set(cells)
+
+
+@needs_yosys
+def test_copies_are_in_what_is_built(tmp_path):
+    """Synthesis of a whole plan keeps a reset for each unit and a control for each lane."""
+    geometry = replace(board("sim_tiny").geometry, elements=2)
+    plan = build.plan(replace(board("ulx3s_85f"), geometry=geometry))
+    place = build.Workplace(plan, tmp_path, say=lambda text: None)
+    place.run("synthesis", plan.commands[0], "top.rpt", outputs=["top.json"])
+    cells = json.loads((place.path / "top.json").read_text())["modules"]["top"]["cells"]
+    names = [name for name, cell in cells.items() if cell["type"] == "TRELLIS_FF"]
+    units = ("sequencer", "registers", "engine", "vector", "scalar", "normaliser")
+    for unit in units:
+        assert sum(f".{unit}_reset_TRELLIS_FF" in name for name in names) == 1, unit
+    controls = sum(name.startswith("core.vector.control") for name in names)
+    assert controls >= (1 + geometry.elements) * 57  # bits that no constant takes the place of
 
 
 @needs_yosys

@@ -1,11 +1,17 @@
+import gc
 import random
 
 import pytest
 from amaranth.sim import Simulator
 
 from hw.memory.bank import VectorBankParameters
-from hw.memory.block import TableStoreParameters, WeightStoreParameters
-from hw.memory.signatures import HOST_READ_LATENCY, HOST_WRITE_LATENCY, READ_LATENCY
+from hw.memory.block import BlockStore, TableStoreParameters, WeightStoreParameters
+from hw.memory.signatures import (
+    HOST_READ_LATENCY,
+    HOST_WRITE_LATENCY,
+    PROGRAM_LATENCY,
+    READ_LATENCY,
+)
 
 
 def simulate(component, *testbenches):
@@ -31,9 +37,27 @@ STORES = [
 
 @pytest.mark.parametrize("parameters", STORES, ids=str)
 def test_host_and_unit(parameters):
+    check_host_and_unit(parameters.create())
+
+
+@pytest.mark.parametrize("latency", range(2, READ_LATENCY + 1))
+def test_latencies(latency):
+    """The unit waits as long as the store says, the host as long as for every store."""
+    check_host_and_unit(BlockStore(6, 2, 32, latency=latency))
+
+
+@pytest.mark.filterwarnings("ignore::amaranth.hdl.UnusedElaboratable")
+@pytest.mark.parametrize("latency", [1, READ_LATENCY + 1])
+def test_latencies_that_no_store_has(latency):
+    with pytest.raises(ValueError, match=f"latency must be from 2 to {READ_LATENCY}, not"):
+        BlockStore(6, 2, 32, latency=latency)
+    assert 2 <= PROGRAM_LATENCY <= READ_LATENCY
+    gc.collect()  # while the filter holds
+
+
+def check_host_and_unit(store):
     """Half-words written in any order come back to the unit as words and to the host one by one."""
-    store = parameters.create()
-    n = parameters.half_words
+    n = store.half_words
     rng = random.Random(n)
     contents = {}
 
@@ -45,7 +69,7 @@ def test_host_and_unit(parameters):
             await ctx.tick()
             ctx.set(store.host.write, 0)
 
-        addresses = list(range(parameters.depth * n))
+        addresses = list(range(store.depth * n))
         for _ in range(2):
             rng.shuffle(addresses)
             for address in addresses:
@@ -60,20 +84,20 @@ def test_host_and_unit(parameters):
 
         expected = [
             sum(contents[word * n + h] << (16 * h) for h in range(n))
-            for word in range(parameters.depth)
+            for word in range(store.depth)
         ]
-        words = [0] + [rng.randrange(parameters.depth) for _ in range(30)]
-        for i in range(len(words) + READ_LATENCY):
-            if i >= READ_LATENCY:
+        words = [0] + [rng.randrange(store.depth) for _ in range(30)]
+        for i in range(len(words) + store.latency):
+            if i >= store.latency:
                 data = ctx.get(store.read.data)
                 if hasattr(data, "as_bits"):
                     data = data.as_bits()
-                assert data == expected[words[i - READ_LATENCY]]
+                assert data == expected[words[i - store.latency]]
             if i < len(words):
                 ctx.set(store.read.address, words[i])
             await ctx.tick()
 
-        if parameters.readback:
+        if store.readback:
             ctx.set(store.host.read, 1)
             for i in range(len(addresses) + HOST_READ_LATENCY):
                 if i >= HOST_READ_LATENCY:

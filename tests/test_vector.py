@@ -45,7 +45,7 @@ PARAMETERS = {
         **{name: BEATS * elements for name in WIDTHS if name != "tables"},
         read_latency=latency,
     )
-    for elements, latency in ((1, 2), (2, 2), (4, 3))
+    for elements, latency in ((1, 3), (2, 3), (4, 4))
 }
 
 
@@ -389,7 +389,7 @@ def test_eight_elements():
         ("columns", 1, "columns must be a power of two and at least elements"),
         ("columns", 12, "columns must be a power of two"),
         ("sums", 2.0, "sums must be a positive integer"),
-        ("read_latency", 1, "read_latency must be at least 2, not 1"),
+        ("read_latency", 2, "read_latency must be at least 3, not 2"),
     ],
 )
 def test_parameters_are_checked(field, value, message):

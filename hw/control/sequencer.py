@@ -9,7 +9,7 @@ from amaranth.utils import ceil_log2
 from host.descriptor import FIELDS, INVERSE_TEMPERATURE, REGISTERS, WORDS, ControlOp, Unit, Wait
 from host.geometry import Geometry
 from hw.control.run import RunCommand
-from hw.memory.signatures import READ_LATENCY
+from hw.memory.signatures import PROGRAM_LATENCY
 from hw.units.commands import (
     EngineCommand,
     ScalarCommand,
@@ -56,7 +56,7 @@ class Sequencer(wiring.Component):
     totals : Out(TotalsLayout), since the run began
     """
 
-    FETCH_CYCLES = WORDS + READ_LATENCY
+    FETCH_CYCLES = WORDS + PROGRAM_LATENCY
     """From a step's first fetch until it is looked at whether it may be issued."""
     READ_CYCLES = 2
     """From the cycle in which it may be issued to that in which it is."""
@@ -109,7 +109,7 @@ class Sequencer(wiring.Component):
         step = Signal(range(self._descriptors))
         words = Signal(32 * WORDS)
         descriptor = data.View(DescriptorLayout, words)
-        fetched = Signal(range(WORDS + READ_LATENCY))
+        fetched = Signal(range(WORDS + PROGRAM_LATENCY))
         token = Signal(16)
         first = Signal()
         stopping = Signal()
@@ -235,9 +235,9 @@ class Sequencer(wiring.Component):
                 m.next = "FETCH"
             with m.State("FETCH"):
                 m.d.sync += fetched.eq(fetched + 1)
-                with m.If(fetched >= READ_LATENCY):
+                with m.If(fetched >= PROGRAM_LATENCY):
                     m.d.sync += words.eq(Cat(words[32:], self.program_data))
-                with m.If(fetched == WORDS + READ_LATENCY - 1):
+                with m.If(fetched == WORDS + PROGRAM_LATENCY - 1):
                     m.next = "WAIT"
             with m.State("WAIT"):
                 with m.If(~blocked):

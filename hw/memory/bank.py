@@ -8,7 +8,8 @@ from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In
 
 from hw.memory.parameters import require_positive
-from hw.memory.signatures import ReadSignature, WriteSignature
+from hw.memory.signatures import READ_LATENCY, ReadSignature, WriteSignature
+from hw.pipeline import delay
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +75,7 @@ class VectorBank(wiring.Component):
             write_port.addr.eq(self.write.address),
             write_port.data.eq(self.write.data),
             write_port.en.eq(self.write.enable),
-            read_port.addr.eq(self.read.address),
+            read_port.addr.eq(delay(m, self.read.address, READ_LATENCY - 2, name="address")),
             self.read.data.eq(value),
         ]
         m.d.sync += value.eq(read_port.data)

@@ -53,15 +53,33 @@ class BlockStore(wiring.Component):
     Half-word h of word w has the host's address ``w * half_words + h`` and is bits
     ``[16 * h +: 16]`` of the word. A host's read borrows the unit's address for one cycle.
 
+    Parameters
+    ----------
+    latency : int
+        Of the unit's reads: at least 2, the block RAM and the register behind it; each cycle more
+        is a register before it. At most ``READ_LATENCY``.
+    readback : bool
+        Whether the host can read, too.
+
     Members
     -------
     read : ``In(ReadSignature(depth, shape))``
-        Latency ``READ_LATENCY``, a word per cycle.
+        A word per cycle.
     host : ``In(HostSignature(depth * half_words))``
         An access per cycle; reads have ``HOST_READ_LATENCY``.
     """
 
-    def __init__(self, depth: int, half_words: int, shape, readback: bool = True):
+    def __init__(
+        self,
+        depth: int,
+        half_words: int,
+        shape,
+        readback: bool = True,
+        latency: int = READ_LATENCY,
+    ):
+        if not 2 <= latency <= READ_LATENCY:
+            raise ValueError(f"latency must be from 2 to {READ_LATENCY}, not {latency!r}")
+        self.latency = latency
         self.depth = depth
         self.half_words = half_words
         self.readback = readback
@@ -96,17 +114,21 @@ class BlockStore(wiring.Component):
             m.d.comb += write_port.data[h].eq(write_data)
 
         value = Signal(layout, reset_less=True)
-        m.d.comb += read_port.addr.eq(self.read.address)
+        address = Signal.like(self.read.address)
+        m.d.comb += [
+            address.eq(self.read.address),
+            read_port.addr.eq(delay(m, address, self.latency - 2, name="address")),
+            self.read.data.eq(value),
+        ]
         m.d.sync += value.eq(read_port.data)
-        m.d.comb += self.read.data.eq(value)
         if self.readback:
+            late = READ_LATENCY - self.latency  # so that the host waits as long for every store
+            read = delay(m, read, late, name="late_read", reset_less=False)
+            read_word = delay(m, word, late, name="late_word")
             with m.If(read):
-                m.d.comb += read_port.addr.eq(word)
-            for _ in range(READ_LATENCY):
-                early = read, half
-                read, half = Signal(), Signal(len(half), reset_less=True)
-                m.d.sync += Cat(read, half).eq(Cat(*early))
-            with m.If(read):
+                m.d.comb += address.eq(read_word)
+            half = delay(m, half, READ_LATENCY, name="half_read")
+            with m.If(delay(m, read, self.latency, name="got", reset_less=False)):
                 lane = value.as_value().word_select(half, HALF_WORD_BITS)
                 m.d.sync += self.host.read_data.eq(lane)
         return m

@@ -1,7 +1,8 @@
 """Ports of the memories, and the latencies that hold for all of them.
 
 Units see one signature, ``ReadSignature``: an address, and its data ``READ_LATENCY`` cycles later.
-A register follows each block RAM, whose own clock-to-output time is long.
+A register precedes the block RAMs, which lie all over the chip, and one follows them, because their
+own clock-to-output time is long.
 
 No unit reads a word in the cycle in which it is written: what it would get is not defined.
 """
@@ -15,8 +16,12 @@ from hw.arithmetic import SUM_BITS
 HALF_WORD_BITS = 16
 """The host's unit of access to a store, and the width of a table entry."""
 
-READ_LATENCY = 2
-"""Cycles from a unit's address to its data: the block RAM and the register behind it."""
+READ_LATENCY = 3
+"""Cycles from a unit's address to its data: a register, the block RAM, and a register."""
+
+PROGRAM_LATENCY = 2
+"""The same of the program, whose few block RAMs need no register before them: it would cost a cycle
+at every step."""
 
 ADDRESS_STAGES = 3
 """Registers between the host's address and a block RAM: the division, and the decoded enables.

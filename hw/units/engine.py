@@ -7,9 +7,10 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from hw.arithmetic import CODE_BITS, TRIT_BITS
-from hw.memory.signatures import ReadSignature, SumSignature
+from hw.memory.signatures import READ_LATENCY, ReadSignature, SumSignature
+from hw.pipeline import KEEP
 from hw.units.commands import EngineCommand
-from hw.units.row import KEEP, TernaryRow
+from hw.units.row import TernaryRow
 
 COUNT_BITS = 16
 
@@ -40,7 +41,7 @@ class EngineParameters:
     weight_rows: int
     activation_rows: int
     beats: int
-    read_latency: int = 2
+    read_latency: int = READ_LATENCY
     fanout: int = 16
 
     def __post_init__(self):

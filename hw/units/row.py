@@ -5,19 +5,7 @@ from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
 from hw.arithmetic import CODE_BITS, SUM_BITS, TRIT_BITS
-from hw.pipeline import add
-
-KEEP = {"keep": 1}
-"""Copies of a register that synthesis must not merge again: each serves its neighbours.
-
-Amaranth gives attributes to the wire, not to its flip-flop, and Yosys merges equal flip-flops. The
-copies last only when a build runs ``KEEP_SCRIPT`` right after it has read the design.
-"""
-
-KEEP_SCRIPT = (
-    r"select -set copies w:* a:keep=1 %i %ci1:+$dff[Q] t:$dff %i; setattr -set keep 1 @copies; "
-    "select -clear"
-)
+from hw.pipeline import KEEP, add
 
 
 class TernaryRow(wiring.Component):

@@ -14,6 +14,7 @@ from hw.arithmetic import (
     saturate,
     shift_amount,
 )
+from hw.memory.signatures import READ_LATENCY
 from hw.units.commands import TOKEN_BITS
 from hw.units.lane import VectorLane
 from hw.units.noise import NoiseParameters
@@ -66,7 +67,7 @@ class VectorParameters:
     sums, multiplicands, vectors, states, activations : int
         Elements of the memories.
     read_latency : int
-        Cycles from an address to its data, of all memories; at least 2.
+        Cycles from an address to its data, of all memories; at least 3.
     """
 
     elements: int
@@ -77,7 +78,7 @@ class VectorParameters:
     vectors: int
     states: int
     activations: int
-    read_latency: int = 2
+    read_latency: int = READ_LATENCY
 
     def __post_init__(self):
         for field in fields(self):
@@ -86,8 +87,8 @@ class VectorParameters:
                 raise ValueError(f"{field.name} must be a positive integer, not {value!r}")
         if self.elements not in (1, 2, 4, 8):
             raise ValueError(f"elements must be 1, 2, 4 or 8, not {self.elements!r}")
-        if self.read_latency < 2:
-            raise ValueError(f"read_latency must be at least 2, not {self.read_latency!r}")
+        if self.read_latency < 3:
+            raise ValueError(f"read_latency must be at least 3, not {self.read_latency!r}")
         if self.columns & (self.columns - 1) or self.columns < self.elements:
             raise ValueError(
                 f"columns must be a power of two and at least elements ({self.elements}), "

@@ -16,7 +16,7 @@ from hw.arithmetic import (
     shift_amount,
 )
 from hw.memory.signatures import HALF_WORD_BITS, ReadSignature, WriteSignature
-from hw.pipeline import delay
+from hw.pipeline import KEEP, delay
 from hw.units.commands import INDEX_BITS, TOKEN_BITS, VectorCommand, raw_layout
 from hw.units.lane import LaneControl, VectorLane, any_of
 from hw.units.noise import NoiseParameters
@@ -92,12 +92,16 @@ class VectorUnit(wiring.Component):
         m.submodules.statistics = statistics = Statistics(p.elements)
         m.submodules.noise = noise = NoiseParameters(elements=p.elements).create()
         control = self._lane_control(m, command)
-        lanes = []
+        controls, lanes = [], []
         for number in range(p.elements):
             m.submodules[f"lane_{number}"] = lane = VectorLane()
             lanes.append(lane)
+            # A copy for each lane: one register would drive the shifters of all of them.
+            own = Signal(LaneControl, name=f"control_{number}", reset_less=True, attrs=KEEP)
+            controls.append(own)
+            m.d.sync += own.eq(control)
             m.d.comb += [
-                lane.control.eq(control),
+                lane.control.eq(own),
                 lane.vector.eq(self.vectors.data[number]),
                 lane.sum.eq(self.sums.data[number]),
                 lane.multiplicand.eq(self.multiplicands.data[number]),
@@ -115,7 +119,7 @@ class VectorUnit(wiring.Component):
         beat, last, row, scale = self._control(m, command, statistics)
         odd = self._addresses(m, beat, row, scale)
         self._writes(m, command.op, beat)
-        self._embedding(m, control, lanes, scale, odd)
+        self._embedding(m, [control, *controls], lanes, scale, odd)
         data_at = p.read_latency
         present = (command.length - 1)[: exact_log2(p.elements)]
         m.d.comb += [
@@ -200,7 +204,8 @@ class VectorUnit(wiring.Component):
         return runs, lasts, row, scale
 
     def _lane_control(self, m, command):
-        """Constants and shift amounts, up to three cycles late: ahead of the first beat's use."""
+        """Constants and shift amounts, up to three cycles late: ahead of the first beat's use, even
+        in the copies of the lanes."""
         op, scale = command.op, command.b
         control = Signal(LaneControl, reset_less=True)
         scaled = Signal(reset_less=True)
@@ -270,7 +275,7 @@ class VectorUnit(wiring.Component):
             ]
         return odd
 
-    def _embedding(self, m, control, lanes, scale, odd):
+    def _embedding(self, m, controls, lanes, scale, odd):
         """EMBED's coefficient, the row's scale, and its codes: half a word each beat."""
         words = self.tables.data.as_value()
         half = len(words) // 2
@@ -278,7 +283,7 @@ class VectorUnit(wiring.Component):
         for number, lane in enumerate(lanes):
             m.d.comb += lane.code.eq(codes[CODE_BITS * number :])
         with m.If(delay(m, scale, self.parameters.read_latency, name="scale", reset_less=False)):
-            m.d.sync += control.constant.eq(self.tables.data[0])
+            m.d.sync += [each.constant.eq(self.tables.data[0]) for each in controls]
 
     def _writes(self, m, op, beat):
         """Write enables, and the one address that all written memories share."""
