@@ -167,8 +167,7 @@ def config(tmp_path: Path) -> Config:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("train.txt", "holds train.txt, but no run; give a new folder"),
-        ("checkpoint/model.safetensors", "holds checkpoint, but no run"),
+        ("checkpoint/model.safetensors", "holds checkpoint, but no run; give a new folder"),
         ("tokenizer.json", "holds tokenizer.json, but no run"),
         ("config.toml", "holds config.toml, but no run"),
         ("metrics.jsonl", "holds metrics.jsonl, but no run"),
@@ -219,6 +218,16 @@ def test_folder_with_the_inputs(tmp_path: Path, config: Config) -> None:
         with owned(output, config, inputs):
             claim(output, config)
     assert all(path.read_text() == CONFIG for path in inputs)
+
+
+def test_folder_with_a_log(tmp_path: Path, config: Config) -> None:
+    """Files that no run writes may lie there, as the log that the user writes has to."""
+    output = tmp_path / "out"
+    output.mkdir()
+    (output / "log.txt").write_text("mine")
+    with owned(output, config, []):
+        claim(output, config)
+    assert (output / "log.txt").read_text() == "mine"
 
 
 @pytest.mark.parametrize("name", ["result.json", "checkpoint/tokenizer.json", "metrics.jsonl"])

@@ -81,7 +81,7 @@ def owned(output: Path, config: Config, inputs: Sequence[Path]) -> Iterator[None
     Raises
     ------
     ModelError
-        When another process uses the folder, or it holds anything but a run and `inputs`. Then
+        When another process uses the folder, or it holds what a run writes, but no run. Then
         nothing was written.
     """
     inputs = [path.resolve() for path in inputs]
@@ -109,9 +109,9 @@ def _check(output: Path, config: Config, inputs: Sequence[Path]) -> None:
             raise ModelError(f"{path}: would be written over; copy it out of {output} first")
     manifest = Manifest.read(output)
     if manifest is None:
-        own = {LOCK, f"{LOCK}.held", *(path.name for path in output.glob(f".{MANIFEST}.*.part"))}
         for path in sorted(output.iterdir()):
-            if path.name not in own and path.resolve() not in inputs:
+            written = path.name in {*WRITTEN_OVER, CONFIG, TOKENIZER} or PART.fullmatch(path.name)
+            if written and path.resolve() not in inputs:
                 raise ModelError(f"{output}: holds {path.name}, but no run; give a new folder")
     elif manifest.facts.get("config") != config.digest():
         raise ModelError(f"{output}: holds a run of another configuration; give another --out")
