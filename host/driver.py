@@ -180,6 +180,8 @@ class LinkDevice:
             advice = "connect it again"
             if not self._answered and self.name.startswith("socket://"):
                 advice = "another program may be using it, close that one"
+                if self._heard:
+                    advice = "what answers there is no Tritstream device; check host and port"
             raise DeviceError(f"{self.name}: connection lost ({error}); {advice}") from None
 
     def _waiting(self) -> int:
@@ -490,6 +492,8 @@ class LinkDevice:
             at, end, ahead, token = len(prompt), len(prompt) + generate, len(prompt), -1
             while self._running:
                 reply = self._next_tokens(at, ahead)
+                if not self._sensible(reply, at, end):
+                    raise self._nonsense(Command.POLL)
                 for token in reply.tokens:
                     at, ahead = at + 1, 1
                     yield token
@@ -524,6 +528,19 @@ class LinkDevice:
                 "program can take; load the model again, or reset the board"
             )
         return self._of_this_run(reply)
+
+    def _sensible(self, reply: PollReply, start: int, end: int) -> bool:
+        """Whether a reply on the buffer from ``start`` on fits a run that fills it up to ``end``.
+
+        One that did not could make an answer without end.
+        """
+        chosen = reply.tokens
+        return (
+            reply.produced <= end
+            and len(chosen) <= max(0, reply.produced - start)
+            and bool(chosen) == (reply.produced > start)
+            and all(token < self._loaded().vocabulary for token in chosen)
+        )
 
     def _of_this_run(self, reply: PollReply) -> PollReply:
         """The reply. Raises DeviceError if the device's last run is not this host's last one."""

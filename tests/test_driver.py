@@ -2,6 +2,7 @@
 
 import contextlib
 import gc
+import itertools
 import math
 import os
 import pty
@@ -27,6 +28,7 @@ from host.protocol import (
     Deframer,
     Frame,
     MemorySpace,
+    PollReply,
     Reason,
     Totals,
     encode_frame,
@@ -225,6 +227,30 @@ def test_run_whose_polls_are_never_answered(monkeypatch):
     )
     with pytest.raises(DeviceError, match="chose no token"):
         list(device.generate([1], 4))
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        {"running": True, "produced": 24, "tokens": (5,) * 20},  # more than were asked for
+        {"running": True, "produced": 3, "tokens": (5, 5)},
+        {"running": True, "produced": 3, "tokens": (VOCABULARY,)},
+        {"running": False, "produced": 12, "tokens": ()},
+    ],
+)
+def test_polls_that_make_no_sense(reply):
+    port = FakePort(device := FakeDevice(pace=1))
+    link = loaded(port)
+
+    def intercept(frame):
+        if frame.command != Command.POLL:
+            return None
+        payload = PollReply(run_id=device.run_id, **reply).to_bytes()
+        return Frame(command=RESPONSE | Command.POLL, sequence=frame.sequence, payload=payload)
+
+    port.intercept = intercept
+    with pytest.raises(DeviceError, match="its answer to POLL makes no sense"):
+        list(itertools.islice(link.generate([1, 2], 10), 100))
 
 
 @pytest.mark.parametrize("after", [None, 0, 5, 23, 24, 45])
@@ -587,12 +613,28 @@ def test_unplugged():
 
 # pyserial leaves the socket of a connection that has ended to the garbage collector.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_server_that_serves_somebody_else():
-    """It takes the connection and closes it at once."""
+@pytest.mark.parametrize(
+    ("greeting", "message"),
+    [(b"", "another program may be using it"), (b"HTTP/1.1 400\r\n\r\n", "no Tritstream device")],
+)
+def test_server_that_closes_the_connection(greeting, message):
+    """It serves somebody else, or is of another kind."""
+
+    def serve():
+        client, _ = listener.accept()
+        with client:
+            client.recv(10)
+            client.sendall(greeting)
+            client.shutdown(socket.SHUT_WR)
+            while client.recv(100):
+                pass
+
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        threading.Thread(target=lambda: listener.accept()[0].close(), daemon=True).start()
-        with pytest.raises(DeviceError, match=r"connection lost .*another program may be using it"):
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        with pytest.raises(DeviceError, match=f"connection lost .*{message}"):
             open_device(f"socket://127.0.0.1:{listener.getsockname()[1]}")
+        thread.join(timeout=5)
     gc.collect()  # while the filter holds
 
 
