@@ -226,6 +226,27 @@ def test_token_bytes_with_byte_fallback() -> None:
     assert evaluate.token_bytes(tokenizer, 5).tolist() == [0, 1, 4, 2, 0]
 
 
+def test_token_bytes_of_added_tokens() -> None:
+    tokenizer = small_tokenizer(300)
+    tokenizer.add_tokens(["naïve", "猫 sat"])
+    sizes = evaluate.token_bytes(tokenizer, 303)
+    text = "a naïve 猫 sat é"
+    assert sizes[tokenizer.encode(text).ids].sum() == len(text.encode())
+    assert sizes[300:].tolist() == [6, 7, 0]
+
+
+def test_token_bytes_of_words_and_their_parts() -> None:
+    words = {"[UNK]": 0, "go": 1, "##ing": 2, "é": 3}
+    tokenizer = Tokenizer(models.WordPiece(words, unk_token="[UNK]"))
+    tokenizer.decoder = decoders.WordPiece()
+    tokenizer.add_special_tokens(["[UNK]"])
+    assert evaluate.token_bytes(tokenizer, 4).tolist() == [0, 3, 3, 3]
+    ends = {"go": 0, "ing</w>": 1, "é</w>": 2}
+    tokenizer = Tokenizer(models.BPE(vocab=ends, merges=[], end_of_word_suffix="</w>"))
+    tokenizer.decoder = decoders.BPEDecoder("</w>")
+    assert evaluate.token_bytes(tokenizer, 3).tolist() == [2, 4, 3]
+
+
 def test_negative_log_likelihood() -> None:
     logits = np.array([[0.0, math.log(3)], [1000.0, 0.0]], dtype=np.float32)
     loss = evaluate.negative_log_likelihood(logits, np.array([0, 1]))

@@ -21,9 +21,11 @@ from tokenizers import (
 )
 
 from tests.checkpoints import small_tokenizer
+from weights.commandline import program
 from weights.errors import ModelError, UsageError
 from weights.text import (
     TextStream,
+    decode,
     encode_prompt,
     end_token,
     find_end_token,
@@ -395,6 +397,31 @@ def test_tokenizer_without_a_token_for_the_unknown() -> None:
             use()
 
 
+class Panic(BaseException):
+    """What a panic in the package's Rust is here."""
+
+
+class Panicking:
+    def decode(self, tokens: list[int], **settings: Any) -> str:
+        raise Panic("index out of range")
+
+
+def test_decoder_that_panics() -> None:
+    with pytest.raises(ModelError, match=r"no text for these tokens \(index out of range\); use"):
+        decode(Panicking(), [1])  # type: ignore[arg-type]
+
+
+def test_program_ends_a_panic_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    @program
+    def main(arguments: Any = None) -> int:
+        raise Panic("index out of range")
+
+    assert main([]) == 1
+    told = capsys.readouterr().err
+    assert told.count("\n") == 1
+    assert "a fault of this program at test_text.py:" in told and "index out of range" in told
+
+
 def test_prompt_beyond_the_model() -> None:
     tokenizer = small_tokenizer(300)
     tokenizer.add_tokens(["猫", "dog"])
@@ -433,3 +460,13 @@ def test_texts_of_other_editors(tmp_path: Path) -> None:
     )
     with pytest.raises(ModelError, match=r"train.txt: a git-lfs pointer, .*run 'git lfs pull'"):
         read_texts(str(tmp_path))
+
+
+def test_texts_of_the_users_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "stories").mkdir()
+    for name in ("train", "valid"):
+        (tmp_path / "stories" / f"{name}.txt").write_text(name)
+    assert read_texts("~/stories").training == ["train"]
+    with pytest.raises(ModelError, match="no such user's folder"):
+        read_texts("~nosuchuser/stories")

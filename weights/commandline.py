@@ -199,7 +199,9 @@ def program(main: Main) -> Callable[..., int]:
             return INTERRUPTED
         except BrokenPipeError:
             return FAILED
-        except Exception as error:
+        except SystemExit:
+            raise
+        except BaseException as error:  # a panic in a package's Rust is not even an `Exception`
             return report_failure(error)
 
     return run

@@ -48,6 +48,7 @@ BYTE_TOKEN = re.compile(r"<0x(?:[0-9A-Fa-f]{2}|\+[0-9A-Fa-f])>")
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 """Stands in a text for bytes that are no character, or not yet."""
 
+NO_TOKENS = "the tokenizer has no tokens for this text"
 LISTED = 8  # names in a message, at most
 
 
@@ -70,16 +71,25 @@ def open_tokenizer(text: str, where: object, remedy: str = FETCH_AGAIN) -> Token
     ModelError
         When it is none.
     """
-    try:
+    with _package(f"{where}: not a tokenizer", remedy):
         tokenizer = Tokenizer.from_str(text.removeprefix("\N{ZERO WIDTH NO-BREAK SPACE}"))
-    except Exception as error:  # the package raises nothing narrower
-        raise ModelError(f"{where}: not a tokenizer ({error}); {remedy}") from error
     tokenizer.no_padding()
     tokenizer.no_truncation()
     for chance in ("dropout", "alpha", "nbest_size"):
         if getattr(tokenizer.model, chance, None) is not None:
             setattr(tokenizer.model, chance, None)
     return tokenizer
+
+
+@contextmanager
+def _package(what: str, remedy: str = "use another tokenizer") -> Iterator[None]:
+    """Whatever goes wrong within the package of tokenizers becomes a `ModelError`."""
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # no narrower class; a panic is not even an `Exception`
+        raise ModelError(f"{what} ({error}); {remedy}") from error
 
 
 def special_tokens(tokenizer: Tokenizer) -> dict[str, int]:
@@ -135,43 +145,50 @@ def encode(tokenizer: Tokenizer, text: str) -> list[int]:
     ModelError
         When the tokenizer lacks even the token that stands for what it does not know.
     """
-    with _encoding():
+    with _package(NO_TOKENS):
         return tokenizer.encode(text, add_special_tokens=False).ids
 
 
 def encode_all(tokenizer: Tokenizer, texts: list[str]) -> Iterator[list[int]]:
     """The tokens of each text as `encode` gives them, made on all processors."""
-    with _encoding():
+    with _package(NO_TOKENS):
         encodings = tokenizer.encode_batch(texts, add_special_tokens=False)
     return (encoding.ids for encoding in encodings)
 
 
-@contextmanager
-def _encoding() -> Iterator[None]:
-    try:
-        yield
-    except Exception as error:  # the package raises nothing narrower
-        raise ModelError(f"the tokenizer has no tokens for this text ({error})") from error
+def decode(tokenizer: Tokenizer, tokens: Sequence[int]) -> str:
+    """The text of tokens, without special ones. Raises `ModelError` when the decoder fails."""
+    with _package("the tokenizer has no text for these tokens"):
+        return tokenizer.decode(tokens, skip_special_tokens=True)
 
 
 def token_bytes(tokenizer: Tokenizer, vocabulary: int) -> np.ndarray:
     """UTF-8 bytes (vocabulary) of each token's text; 0 for special tokens.
 
-    Byte-level vocabularies write one character for each byte. Others write the text itself, with
-    a mark for a space and ``<0x..>`` for a single byte.
+    Byte-level vocabularies write one character for each byte, but in added tokens. Others write the
+    text itself, with a mark for a space, or one for that there is none, and ``<0x..>`` for a single
+    byte.
     """
-    byte_level = any(stage["type"] == "ByteLevel" for stage in _decoder_stages(tokenizer))
+    stages = {stage["type"]: stage for stage in _decoder_stages(tokenizer)}
+    added = {token.content for token in tokenizer.get_added_tokens_decoder().values()}
     special = special_tokens(tokenizer)
+
+    def size(name: str) -> int:
+        if "ByteLevel" in stages:
+            return len(name.encode()) if name in added else len(name)
+        if BYTE_TOKEN.fullmatch(name):
+            return 1
+        if "WordPiece" in stages:
+            inner = stages["WordPiece"]["prefix"]
+            name = name.removeprefix(inner) if name.startswith(inner) else f" {name}"
+        if "BPEDecoder" in stages:
+            name = name.replace(stages["BPEDecoder"]["suffix"], " ")
+        return len(name.replace("\u2581", " ").encode())
+
     sizes = np.zeros(vocabulary, dtype=np.int64)
-    for text, token in tokenizer.get_vocab(with_added_tokens=True).items():
-        if text in special or token >= vocabulary:
-            continue
-        if byte_level:
-            sizes[token] = len(text)
-        elif BYTE_TOKEN.fullmatch(text):
-            sizes[token] = 1
-        else:
-            sizes[token] = len(text.replace("\u2581", " ").encode())
+    for name, token in tokenizer.get_vocab(with_added_tokens=True).items():
+        if name not in special and token < vocabulary:
+            sizes[token] = size(name)
     return sizes
 
 
@@ -250,7 +267,7 @@ def _said(tokenizer: Tokenizer, text: str) -> str:
         tokens = encode(tokenizer, text)
     except ModelError:
         return ""
-    return tokenizer.decode(tokens, skip_special_tokens=True)
+    return decode(tokenizer, tokens)
 
 
 def _survives(tokenizer: Tokenizer, text: str) -> bool:
@@ -358,7 +375,7 @@ class _Decoder:
                 self.grows = False  # for want of knowing which tokens are bytes
 
     def text(self, tokens: list[int]) -> str:
-        return self._tokenizer.decode(tokens, skip_special_tokens=True) if tokens else ""
+        return decode(self._tokenizer, tokens) if tokens else ""
 
     def says(self, token: int) -> bool:
         """Whether the token has a part in the text."""

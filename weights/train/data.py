@@ -14,7 +14,7 @@ import numpy as np
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from ..errors import ModelError
-from ..files import read_text
+from ..files import read_text, user_path
 from ..text import SEPARATOR, encode_all, end_token, stories
 
 VALIDATION = ("valid", "validation", "test")
@@ -38,8 +38,9 @@ class Texts:
 
 def locate(data: str) -> Path:
     """The directory of text files that `data` names: a directory, or a data set on the hub."""
-    if Path(data).is_dir():
-        return Path(data)
+    folder = user_path(data)
+    if folder.is_dir():
+        return folder
     if data not in HUB_TEXTS:
         known = ", ".join(HUB_TEXTS)
         raise ModelError(f"{data}: not a directory; give a folder of .txt files, or one of {known}")
