@@ -1162,6 +1162,16 @@ def test_commands(
     assert capsys.readouterr().err.count("\n") == 1
 
 
+def test_pointer_is_no_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "model.safetensors"
+    path.write_text(f"version https://git-lfs.github.com/spec/v1\noid sha256:{'0' * 64}\nsize 9\n")
+    for command in ("get", "resolve"):
+        assert main([command, str(path)]) == 1
+        captured = capsys.readouterr()
+        assert captured.out == "" and captured.err.count("\n") == 1
+        assert "a git-lfs pointer, not the file itself" in captured.err
+
+
 def test_inline_dependencies_are_those_of_the_project() -> None:
     """`host/infer.py` runs without an installation, so it lists what an installation has."""
     tomllib = pytest.importorskip("tomllib")

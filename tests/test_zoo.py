@@ -278,6 +278,15 @@ def test_card_of_a_run(
         assert capsys.readouterr().err.count("\n") == 1
     assert {path.name: path.read_bytes() for path in zoo.iterdir()} == before
 
+    # A card that cannot be made leaves the model that is shipped.
+    capsys.readouterr()
+    RandomCheckpoint(shape=shape, dtype="fp32", seed=1).write(run / "checkpoint")
+    with monkeypatch.context() as patch:
+        patch.setattr(card, "WINDOWS", 1 << 20)
+        assert card.main(arguments) == 1
+    assert "give a longer text or fewer windows" in capsys.readouterr().err
+    assert {path.name: path.read_bytes() for path in zoo.iterdir()} == before
+
     del result["device"]
     (run / "result.json").write_text(json.dumps(result))
     assert card.main(arguments) == 1

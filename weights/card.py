@@ -14,6 +14,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from tokenizers import Tokenizer
@@ -29,7 +30,7 @@ from .model import IntegerModel, check_target, matrix_shapes
 from .packing import count_nonzero
 from .quantise import convert
 from .store import ZOO
-from .text import encode_prompt, open_tokenizer
+from .text import decode, encode_prompt, open_tokenizer
 from .train.config import read_config
 from .train.data import read_texts, text_files, token_stream
 
@@ -174,7 +175,7 @@ def sample(model: IntegerModel, prompt: str, seed: int) -> str:
     device.load(model)
     settings: dict[str, Any] = {"temperature": TEMPERATURE, "seed": seed, "stop": model.end_tokens}
     tokens.extend(device.generate(tokens, SAMPLE_TOKENS, **settings))
-    return tokenizer.decode(tokens, skip_special_tokens=True).strip()
+    return decode(tokenizer, tokens).strip()
 
 
 def table(rows: Rows) -> str:
@@ -256,8 +257,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     path = check_target(options.zoo / f"{options.name}.safetensors")
     card_path = check_card(options.zoo / f"{options.name}.md", options.name)
     run = Run.find(options.run)
-    convert(Checkpoint(run.checkpoint)).save(path)
-    text = card(run, options.name, path, options.data, options.device)
+    model = convert(Checkpoint(run.checkpoint))
+    with TemporaryDirectory() as folder:  # what is shipped stays until all is known
+        new = Path(folder) / path.name
+        model.save(new)
+        text = card(run, options.name, new, options.data, options.device)
+    model.save(path)
     write_file(card_path, text.encode())
     return 0
 

@@ -32,6 +32,7 @@ POINTERS = {
     b"# xet version ": "git-xet",
 }
 """How a file begins that stands for a large one, and what puts that in its place."""
+POINTER_BYTES = max(map(len, POINTERS))
 
 
 # Reading --------------------------------------------------------------------------------------
@@ -62,7 +63,7 @@ def read_text(path: Path, remedy: str = FETCH_AGAIN) -> str:
     """
     try:
         content = path.read_bytes()
-        check_pointer(path, content[:64])
+        check_pointer(path, content[:POINTER_BYTES])
         return io.TextIOWrapper(io.BytesIO(content), encoding="utf-8-sig").read()
     except FileNotFoundError as error:
         raise ModelError(f"{path}: missing; copy it from where it came from") from error

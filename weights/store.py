@@ -31,7 +31,15 @@ from urllib.parse import quote, unquote_to_bytes
 
 from .checkpoint import Checkpoint
 from .errors import ModelError
-from .files import atomic_file, cache_folder, make_cache, read_json, user_path
+from .files import (
+    POINTER_BYTES,
+    atomic_file,
+    cache_folder,
+    check_pointer,
+    make_cache,
+    read_json,
+    user_path,
+)
 from .locks import locked
 from .model import VERSION, IntegerModel
 from .quantise import Progress, convert
@@ -426,12 +434,13 @@ def shipped_models(zoo: Path = ZOO) -> dict[str, Path]:
 def local_place(name: str, zoo: Path = ZOO) -> Path | None:
     """The shipped model, file or directory that a name stands for, or None.
 
-    Raises `ModelError` for the home folder of a user that is not there.
+    Raises `ModelError` for the home folder of a user that is not there, and for a file that only
+    points to its content.
     """
-    shipped = shipped_models(zoo)
-    if name in shipped:
-        return shipped[name]
-    path = user_path(name)
+    path = shipped_models(zoo).get(name) or user_path(name)
+    if path.is_file():
+        with path.open("rb") as file:
+            check_pointer(path, file.read(POINTER_BYTES))
     return path if path.exists() else None
 
 
