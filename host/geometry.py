@@ -5,7 +5,7 @@ from dataclasses import dataclass, fields
 
 LARGEST = {
     **dict.fromkeys(("rows", "columns"), 1 << 12),
-    "elements": 1 << 6,
+    "elements": 1 << 3,
     **dict.fromkeys(("weight_rows", "table_words"), (1 << 32) - 1),
     **dict.fromkeys(("descriptors", "activations"), 1 << 20),
     **dict.fromkeys(("sums", "multiplicands", "vectors", "states"), 1 << 22),

@@ -42,7 +42,7 @@ from hw.speed import find_speed, speed_keys
 from hw.tools import find_command, killed
 from weights.commandline import OneLineParser, program
 from weights.errors import ReportedError
-from weights.files import write_file
+from weights.files import user_path, write_file
 from weights.locks import locked
 
 SETTINGS = {
@@ -642,7 +642,7 @@ def main(arguments=None) -> int:
     parser.add_argument("--model", help="of the report's cycles (default: that of infer.py)")
     parser.add_argument("--estimate-only", action="store_true", help="run no tools")
     parser.add_argument("--force", action="store_true", help="build again what is there")
-    parser.add_argument("--output", type=Path, default=Path("build"), help="default: build")
+    parser.add_argument("--output", type=user_path, default=Path("build"), help="default: build")
     options = parser.parse_args(arguments)
     if options.seeds < 1:
         parser.error(f"--seeds must be at least 1, not {options.seeds}")

@@ -796,8 +796,10 @@ def test_command_line_begins_at_the_seed_of_the_board(board, tools, tmp_path, mo
 
     monkeypatch.setattr(build, "build", record)
     monkeypatch.setattr(build, "board", lambda name: replace(board, seed=5))
+    monkeypatch.setenv("HOME", str(tmp_path))
     arguments = ["ulx3s_85f", "--seeds", "2", "--limit", "3", "--jobs", "2"]
-    assert build.main([*arguments, "--output", str(tmp_path / "out")]) == 0
+    assert build.main([*arguments, "--output", "~/out"]) == 0
+    assert seen["output"] == tmp_path / "out"
     first, second = seen["seeds"]
     assert first == 5 and 1 << 32 < second < 1 << 63
     assert build.draw_seeds(5, 2) == seen["seeds"] and seen["limit"] == 3 and seen["jobs"] == 2
