@@ -18,6 +18,7 @@ from hw.control.sequencer import Sequencer
 from sim.device import SimulatedPort, announce
 from sim.timeline import draw, operation, sections
 from sim.timing import TimedStep, Timing, predict
+from weights.commandline import one_line
 from weights.model import IntegerModel
 
 MEASURED_TOKENS = 8
@@ -77,7 +78,7 @@ class Profile:
     def title(self) -> str:
         t = self.timing
         return (
-            f"{self.model} on {self.board}: {t.cycles:,} cycles per generated token, "
+            f"{one_line(self.model)} on {self.board}: {t.cycles:,} cycles per generated token, "
             f"{t.utilization:.1%} of the engine's peak (predicted from the program)"
         )
 

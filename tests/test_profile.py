@@ -89,6 +89,14 @@ def test_prompts_longer_than_the_token_buffer_are_counted_right(measured, length
     assert profile.differences() == 0
 
 
+@pytest.mark.parametrize("name", ["\udcff", "\x1b[1m", "a<b>&\"'\n"])
+def test_picture_of_a_model_of_any_name(profile, name, tmp_path):
+    picture = replace(profile, model=name).save_svg(tmp_path)
+    texts = [text.text for text in ElementTree.parse(picture).iter() if text.text]
+    shown = {"\udcff": "", "\x1b[1m": "[1m", "a<b>&\"'\n": "a<b>&\"'"}[name]
+    assert any(text.startswith(f"{shown} on {profile.board}: ") for text in texts)
+
+
 def test_picture_is_whole(profile):
     root = ElementTree.fromstring(profile.svg())
     name = "{http://www.w3.org/2000/svg}"
