@@ -194,8 +194,8 @@ def library(
                     _make(path, source, name, verilator, progress)
         except OSError as error:
             raise SimulationError(
-                f"{cache}: cannot be written to ({error.strerror}); make room, or set "
-                "XDG_CACHE_HOME to another folder"
+                f"{error.filename or cache}: cannot be written to ({error.strerror}); make room, "
+                "or set XDG_CACHE_HOME to another folder"
             ) from error
     _note_use(path)
     return path
@@ -289,6 +289,8 @@ def _make(path: Path, source: str, name: str, verilator: Verilator, progress: Pr
     with tempfile.TemporaryDirectory(prefix=f"{path.stem}.", dir=path.parent) as build:
         result = _compile(source, Path(build), verilator, log)
         result = result.rename(result.with_name(path.name))
+        for old in (path, path.with_suffix(".sha256")):
+            _remove(old)
         path.with_suffix(".sha256").write_bytes(_checksum(result))
         result.replace(path)
     log.unlink(missing_ok=True)
@@ -320,14 +322,22 @@ def _remove_left(folder: Path, lock: Path) -> None:
 def _forget_old(cache: Path) -> None:
     """Keep the libraries that were used last. Lock files stay: others may wait on them."""
     for path in _by_age(cache, "*.so")[KEPT_LIBRARIES:]:
-        path.unlink(missing_ok=True)
-        path.with_suffix(".sha256").unlink(missing_ok=True)
+        _remove(path)
+        _remove(path.with_suffix(".sha256"))
     for path in _by_age(cache, "*.log")[KEPT_LIBRARIES:]:
-        path.unlink(missing_ok=True)
+        _remove(path)
     for note in cache.glob("*.board"):
         named = _noted(note)
         if named is None or not named.exists():
-            note.unlink(missing_ok=True)
+            _remove(note)
+
+
+def _remove(path: Path) -> None:
+    """Removes what has the name of a file of the cache, be it a folder."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _by_age(cache: Path, pattern: str) -> list[Path]:
@@ -376,7 +386,12 @@ def _compile(source: str, build: Path, verilator: Verilator, log: Path) -> Path:
             pool.shutdown(cancel_futures=True)
             raise
     run([*compiler, "-shared", "-o", "device.so", *objects, "-lpthread"])
-    return build / "device.so"
+    made = build / "device.so"
+    if not made.is_file():
+        raise SimulationError(
+            f"{' '.join(compiler)} is no C++ compiler: it makes no library (log: {log}); set CXX"
+        )
+    return made
 
 
 class _Counts(ctypes.Structure):

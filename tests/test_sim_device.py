@@ -180,6 +180,8 @@ def test_old_libraries_are_forgotten(tmp_path, monkeypatch):
         path.touch()
         path.with_suffix(".sha256").touch()
         os.utime(path, (1000 - age, 1000 - age))
+    (tmp_path / "folder.so" / "inner").mkdir(parents=True)
+    os.utime(tmp_path / "folder.so", (0, 0))
     device._forget_old(tmp_path)
     kept = {str(age) for age in range(device.KEPT_LIBRARIES)}
     assert {path.stem for path in tmp_path.iterdir()} == kept
@@ -263,6 +265,16 @@ def test_compilers_as_people_name_them(tmp_path, monkeypatch):
         assert device._compiler() == words
     monkeypatch.delenv("CXX")
     assert device._compiler() == [real]
+
+
+def test_compiler_that_makes_nothing_is_named(tmp_path, monkeypatch, echo_verilog):
+    nothing = script(tmp_path / "bin" / "cxx", "")
+    monkeypatch.setenv("CXX", str(nothing))
+    refused(
+        echo_verilog,
+        tmp_path / "cache",
+        r"bin/cxx is no C\+\+ compiler: it makes no library \(log: ",
+    )
 
 
 def test_device_that_does_not_load_is_refused(tmp_path, monkeypatch, echo_verilog):
@@ -462,14 +474,16 @@ def made(compiled, monkeypatch):
 
 
 @pytest.mark.parametrize("suffix", [".so", ".sha256"])
-@pytest.mark.parametrize("damage", ["missing", "empty", "garbage", "flipped"])
+@pytest.mark.parametrize("damage", ["missing", "empty", "garbage", "flipped", "folder"])
 def test_damage_is_mended(cache, compiled, tmp_path, echo_verilog, made, suffix, damage):
     folder = shutil.copytree(cache, tmp_path / "cache")
     path = folder / compiled.name
     damaged = path.with_suffix(suffix)
     whole = damaged.read_bytes()
     damaged.unlink()
-    if damage != "missing":
+    if damage == "folder":
+        (damaged / "inner").mkdir(parents=True)
+    elif damage != "missing":
         flipped = bytes([whole[0] ^ 1]) + whole[1:]
         damaged.write_bytes({"empty": b"", "garbage": b"\xff\0", "flipped": flipped}[damage])
     assert device.library(echo_verilog, cache=folder, progress=lambda text: None) == path
