@@ -33,7 +33,7 @@ from hw.tools import find_command, first_error, killed
 from hw.verilog import verilog_of, versions
 from weights.commandline import OneLineParser, one_line, program
 from weights.errors import ReportedError
-from weights.files import cache_folder, make_cache
+from weights.files import cache_folder, make_cache, remove
 from weights.locks import InUse, locked
 
 #: What Verilator is told. Nothing in a core is undefined after reset, so unknowns cost nothing.
@@ -290,7 +290,7 @@ def _make(path: Path, source: str, name: str, verilator: Verilator, progress: Pr
         result = _compile(source, Path(build), verilator, log)
         result = result.rename(result.with_name(path.name))
         for old in (path, path.with_suffix(".sha256")):
-            _remove(old)
+            remove(old)
         path.with_suffix(".sha256").write_bytes(_checksum(result))
         result.replace(path)
     log.unlink(missing_ok=True)
@@ -322,22 +322,14 @@ def _remove_left(folder: Path, lock: Path) -> None:
 def _forget_old(cache: Path) -> None:
     """Keep the libraries that were used last. Lock files stay: others may wait on them."""
     for path in _by_age(cache, "*.so")[KEPT_LIBRARIES:]:
-        _remove(path)
-        _remove(path.with_suffix(".sha256"))
+        remove(path)
+        remove(path.with_suffix(".sha256"))
     for path in _by_age(cache, "*.log")[KEPT_LIBRARIES:]:
-        _remove(path)
+        remove(path)
     for note in cache.glob("*.board"):
         named = _noted(note)
         if named is None or not named.exists():
-            _remove(note)
-
-
-def _remove(path: Path) -> None:
-    """Removes what has the name of a file of the cache, be it a folder."""
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
+            remove(note)
 
 
 def _by_age(cache: Path, pattern: str) -> list[Path]:

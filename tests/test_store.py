@@ -903,6 +903,11 @@ def flip(path: Path, other: bytes) -> None:
     path.write_bytes(content)
 
 
+def make_folder(path: Path, other: bytes) -> None:
+    path.unlink()
+    (path / "inner").mkdir(parents=True)
+
+
 @pytest.mark.parametrize(
     "damage",
     [
@@ -910,8 +915,9 @@ def flip(path: Path, other: bytes) -> None:
         lambda path, other: path.write_bytes(other),
         lambda path, other: path.write_bytes(b""),
         lambda path, other: path.unlink(),
+        make_folder,
     ],
-    ids=["flipped", "other", "empty", "lost"],
+    ids=["flipped", "other", "empty", "lost", "folder"],
 )
 def test_damaged_model_is_not_handed_out(
     checkpoint: Path, content: str, cache: Path, tmp_path: Path, damage: Damage

@@ -38,6 +38,7 @@ from .files import (
     check_pointer,
     make_cache,
     read_json,
+    remove,
     user_path,
 )
 from .locks import locked
@@ -316,6 +317,8 @@ class Store:
                 made=_today(),
             )
             with self._changing() as index:
+                if self._file(entry).is_dir():  # which nothing but a folder could replace
+                    remove(self._file(entry))
                 file.replace(self._file(entry))
                 index[name] = entry
             shutil.rmtree(work)
@@ -379,7 +382,7 @@ class Store:
                 file.write(text.encode())
             used = {self._file(entry) for entry in index.values()}
             for path in set(self.root.glob(f"*{SUFFIX}")) - used:
-                path.unlink()
+                remove(path)
 
     @contextmanager
     def _locked(self, key: str) -> Iterator[None]:
