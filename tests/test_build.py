@@ -162,8 +162,8 @@ class Echo(wiring.Component):
 
 
 def recorded_board():
-    """The board that the recorded report is of."""
-    return boards.board("ulx3s_85f")
+    """The board that the recorded report is of, at the clock of that report."""
+    return replace(boards.board("ulx3s_85f"), clock_hz=50_000_000)
 
 
 @pytest.fixture
