@@ -69,6 +69,7 @@ bitstream: $(VENV)/.with-build,sim ## bitstream, report: BOARD=ulx3s_85f SEEDS=n
 
 lint: $(VENV)/.with-lint ## style and types
 	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check --quiet .
 	$(VENV)/bin/mypy
 
 clean: ## remove what the other targets made here

@@ -231,9 +231,7 @@ def compile_image(model: IntegerModel, geometry: Geometry) -> Image:
 
     x, other = 0, beats  # vector memory: the residual, then the candidate or the gated vector
     b = sum_shift(d)
-    embedding = asm.add_table(
-        pack_embedding(model["embedding.codes"], model["embedding.scale"], V)
-    )
+    embedding = asm.add_table(pack_embedding(model["embedding.codes"], model["embedding.scale"], V))
     hidden = {"b_register": 1, "shift": -HIDDEN_FRACTION}
 
     asm.scalar("one", ScalarOp.MOVE, R_ONE, b=ONE)

@@ -124,9 +124,7 @@ class _Normed:
         """Int8 codes of the gained vector, and its peak."""
         gained = round_shift(self.values * gain, GAIN_SHIFT)
         exponents = [GAIN_SHIFT + s for s in self.shifts]
-        peaks = [
-            Scale.from_int(p, e) for p, e in zip(_peak(gained), exponents, strict=True)
-        ]
+        peaks = [Scale.from_int(p, e) for p, e in zip(_peak(gained), exponents, strict=True)]
         inverse = [FULL_SCALE / peak for peak in peaks]
         amounts = [shift_amount(-e, r.exponent) for r, e in zip(inverse, exponents, strict=True)]
         codes = round_shift(
@@ -199,9 +197,7 @@ class _Layer:
         normed = _Normed(gated, [Scale.from_int(p) for p in _peak(gated)])
         square = [
             e + self.down_epsilon / (s * s)
-            for e, s in zip(
-                normed.energy(None, NORM_SHIFT + ONE.exponent), sigma, strict=True
-            )
+            for e, s in zip(normed.energy(None, NORM_SHIFT + ONE.exponent), sigma, strict=True)
         ]
         codes, peaks = normed.quantise(self.down.gain)
         return self.down.product(codes), _sigma(peaks, square, self.down.constant)

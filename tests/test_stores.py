@@ -83,8 +83,7 @@ def check_host_and_unit(store):
         await ctx.tick().repeat(HOST_WRITE_LATENCY - 1)
 
         expected = [
-            sum(contents[word * n + h] << (16 * h) for h in range(n))
-            for word in range(store.depth)
+            sum(contents[word * n + h] << (16 * h) for h in range(n)) for word in range(store.depth)
         ]
         words = [0] + [rng.randrange(store.depth) for _ in range(30)]
         for i in range(len(words) + store.latency):
