@@ -672,6 +672,8 @@ def open_device(url: str) -> Device:
         scheme, rest = "", url
     match scheme:
         case "golden":
+            if rest:
+                raise UsageError(f"device {url!r}: golden:// is a whole one; leave out {rest!r}")
             return simulation("sim.golden_device").GoldenDevice()
         case "sim":
             if not rest:

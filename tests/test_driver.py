@@ -568,6 +568,7 @@ def test_serial_port():
         ("/dev/ttyUSB0?speed=9600", UsageError, "must be a path, as in"),
         ("http://example", UsageError, "must be sim://BOARD, golden://"),
         ("sim://", UsageError, "needs the name of a board"),
+        ("golden://ulx3s_85f", UsageError, "leave out 'ulx3s_85f'"),
         ("socket://127.0.0.1:1", DeviceError, "cannot connect"),
         ("socket://nonsense", UsageError, "must be socket://HOST:PORT with a port of 1 to 65535"),
         ("socket://127.0.0.1", UsageError, "must be socket://HOST:PORT"),

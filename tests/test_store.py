@@ -360,6 +360,8 @@ def test_model_file_is_used_as_it_is(tmp_path: Path, cache: Path) -> None:
     assert not cache.exists()
     with pytest.raises(ModelError, match="neither a shipped model"):
         Store(root=cache).get("folder/absent.safetensors")
+    with pytest.raises(ModelError, match="the model's name is empty"):  # not the current folder
+        Store(root=cache).get("")
 
 
 # Directories

@@ -437,9 +437,11 @@ def shipped_models(zoo: Path = ZOO) -> dict[str, Path]:
 def local_place(name: str, zoo: Path = ZOO) -> Path | None:
     """The shipped model, file or directory that a name stands for, or None.
 
-    Raises `ModelError` for the home folder of a user that is not there, and for a file that only
-    points to its content.
+    Raises `ModelError` for no name, for the home folder of a user that is not there, and for a file
+    that only points to its content.
     """
+    if not name:
+        raise ModelError("the model's name is empty; 'python -m weights list' shows what is here")
     path = shipped_models(zoo).get(name) or user_path(name)
     if path.is_file():
         with path.open("rb") as file:
