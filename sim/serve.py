@@ -14,6 +14,7 @@ import socket
 import sys
 import tty
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from sim.device import STEP_CYCLES, SimulatedPort, SimulationError
 from weights.commandline import OneLineParser, program
@@ -21,6 +22,8 @@ from weights.commandline import OneLineParser, program
 REST_CYCLES = 20_000_000
 """Cycles without a byte in or out after which the clock stops until the next byte comes in."""
 CHUNK = 65_536
+SIGNAL_SECONDS = 0.5
+"""Longest wait at once: a signal that comes right before a wait without end would not end it."""
 
 
 def serve(
@@ -55,6 +58,7 @@ def serve_socket(port: SimulatedPort, listener: socket.socket) -> None:
     Whoever comes while another is served is turned away at once.
     """
     while True:
+        _ready([listener], None)
         client, _ = listener.accept()
         with client, contextlib.suppress(ConnectionError):
             client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -66,7 +70,7 @@ def _alone(client: socket.socket, listener: socket.socket) -> Callable[[float | 
     """`wait` of `serve` for a client, while others are turned away."""
 
     def wait(seconds: float | None) -> bool:
-        ready = select.select([client, listener], [], [], seconds)[0]
+        ready = _ready([client, listener], seconds)
         # The client first: it may have gone, and the next one come.
         if client in ready:
             return True
@@ -99,7 +103,16 @@ def serve_terminal(port: SimulatedPort, master: int) -> None:
 
 
 def _readable(descriptor: int) -> Callable[[float | None], bool]:
-    return lambda seconds: bool(select.select([descriptor], [], [], seconds)[0])
+    return lambda seconds: bool(_ready([descriptor], seconds))
+
+
+def _ready(sources: list[Any], seconds: float | None) -> list[Any]:
+    """Those of ``sources`` that have input within so many seconds; None waits for it."""
+    while True:
+        most = SIGNAL_SECONDS if seconds is None else seconds
+        found: list[Any] = select.select(sources, [], [], most)[0]
+        if found or seconds is not None:
+            return found
 
 
 def open_terminal() -> tuple[int, int, str]:

@@ -126,12 +126,24 @@ def report_failure(error: BaseException) -> int:
     return error.status if isinstance(error, ReportedError) else FAILED
 
 
-class _Output(io.FileIO):
-    """Standard output, whose errors name it."""
+class _Output(io.BufferedWriter):
+    """Standard output, whose errors name it.
 
-    def write(self, data: Any) -> Any:
-        try:
+    Not the file below: an interrupt within its ``write`` would have the buffer write a line again.
+    """
+
+    def write(self, data: Any) -> int:
+        with self._named():
             return super().write(data)
+
+    def flush(self) -> None:
+        with self._named():
+            super().flush()
+
+    @contextmanager
+    def _named(self) -> Iterator[None]:
+        try:
+            yield
         except OSError as error:
             # Or the interpreter tries again at its end, and complains.
             os.dup2(os.open(os.devnull, os.O_WRONLY), self.fileno())
@@ -146,9 +158,8 @@ def _named_output() -> Iterator[None]:
         yield  # closed, or somebody else's
         return
     before.flush()
-    raw = _Output(before.fileno(), "wb", closefd=False)
     sys.stdout = io.TextIOWrapper(
-        io.BufferedWriter(raw),
+        _Output(io.FileIO(before.fileno(), "wb", closefd=False)),
         encoding=before.encoding,
         errors="replace",
         line_buffering=before.line_buffering,
