@@ -490,6 +490,7 @@ def damage(path: Path, content: bytes | None) -> None:
     ],
 )
 @pytest.mark.parametrize("content", [None, b"", b"\xff{", b"12.5", b"[1, 2]", b"[null, {}]"])
+@pytest.mark.whole
 def test_damaged_step_runs_again(board, tools, tmp_path, name, step, content):
     first, _ = run(board, tmp_path / "out")
     (path,) = (tmp_path / "out" / board.name).rglob(name)
@@ -732,6 +733,7 @@ def test_report_has_the_speed(board, tools, tmp_path, predicted):
     assert (place / "profile.svg").read_text() == predicted.svg()
 
 
+@pytest.mark.whole
 def test_build_without_a_simulator_says_so(board, tools, tmp_path, monkeypatch):
     monkeypatch.setenv("VERILATOR", "no-such-verilator")
     result, said = run(board, tmp_path / "out", measure=find_speed)
@@ -743,6 +745,7 @@ def test_build_without_a_simulator_says_so(board, tools, tmp_path, monkeypatch):
     assert (tmp_path / "out" / board.name / "top.bit").exists()
 
 
+@pytest.mark.whole
 def test_speed_is_simulated():
     board = boards.board("sim_tiny")
     speed = find_speed(board, "stories-tiny", lambda text: None)

@@ -15,6 +15,8 @@ from weights.checkpoint import Checkpoint, ModelShape
 from weights.model import IntegerModel
 from weights.quantise import convert
 
+pytestmark = pytest.mark.whole
+
 OPENINGS = (
     "Once upon a time, there was a {} who",
     "One day, a {} went to the park.",

@@ -286,6 +286,7 @@ needs_yosys = pytest.mark.skipif(
 
 
 @needs_yosys
+@pytest.mark.whole
 def test_no_multiplier(tmp_path, monkeypatch):
     assert MULTIPLIERS & set(ecp5_cells(Multiplier(), tmp_path, monkeypatch))
     cells = ecp5_cells(parameters(2, 4, 2).create(), tmp_path, monkeypatch)
@@ -294,6 +295,7 @@ def test_no_multiplier(tmp_path, monkeypatch):
 
 
 @needs_yosys
+@pytest.mark.whole
 def test_copies_are_in_what_is_built(tmp_path):
     """Synthesis of a whole plan keeps a reset for each unit and a control for each lane."""
     geometry = replace(board("sim_tiny").geometry, elements=2)
@@ -310,6 +312,7 @@ def test_copies_are_in_what_is_built(tmp_path):
 
 
 @needs_yosys
+@pytest.mark.whole
 def test_copies_last(tmp_path, monkeypatch):
     """Each of the four rows keeps its own flags and codes, where merging leaves one of each."""
     engines = [parameters(4, 2, 2, fanout=1).create() for _ in range(2)]

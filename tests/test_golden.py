@@ -93,6 +93,7 @@ def test_greedy_takes_the_first_of_equals():
     assert choose(np.array([3, 9, 9, 1]), Scale.from_float(1.0), None, 1) == 1
 
 
+@pytest.mark.whole
 def test_near_float_reference(upstream_tiny, validation_text):
     """Loss and top token over the 512 windows of the fixture's own measurement."""
     windows = 512

@@ -22,6 +22,8 @@ from sim.profile import build_folder, machine, measure, of_run, unmeasured
 from sim.timeline import COLOURS, operation, sections
 from weights.model import IntegerModel
 
+pytestmark = pytest.mark.whole
+
 ROOT = Path(__file__).resolve().parents[1]
 MODEL = "stories-tiny"
 

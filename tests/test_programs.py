@@ -11,6 +11,8 @@ import pytest
 
 from sim.device import board_library
 
+pytestmark = pytest.mark.whole
+
 REPOSITORY = Path(__file__).parents[1]
 
 

@@ -88,6 +88,7 @@ def test_greedy_text_agrees_with_upstream(
     assert agreement.mean() >= 0.99
 
 
+@pytest.mark.whole
 def test_loss_agrees_with_upstream(
     upstream_tiny: Path, upstream: dict[str, np.ndarray], validation_text: Path
 ) -> None:
@@ -115,6 +116,7 @@ def test_windows_begin_like_upstream(
         assert (candidates == window[1:]).all(axis=1).any()
 
 
+@pytest.mark.whole
 def test_integer_model_keeps_the_loss(upstream_tiny: Path, validation_text: Path) -> None:
     loss = {
         backend: evaluate.evaluate(

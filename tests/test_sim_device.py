@@ -25,6 +25,8 @@ from sim.device import SimulatedPort, SimulationError
 from weights.errors import ReportedError
 from weights.locks import locked
 
+pytestmark = pytest.mark.whole
+
 
 class Echo(wiring.Component):
     """Sends every byte back plus ``step``, ``delay`` cycles after it came."""

@@ -18,6 +18,8 @@ from weights.checkpoint import Checkpoint, ModelShape
 from weights.model import IntegerModel
 from weights.quantise import convert
 
+pytestmark = pytest.mark.whole
+
 MODELS = ("stories-tiny", "stories-fixture", "stories-small")
 FITS = {
     "sim_tiny": {"stories-tiny"},

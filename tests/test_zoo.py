@@ -96,6 +96,7 @@ def test_first_sample_again(name: str, capsys: pytest.CaptureFixture[str]) -> No
 
 
 @pytest.mark.parametrize("name", NAMES)
+@pytest.mark.whole
 def test_loss_near_the_cards(name: str, validation_text: Path) -> None:
     """16 of the card's 512 windows: their mean lies within four of its standard errors."""
     model = load(name)
@@ -109,6 +110,7 @@ def test_loss_near_the_cards(name: str, validation_text: Path) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
+@pytest.mark.whole
 def test_golden_near_float(name: str) -> None:
     """Over the samples of all cards, which every clone has."""
     model = load(name)
