@@ -534,12 +534,12 @@ class LinkDevice:
 
         One that did not could make an answer without end.
         """
-        chosen = reply.tokens
+        chosen, vocabulary = reply.tokens, self._loaded().vocabulary
         return (
             reply.produced <= end
             and len(chosen) <= max(0, reply.produced - start)
             and bool(chosen) == (reply.produced > start)
-            and all(token < self._loaded().vocabulary for token in chosen)
+            and all(token < vocabulary for token in chosen)
         )
 
     def _of_this_run(self, reply: PollReply) -> PollReply:
@@ -582,15 +582,13 @@ class LinkDevice:
         for position, token in enumerate(tokens):
             for _ in self._run(turn, [token], 1, reset=position == 0):
                 pass
-            sums = np.frombuffer(
-                self._read_of_run(MemorySpace.SUMS, 0, 2 * image.vocabulary), "<i4"
-            )
+            sums = np.frombuffer(self._read(MemorySpace.SUMS, 0, 2 * image.vocabulary), "<i4")
             register = self._read_of_run(MemorySpace.REGISTERS, 2 * image.head_scale_register, 2)
             mantissa, exponent = struct.unpack("<Hh", register)
             yield sums.astype(np.float64) * math.ldexp(mantissa, exponent)
 
     def _read_of_run(self, space: MemorySpace, address: int, count: int) -> bytes:
-        """`_read` of what the last run left, proven to be of that run."""
+        """`_read` of what the last run left; it and what was read before are proven to be that."""
         data = self._read(space, address, count)
         self._next_tokens(0xFFFF, 1)
         return data

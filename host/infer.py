@@ -38,7 +38,7 @@ if __name__ == "__main__" and not __package__:
 from weights import early as early  # isort: split
 
 from host.errors import HostError, UsageError
-from weights.commandline import OneLineParser, program
+from weights.commandline import OneLineParser, console, program
 from weights.text import TextStream, encode_prompt, open_tokenizer
 
 if TYPE_CHECKING:
@@ -71,11 +71,10 @@ def _loading(show: bool) -> Iterator[Any]:
     if not show or not sys.stderr.isatty():
         yield None
         return
-    from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
 
     columns = (TextColumn("loading"), BarColumn(), DownloadColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    with Progress(*columns, console=console(stderr=True), transient=True) as bar:
         task = bar.add_task("loading")
         yield lambda done, total: bar.update(task, completed=done, total=total)
 

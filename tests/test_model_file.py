@@ -413,7 +413,7 @@ def save(path: Path, model: IntegerModel, tensors: Values, fraction: int) -> Non
     """Writes a model file of other values."""
     facts = {"residual_fraction": fraction, "source": model.source, "shape": model.shape}
     tokens = {"start_token": 0, "end_token": 0}
-    IntegerModel(**facts, **tokens, tensors=tensors).save(path)  # type: ignore[arg-type]
+    IntegerModel(**facts, **tokens, tensors=tensors).save(path)
 
 
 Range = tuple[int, int]
@@ -558,7 +558,7 @@ def test_damaged_values_with_their_digest(tmp_path: Path) -> None:
         changed = np.frombuffer(bytes(content), model[name].dtype).reshape(model[name].shape)
         facts = model._facts()
         tensors = {**model.tensors, name: changed}
-        digest = IntegerModel.digest(SimpleNamespace(tensors=tensors, _facts=lambda f=facts: f))  # type: ignore[arg-type]
+        digest = IntegerModel.digest(SimpleNamespace(tensors=tensors, _facts=lambda f=facts: f))
         write_tensors(path, tensors, {"tritstream": json.dumps(facts | {"content": digest})})
         try:
             outcomes["runs"] += runs(IntegerModel.load(path))

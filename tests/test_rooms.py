@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[1]
 ROOMS = ("weights", "host", "hw", "sim", "tests")
 
 GROUND = (
-    *("hw.arithmetic", "hw.pipeline"),
+    *("hw.arithmetic", "hw.parameters", "hw.pipeline"),
     *("hw.memory.signatures", "hw.units.commands", "hw.control.run"),
     *("host.descriptor", "host.geometry", "host.protocol"),
     *("weights.fixed", "weights.noise", "weights.packing"),
@@ -25,6 +25,7 @@ RULES: dict[str, tuple[str, ...]] = {
     "host": ("host", "weights"),
     "hw": ("hw", "host.descriptor", "host.geometry", "host.protocol", "weights"),
     "hw.arithmetic": (),
+    "hw.parameters": (),
     "hw.pipeline": (),
     "hw.units": ("hw.units", *GROUND),
     "hw.memory": ("hw.memory", *GROUND),

@@ -408,7 +408,7 @@ class Panicking:
 
 def test_decoder_that_panics() -> None:
     with pytest.raises(ModelError, match=r"no text for these tokens \(index out of range\); use"):
-        decode(Panicking(), [1])  # type: ignore[arg-type]
+        decode(Panicking(), [1])
 
 
 def test_program_ends_a_panic_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:

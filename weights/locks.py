@@ -43,27 +43,22 @@ def locked(
 
 
 def _acquire(path: Path, waiting: Callable[[], None] | None, wait: bool) -> BaseFileLock:
-    lock: BaseFileLock = FileLock(path)
     try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        return _wait_for(lock, waiting, wait)
+        return _take(FileLock(path), waiting, wait)
     except (OSError, NotImplementedError) as error:
         if isinstance(error, OSError) and error.errno not in NO_LOCKS:
             raise
-        # By existence; the package frees one whose process on this machine is gone.
-        lock = SoftFileLock(path.with_name(f"{path.name}.held"))
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            return _wait_for(lock, waiting, wait)
-    return lock
+    # By existence; the package frees one whose process on this machine is gone.
+    return _take(SoftFileLock(path.with_name(f"{path.name}.held")), waiting, wait)
 
 
-def _wait_for(lock: BaseFileLock, waiting: Callable[[], None] | None, wait: bool) -> BaseFileLock:
-    if not wait:
-        raise InUse(lock.lock_file)
-    if waiting is not None:
-        waiting()
-    lock.acquire()
+def _take(lock: BaseFileLock, waiting: Callable[[], None] | None, wait: bool) -> BaseFileLock:
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        if not wait:
+            raise InUse(lock.lock_file) from None
+        if waiting is not None:
+            waiting()
+        lock.acquire()
     return lock

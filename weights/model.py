@@ -38,7 +38,8 @@ CHECKPOINT_FILES = (
 )
 """What `Checkpoint` reads in a folder, besides the shards that the last one lists."""
 
-_DIGEST = re.compile("[0-9a-f]{64}")
+DIGEST = re.compile("[0-9a-f]{64}")
+"""A SHA-256 digest as models and the cache write it."""
 
 MAKE_AGAIN = "make it again with 'python -m weights convert'"
 
@@ -128,7 +129,7 @@ class IntegerModel:
                 f"residual_fraction must be an integer from {low} to {high}, "
                 f"not {reprlib.repr(fraction)}"
             )
-        if not (isinstance(self.source, str) and _DIGEST.fullmatch(self.source)):
+        if not (isinstance(self.source, str) and DIGEST.fullmatch(self.source)):
             raise ValueError(f"source must be a SHA-256 digest, not {reprlib.repr(self.source)}")
         if not isinstance(self.more_end_tokens, tuple):
             told = reprlib.repr(self.more_end_tokens)

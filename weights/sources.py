@@ -8,7 +8,6 @@ clones, as ``BASE/ORG/NAME``, which stand for the revision ``main``.
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import io
 import math
@@ -24,7 +23,7 @@ from urllib.parse import quote, urlsplit, urlunsplit
 
 from .checkpoint import ModelShape, read_shape
 from .errors import ModelError
-from .files import read_json, read_toml, user_folder, user_path
+from .files import FULL, read_json, read_toml, user_folder, user_path
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
@@ -46,9 +45,6 @@ SMALL_FILE = 1 << 20
 ENTRY_BYTES = 1 << 10
 """Of one token in a tokenizer, or of one tensor in an index or a header, at most."""
 VALUE_BYTES = 4
-
-NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-"""What a full disk, or a full share of it, answers."""
 
 _PART = r"[A-Za-z0-9_][\w.-]*"
 _COORDINATES = re.compile(rf"({_PART})/({_PART})(?:@({_PART}(?:/{_PART})*))?", re.ASCII)
@@ -327,7 +323,7 @@ def _explained(name: str) -> Iterator[None]:
     except ModelError:
         raise
     except Exception as error:  # of the HTTP client, which differs between releases of the hub's
-        if isinstance(error, OSError) and error.errno in NO_ROOM:
+        if isinstance(error, OSError) and error.errno in FULL:
             raise
         status = getattr(getattr(error, "response", None), "status_code", None)
         match status:

@@ -20,7 +20,6 @@ import errno
 import hashlib
 import json
 import os
-import re
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -32,6 +31,7 @@ from urllib.parse import quote, unquote_to_bytes
 from .checkpoint import Checkpoint
 from .errors import ModelError
 from .files import (
+    FULL,
     POINTER_BYTES,
     atomic_file,
     cache_folder,
@@ -42,18 +42,17 @@ from .files import (
     user_path,
 )
 from .locks import locked
-from .model import VERSION, IntegerModel
+from .model import DIGEST, VERSION, IntegerModel
 from .quantise import Progress, convert
-from .sources import NO_ROOM, Coordinates, Source, SourceError, configured_sources
+from .sources import Coordinates, Source, SourceError, configured_sources
 
 ZOO = Path(__file__).parent / "zoo"
 SUFFIX = ".safetensors"
 INDEX = "index.json"
 INDEX_FORMAT = 1
 LONGEST_FILE_NAME = 200
-NOT_WRITABLE = NO_ROOM | {errno.EROFS, errno.EACCES, errno.EPERM}
+NOT_WRITABLE = FULL | {errno.EROFS, errno.EACCES, errno.EPERM}
 
-_DIGEST = re.compile("[0-9a-f]{64}")
 
 Note = Callable[[str], None]
 """Called with a line for the user."""
@@ -94,7 +93,7 @@ class CachedModel:
             raise ValueError("a text is none")
         if not (type(self.bytes) is type(self.version) is int):
             raise ValueError("a number is none")
-        if not _DIGEST.fullmatch(self.content):
+        if not DIGEST.fullmatch(self.content):
             raise ValueError("content is no digest")
 
 

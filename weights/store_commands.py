@@ -101,10 +101,10 @@ def find_model(
     sources, offline : what `add_source_arguments` parsed
     refresh : look for a newer checkpoint of coordinates that are cached
     """
-    file = _local_file(name)
-    if file is not None:
-        return file
-    asked = None if local_place(name) else sources or ()
+    place = local_place(name)
+    if place is not None and not place.is_dir():
+        return place
+    asked = sources or () if place is None else None
     with conversion_bar() as progress:
         store = user_store(asked, offline=offline, note=_note, progress=progress)
         return store.get(name, refresh=refresh)

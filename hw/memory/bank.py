@@ -7,8 +7,8 @@ from amaranth.lib import data, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In
 
-from hw.memory.parameters import require_positive
 from hw.memory.signatures import READ_LATENCY, ReadSignature, WriteSignature
+from hw.parameters import require_positive
 from hw.pipeline import delay
 
 

@@ -8,7 +8,6 @@ from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In
 
 from hw.arithmetic import TRIT_BITS
-from hw.memory.parameters import require_positive
 from hw.memory.signatures import (
     ADDRESS_STAGES,
     HALF_WORD_BITS,
@@ -16,6 +15,7 @@ from hw.memory.signatures import (
     HostSignature,
     ReadSignature,
 )
+from hw.parameters import require_positive
 from hw.pipeline import delay
 
 

@@ -1,6 +1,6 @@
 """The ternary engine: ``rows`` dot products of int8 codes with trits, by adders only."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 from amaranth.hdl import Cat, Module, Signal
 from amaranth.lib import data, stream, wiring
@@ -8,6 +8,7 @@ from amaranth.lib.wiring import In, Out
 
 from hw.arithmetic import CODE_BITS, TRIT_BITS
 from hw.memory.signatures import READ_LATENCY, ReadSignature, SumSignature
+from hw.parameters import require_positive
 from hw.pipeline import KEEP
 from hw.units.commands import EngineCommand
 from hw.units.row import TernaryRow
@@ -45,10 +46,7 @@ class EngineParameters:
     fanout: int = 16
 
     def __post_init__(self):
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(f"{field.name} must be a positive integer, not {value!r}")
+        require_positive(self)
         if self.rows % self.elements:
             raise ValueError(
                 f"rows must be a multiple of elements ({self.elements}), not {self.rows!r}"

@@ -15,6 +15,7 @@ from hw.arithmetic import (
     shift_amount,
 )
 from hw.memory.signatures import READ_LATENCY
+from hw.parameters import require_positive
 from hw.units.commands import TOKEN_BITS
 from hw.units.lane import VectorLane
 from hw.units.noise import NoiseParameters
@@ -81,10 +82,7 @@ class VectorParameters:
     read_latency: int = READ_LATENCY
 
     def __post_init__(self):
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(f"{field.name} must be a positive integer, not {value!r}")
+        require_positive(self)
         if self.elements not in (1, 2, 4, 8):
             raise ValueError(f"elements must be 1, 2, 4 or 8, not {self.elements!r}")
         if self.read_latency < 3:

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
+from ..commandline import one_line
 from ..errors import ModelError
 from ..files import read_text, user_path
 from ..text import SEPARATOR, encode_all, end_token, stories
@@ -52,8 +53,9 @@ def locate(data: str) -> Path:
         files = list(HUB_TEXTS[data])
         return Path(snapshot_download(data, repo_type="dataset", allow_patterns=files))
     except Exception as error:  # no narrower class covers network, hub and cache
-        reason = " ".join(str(error).split())
-        raise ModelError(f"{data}: cannot be fetched ({reason}); give a directory") from error
+        raise ModelError(
+            f"{data}: cannot be fetched ({one_line(error)}); give a directory"
+        ) from error
 
 
 def text_files(directory: Path) -> tuple[list[Path], list[Path]]:

@@ -1,4 +1,4 @@
-"""What parameters of all memories have in common."""
+"""What the parameters of units and memories have in common."""
 
 from dataclasses import fields
 
