@@ -27,15 +27,15 @@ import numpy as np
 
 from host.errors import DeviceError, FitError, HostError, UsageError
 from host.image import Image, compile_image
-from host.protocol import (
+from host.request import Request, Stop, Turns, check_tokens
+from host.sampling import next_noise
+from hw.arch.frames import FLAG, Deframer, Frame, encode_frame
+from hw.arch.protocol import (
     ERROR,
-    FLAG,
     POLL_CYCLES,
     RESPONSE,
     SLOWEST_HZ,
     Command,
-    Deframer,
-    Frame,
     Identity,
     MemorySpace,
     PollReply,
@@ -43,12 +43,9 @@ from host.protocol import (
     RunRequest,
     Totals,
     argument_struct,
-    encode_frame,
     space_size,
     write_granule,
 )
-from host.request import Request, Stop, Turns, check_tokens
-from host.sampling import next_noise
 from weights.fixed import ONE, Scale
 from weights.model import IntegerModel
 
@@ -128,7 +125,7 @@ class Device(Protocol):
 
 
 class LinkDevice:
-    """A device that speaks ``host.protocol`` over a port.
+    """A device that speaks ``hw.arch.protocol`` over a port.
 
     Parameters
     ----------

@@ -9,7 +9,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from host.descriptor import (
+from host.errors import FitError
+from hw.arch.geometry import Geometry
+from hw.arch.program import (
     INVERSE_TEMPERATURE,
     WORDS,
     ControlOp,
@@ -21,9 +23,7 @@ from host.descriptor import (
     Wait,
     immediate,
 )
-from host.errors import FitError
-from host.geometry import Geometry
-from host.protocol import MemorySpace
+from hw.arch.protocol import MemorySpace
 from weights.fixed import (
     EMBEDDING_SHIFT,
     FULL_SCALE,

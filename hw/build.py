@@ -34,7 +34,7 @@ from pathlib import Path
 
 from amaranth.hdl import UnusedElaboratable
 
-from host.protocol import DIGEST_BYTES
+from hw.arch.protocol import DIGEST_BYTES
 from hw.boards import Board, board
 from hw.estimate import CAPACITY, CELLS, check_fit, estimate
 from hw.pipeline import KEEP_SCRIPT

@@ -8,10 +8,10 @@ from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out, connect
 from amaranth.utils import exact_log2
 
-from host.descriptor import WORDS
-from host.geometry import Geometry
-from host.protocol import MemorySpace
-from hw.arithmetic import CODE_BITS, HIDDEN_BITS, RESIDUAL_BITS, SUM_BITS
+from hw.arch.arithmetic import CODE_BITS, HIDDEN_BITS, RESIDUAL_BITS, SUM_BITS
+from hw.arch.geometry import Geometry
+from hw.arch.program import WORDS
+from hw.arch.protocol import MemorySpace
 from hw.control.registers import RegisterFile
 from hw.control.sequencer import Sequencer
 from hw.links.link import Link
@@ -62,7 +62,7 @@ class Core(wiring.Component):
     -------
     rx : In(stream.Signature(8))
     tx : Out(stream.Signature(8))
-        Frames of ``host.protocol``.
+        Frames of ``hw.arch.protocol``.
     busy : Out(1)
         A run is under way.
     """

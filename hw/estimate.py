@@ -8,8 +8,8 @@ what is left of the whole ULX3S-85F machine (256 lanes, 2 elements) is the fixed
 
 from dataclasses import dataclass
 
-from host.geometry import Geometry
-from host.protocol import MAX_PAYLOAD
+from hw.arch.frames import MAX_PAYLOAD
+from hw.arch.geometry import Geometry
 from hw.boards import BoardError
 
 CELLS = {"lut4": "TRELLIS_COMB", "ff": "TRELLIS_FF", "bram": "DP16KD", "dsp": "MULT18X18D"}

@@ -2,7 +2,7 @@
 
 It follows ``docs/arithmetic.md`` layer by layer and knows nothing of programs, geometries or
 memories: a token that the gateware computes from a compiled program and this model computes from
-the integer model agree only if both are right. Formulas come from :mod:`hw.arithmetic`.
+the integer model agree only if both are right. Formulas come from :mod:`hw.arch.arithmetic`.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hw import arithmetic
-from hw.arithmetic import block_shift, round_shift, saturate, shift_amount
+from hw.arch import arithmetic
+from hw.arch.arithmetic import block_shift, round_shift, saturate, shift_amount
 from weights.fixed import (
     EMBEDDING_SHIFT,
     FULL_SCALE,

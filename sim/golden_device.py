@@ -8,9 +8,9 @@ import numpy as np
 
 from host.driver import Progress
 from host.errors import UsageError
-from host.protocol import Totals
 from host.request import Request, Stop, Turns, check_tokens
 from host.sampling import next_noise
+from hw.arch.protocol import Totals
 from sim.golden import GoldenModel, choose
 from weights.model import IntegerModel
 

@@ -9,11 +9,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from host.descriptor import Unit
 from host.driver import READ_TIMEOUT, SIMULATED_HZ, Device, LinkDevice
 from host.errors import UsageError
 from host.image import Image, compile_image
-from host.protocol import Identity
+from hw.arch.program import Unit
+from hw.arch.protocol import Identity
 from hw.control.sequencer import Sequencer
 from sim.device import SimulatedPort, announce
 from sim.timeline import draw, operation, sections

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from html import escape
 from itertools import groupby
 
-from host.descriptor import ScalarOp, Unit, VectorOp
+from hw.arch.program import ScalarOp, Unit, VectorOp
 from hw.control.sequencer import Sequencer
 from sim.timing import TimedStep, Timing
 

@@ -12,10 +12,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from host.descriptor import ControlOp, Descriptor, ScalarOp, Unit, VectorOp, Wait
-from host.geometry import Geometry
 from host.image import Image
-from host.protocol import Totals
+from hw.arch.geometry import Geometry
+from hw.arch.program import ControlOp, Descriptor, ScalarOp, Unit, VectorOp, Wait
+from hw.arch.protocol import Totals
 from hw.control.sequencer import Sequencer
 from hw.core import Units
 from hw.units.vector import MEASURED

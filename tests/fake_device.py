@@ -1,4 +1,4 @@
-"""A device in Python: answers frames as ``host.protocol`` says, over memories that are lists.
+"""A device in Python: answers frames as ``hw.arch.protocol`` says, over memories that are lists.
 
 Its model is a toy: a state stirred by every token, from which the next token follows.
 """
@@ -7,16 +7,17 @@ import random
 import struct
 import zlib
 
-from host.descriptor import REGISTERS
-from host.geometry import Geometry
-from host.protocol import (
+from host.sampling import next_noise
+from hw.arch.frames import Deframer, Frame, encode_frame
+from hw.arch.geometry import Geometry
+from hw.arch.program import REGISTERS
+from hw.arch.protocol import (
     ALWAYS_READABLE,
+    ERROR,
     READ_HALFWORDS,
     RESPONSE,
     WRITABLE,
     Command,
-    Deframer,
-    Frame,
     Identity,
     MemorySpace,
     PollReply,
@@ -24,11 +25,8 @@ from host.protocol import (
     RunFlag,
     Totals,
     argument_struct,
-    encode_frame,
-    error_frame,
     space_size,
 )
-from host.sampling import next_noise
 
 GEOMETRY = Geometry(
     rows=8,
@@ -48,6 +46,11 @@ IDENTITY = Identity(
     board="fake", geometry=GEOMETRY, clock_hz=25_000_000, digest=bytes(range(0x70, 0x80))
 )
 VOCABULARY = 31
+
+
+def error_frame(sequence: int, command: int, reason: Reason) -> Frame:
+    """The response that refuses a command."""
+    return Frame(command=ERROR, sequence=sequence, payload=bytes((reason, command)))
 
 
 class ToyModel:

@@ -16,11 +16,11 @@ from amaranth.hdl import Fragment, Module, Signal
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from host.geometry import Geometry
 from host.image import compile_image
 from host.infer import ZOO
-from host.protocol import DIGEST_BYTES
 from hw import boards, build
+from hw.arch.geometry import Geometry
+from hw.arch.protocol import DIGEST_BYTES
 from hw.estimate import CAPACITY, arrange, check_fit, estimate
 from hw.speed import Speed, find_speed
 from hw.top import EcpPll, Top

@@ -20,22 +20,27 @@ import host.driver
 from host.driver import LinkDevice, open_device
 from host.errors import DeviceError, FitError, UsageError
 from host.image import Image
-from host.protocol import (
+from host.sampling import initial_noise, inverse_temperature, next_noise
+from hw.arch.frames import Deframer, Frame, encode_frame
+from hw.arch.protocol import (
     POLL_CYCLES,
     RESPONSE,
     VERSION,
     Command,
-    Deframer,
-    Frame,
     MemorySpace,
     PollReply,
     Reason,
     Totals,
-    encode_frame,
+)
+from tests.fake_device import (
+    GEOMETRY,
+    IDENTITY,
+    VOCABULARY,
+    FakeDevice,
+    FakePort,
+    ToyModel,
     error_frame,
 )
-from host.sampling import initial_noise, inverse_temperature, next_noise
-from tests.fake_device import GEOMETRY, IDENTITY, VOCABULARY, FakeDevice, FakePort, ToyModel
 from weights.fixed import ONE
 
 SECTIONS = {

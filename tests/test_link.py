@@ -10,21 +10,18 @@ import pytest
 from amaranth.back import rtlil
 from amaranth.sim import Simulator
 
-from host.protocol import (
+from hw.arch.frames import FLAG, Deframer, Frame, encode_frame
+from hw.arch.protocol import (
     ERROR,
-    FLAG,
     READ_HALFWORDS,
     RESPONSE,
     WRITE_HALFWORDS,
     Command,
-    Deframer,
-    Frame,
     MemorySpace,
     PollReply,
     Reason,
     RunRequest,
     argument_struct,
-    encode_frame,
     space_size,
 )
 from hw.links.commands import CommandProcessor

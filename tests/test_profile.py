@@ -11,11 +11,11 @@ from xml.etree import ElementTree
 
 import pytest
 
-from host.descriptor import Unit
 from host.driver import open_device
 from host.errors import UsageError
 from host.image import compile_image
 from host.infer import ZOO
+from hw.arch.program import Unit
 from hw.boards import board
 from sim.golden_device import GoldenDevice
 from sim.profile import build_folder, machine, measure, of_run, unmeasured

@@ -8,16 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from host.geometry import LARGEST, Geometry
-from host.protocol import (
+from hw.arch.frames import ESCAPE, FLAG, MAX_PAYLOAD, Deframer, Frame, encode_frame
+from hw.arch.geometry import LARGEST, Geometry
+from hw.arch.protocol import (
     ARGUMENTS,
-    ESCAPE,
-    FLAG,
-    MAX_PAYLOAD,
     VERSION,
     Command,
-    Deframer,
-    Frame,
     Identity,
     MemorySpace,
     PollReply,
@@ -25,7 +21,6 @@ from host.protocol import (
     Totals,
     argument_offset,
     argument_struct,
-    encode_frame,
     space_size,
     write_granule,
 )

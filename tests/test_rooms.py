@@ -13,18 +13,17 @@ ROOT = Path(__file__).resolve().parents[1]
 ROOMS = ("weights", "host", "hw", "sim", "tests")
 
 GROUND = (
-    *("hw.arithmetic", "hw.parameters", "hw.pipeline"),
+    *("hw.arch", "hw.parameters", "hw.pipeline"),
     *("hw.memory.signatures", "hw.units.commands", "hw.control.run"),
-    *("host.descriptor", "host.geometry", "host.protocol"),
     *("weights.fixed", "weights.noise", "weights.packing"),
 )
 """What parts of the machine know of each other: formulas, ports and payloads, never a part."""
 
 RULES: dict[str, tuple[str, ...]] = {
     "weights": ("weights",),
-    "host": ("host", "weights"),
-    "hw": ("hw", "host.descriptor", "host.geometry", "host.protocol", "weights"),
-    "hw.arithmetic": (),
+    "host": ("host", "hw.arch", "weights"),
+    "hw": ("hw", "weights"),
+    "hw.arch": ("hw.arch", "weights.fixed", "weights.noise", "weights.packing"),
     "hw.parameters": (),
     "hw.pipeline": (),
     "hw.units": ("hw.units", *GROUND),
@@ -130,7 +129,12 @@ def test_rooms_import_what_they_may():
         ("hw.made_up", "from host.image import Image", "host.image"),
         ("host.made_up", "from sim import device", "sim.device"),
         ("host.made_up", "from hw.boards import board", "hw.boards"),
-        ("weights.made_up", "if True:\n    from host.protocol import Command", "host.protocol"),
+        ("hw.arch.made_up", "from hw.pipeline import delay", "hw.pipeline"),
+        (
+            "weights.made_up",
+            "if True:\n    from hw.arch.protocol import Command",
+            "hw.arch.protocol",
+        ),
         ("weights.made_up", "from weights.__main__ import main", "weights.__main__"),
         ("sim.made_up", "from hw.build import build", "hw.build"),
         ("sim.made_up", "from tests import checkpoints", "tests.checkpoints"),

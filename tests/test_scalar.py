@@ -3,7 +3,7 @@ import random
 import pytest
 from amaranth.sim import Simulator
 
-from host.descriptor import ScalarOp
+from hw.arch.program import ScalarOp
 from hw.units.normaliser import NormaliserParameters
 from hw.units.scalar import ScalarParameters
 from weights.fixed import FULL_SCALE, ONE, ZERO, Scale

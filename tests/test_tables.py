@@ -9,7 +9,7 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.sim import Simulator
 
-from hw.arithmetic import BASE_BITS, GUMBEL_UNIT
+from hw.arch.arithmetic import BASE_BITS, GUMBEL_UNIT
 from hw.units.noise import NoiseParameters
 from hw.units.tables import DrawNormaliser, TableUnit, gumbel, sigmoid
 from sim import golden

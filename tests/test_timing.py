@@ -5,11 +5,11 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from host.descriptor import Descriptor, Space, Unit, Wait
 from host.driver import open_device
 from host.errors import FitError
 from host.image import compile_image
 from host.infer import ZOO
+from hw.arch.program import Descriptor, Space, Unit, Wait
 from hw.boards import board
 from hw.control.sequencer import Sequencer
 from sim.timing import predict

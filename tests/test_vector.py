@@ -6,8 +6,8 @@ import pytest
 from amaranth.hdl import Value
 from amaranth.sim import Simulator
 
-from host.descriptor import Space, VectorOp
-from hw.arithmetic import HIDDEN_BITS, RESIDUAL_BITS, SUM_BITS
+from hw.arch.arithmetic import HIDDEN_BITS, RESIDUAL_BITS, SUM_BITS
+from hw.arch.program import Space, VectorOp
 from hw.units.commands import VectorCommand
 from hw.units.vector import VectorParameters
 from hw.units.vector_unit import VectorUnit

@@ -15,9 +15,9 @@ import pytest
 from tokenizers import Tokenizer
 
 from host import infer
-from host.geometry import Geometry
 from host.image import compile_image, pack_embedding
-from host.protocol import MemorySpace
+from hw.arch.geometry import Geometry
+from hw.arch.protocol import MemorySpace
 from sim.evaluate import Backend, FloatBackend, GoldenBackend, evaluate, token_windows
 from tests.checkpoints import RandomCheckpoint
 from tests.stories import write_stories

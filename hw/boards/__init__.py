@@ -4,8 +4,8 @@ import importlib
 import pkgutil
 from dataclasses import dataclass
 
-from host.geometry import Geometry
-from host.protocol import DIGEST_BYTES
+from hw.arch.geometry import Geometry
+from hw.arch.protocol import DIGEST_BYTES
 from weights.errors import ReportedError
 
 

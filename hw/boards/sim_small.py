@@ -1,6 +1,6 @@
 """A small machine for tests, simulated only: 96 lanes in an awkward shape."""
 
-from host.geometry import Geometry
+from hw.arch.geometry import Geometry
 from hw.boards import Board
 
 BOARD = Board(

@@ -1,6 +1,6 @@
 """The smallest machine, simulated only: 16 lanes, one element a cycle, room for deep models."""
 
-from host.geometry import Geometry
+from hw.arch.geometry import Geometry
 from hw.boards import Board
 
 BOARD = Board(

@@ -1,6 +1,6 @@
 """Radiona ULX3S with an ECP5-85F: a whole small model in block RAM."""
 
-from host.geometry import Geometry
+from hw.arch.geometry import Geometry
 from hw.boards import Board
 
 # Holds d = 128, m = 512, 3 layers, 1,024 tokens: 917,504 trits are 3,584 rows of 256; 1,024

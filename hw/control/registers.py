@@ -5,7 +5,7 @@ from amaranth.lib import stream, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
-from host.descriptor import REGISTERS
+from hw.arch.program import REGISTERS
 from hw.units.commands import ScalarResult, ScaleLayout
 
 

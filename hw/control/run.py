@@ -17,7 +17,7 @@ RunCommand = data.StructLayout(
         "noise": 32,
     }
 )
-"""A run; ``host.protocol.RunRequest`` says what the fields mean."""
+"""A run; ``hw.arch.protocol.RunRequest`` says what the fields mean."""
 
 
 class RunControlSignature(wiring.Signature):

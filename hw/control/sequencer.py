@@ -6,8 +6,8 @@ from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
 
-from host.descriptor import FIELDS, INVERSE_TEMPERATURE, REGISTERS, WORDS, ControlOp, Unit, Wait
-from host.geometry import Geometry
+from hw.arch.geometry import Geometry
+from hw.arch.program import FIELDS, INVERSE_TEMPERATURE, REGISTERS, WORDS, ControlOp, Unit, Wait
 from hw.control.run import RunCommand
 from hw.memory.signatures import PROGRAM_LATENCY
 from hw.units.commands import (
@@ -24,7 +24,7 @@ DescriptorLayout = data.StructLayout(
 )
 
 TotalsLayout = data.StructLayout({"cycles": 64, "engine_cycles": 64, "tokens": 32})
-"""``host.protocol.Totals``."""
+"""``hw.arch.protocol.Totals``."""
 
 
 class Sequencer(wiring.Component):

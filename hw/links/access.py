@@ -2,7 +2,7 @@
 
 from amaranth.hdl import Module, Signal
 
-from host.protocol import (
+from hw.arch.protocol import (
     ALWAYS_READABLE,
     READ_HALFWORDS,
     WRITABLE,

@@ -1,13 +1,13 @@
-"""Commands of ``host.protocol``, from frame to frame."""
+"""Commands of ``hw.arch.protocol``, from frame to frame."""
 
 from amaranth.hdl import Module, Signal
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from host.geometry import Geometry
-from host.protocol import (
+from hw.arch.frames import MAX_PAYLOAD
+from hw.arch.geometry import Geometry
+from hw.arch.protocol import (
     DIGEST_BYTES,
-    MAX_PAYLOAD,
     POLL_CYCLES,
     RESPONSE,
     Command,
@@ -24,7 +24,7 @@ from hw.memory.signatures import BusSignature
 
 
 class CommandProcessor(wiring.Component):
-    """Executes the commands of ``host.protocol``.
+    """Executes the commands of ``hw.arch.protocol``.
 
     One command at a time. WRITE takes two cycles a half-word, CHECKSUM two, READ the latency of
     the bus and four. It waits for ``bus.read_valid``, for ``control.run.ready`` and for the

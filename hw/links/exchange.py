@@ -4,10 +4,10 @@ from amaranth.hdl import Cat, Module, Signal
 from amaranth.lib.memory import Memory
 from amaranth.utils import bits_for
 
-from host.geometry import Geometry
-from host.protocol import (
+from hw.arch.frames import MAX_PAYLOAD
+from hw.arch.geometry import Geometry
+from hw.arch.protocol import (
     ERROR,
-    MAX_PAYLOAD,
     Command,
     MemorySpace,
     PollReply,

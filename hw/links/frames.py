@@ -1,11 +1,11 @@
-"""Frames of ``host.protocol`` from bytes, and bytes from frames."""
+"""Frames of ``hw.arch.protocol`` from bytes, and bytes from frames."""
 
 from amaranth.hdl import Cat, Module, Mux, Signal
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
-from host.protocol import CRC_BYTES, ESCAPE, FLAG, HEADER, INVERT, MAX_PAYLOAD
+from hw.arch.frames import CRC_BYTES, ESCAPE, FLAG, HEADER, INVERT, MAX_PAYLOAD
 
 FrameHeader = data.StructLayout({"command": 8, "sequence": 8, "length": 16})
 

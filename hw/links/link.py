@@ -1,14 +1,14 @@
 """The device's end of the link: frames from bytes, commands from frames.
 
-``host.protocol`` defines the frames and the commands. Receiver, processor and sender take turns, so
-they share one CRC unit: while a command is executed or answered nothing is received.
+``hw.arch`` defines the frames and the commands. Receiver, processor and sender take turns, so they
+share one CRC unit: while a command is executed or answered nothing is received.
 """
 
 from amaranth.hdl import Const, Module
 from amaranth.lib import crc, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from host.geometry import Geometry
+from hw.arch.geometry import Geometry
 from hw.control.run import RunControlSignature
 from hw.links.commands import CommandProcessor
 from hw.links.frames import FrameReceiver, FrameSender

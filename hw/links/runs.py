@@ -2,7 +2,7 @@
 
 from amaranth.hdl import Cat, Const, Module, Mux, Signal
 
-from host.protocol import Command, MemorySpace, PollReply, Reason, RunFlag
+from hw.arch.protocol import Command, MemorySpace, PollReply, Reason, RunFlag
 from hw.links.exchange import Exchange
 
 

@@ -3,8 +3,8 @@
 from amaranth.hdl import Module, Mux, Signal
 from amaranth.utils import exact_log2
 
-from host.protocol import MemorySpace
-from hw.arithmetic import SUM_BITS
+from hw.arch.arithmetic import SUM_BITS
+from hw.arch.protocol import MemorySpace
 from hw.memory.signatures import (
     ADDRESS_STAGES,
     HALF_WORD_BITS,

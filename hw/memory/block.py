@@ -7,7 +7,7 @@ from amaranth.lib import data, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In
 
-from hw.arithmetic import TRIT_BITS
+from hw.arch.arithmetic import TRIT_BITS
 from hw.memory.signatures import (
     ADDRESS_STAGES,
     HALF_WORD_BITS,

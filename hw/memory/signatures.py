@@ -11,7 +11,7 @@ from amaranth.hdl import Shape, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
-from hw.arithmetic import SUM_BITS
+from hw.arch.arithmetic import SUM_BITS
 
 HALF_WORD_BITS = 16
 """The host's unit of access to a store, and the width of a table entry."""
@@ -126,7 +126,7 @@ class BusSignature(wiring.Signature):
 
     Members
     -------
-    space : Out(4), a ``host.protocol.MemorySpace``
+    space : Out(4), a ``hw.arch.protocol.MemorySpace``
     address : Out(32), within the space
     write, read : Out(1), never both; at most one in two cycles
     write_data : Out(16)

@@ -29,8 +29,8 @@ EngineCommand = data.StructLayout(
 
 VectorCommand = data.StructLayout(
     {
-        "op": 4,  # host.descriptor.VectorOp
-        "space": 3,  # host.descriptor.Space of the main operand
+        "op": 4,  # hw.arch.program.VectorOp
+        "space": 3,  # hw.arch.program.Space of the main operand
         "b_register": 1,
         "shift": signed(7),
         "length": INDEX_BITS,  # elements, at least 1
@@ -47,12 +47,12 @@ VectorCommand = data.StructLayout(
         "noise": WORD_BITS,  # state of the noise before the first element, never 0
     }
 )
-"""A descriptor with the values of its registers; ``host.descriptor`` has the fields' meaning."""
+"""A descriptor with the values of its registers; ``hw.arch.program`` has the fields' meaning."""
 
 ScalarCommand = data.StructLayout(
     {"op": 4, "a": ScaleLayout, "b": ScaleLayout, "result": REGISTER_BITS}
 )
-"""``op`` is a ``host.descriptor.ScalarOp``; ``result`` is passed along."""
+"""``op`` is a ``hw.arch.program.ScalarOp``; ``result`` is passed along."""
 
 ScalarResult = data.StructLayout({"register": REGISTER_BITS, "value": ScaleLayout})
 

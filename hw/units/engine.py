@@ -6,7 +6,7 @@ from amaranth.hdl import Cat, Module, Signal
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from hw.arithmetic import CODE_BITS, TRIT_BITS
+from hw.arch.arithmetic import CODE_BITS, TRIT_BITS
 from hw.memory.signatures import READ_LATENCY, ReadSignature, SumSignature
 from hw.parameters import require_positive
 from hw.pipeline import KEEP

@@ -4,8 +4,7 @@ from amaranth.hdl import Cat, Const, Module, Mux, Signal, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
-from host.descriptor import Space, VectorOp
-from hw.arithmetic import (
+from hw.arch.arithmetic import (
     CODE_BITS,
     GATE_MAX,
     GATE_ONE,
@@ -19,6 +18,7 @@ from hw.arithmetic import (
     round_shift,
     saturate,
 )
+from hw.arch.program import Space, VectorOp
 from hw.memory.signatures import HALF_WORD_BITS
 from hw.pipeline import delay
 from hw.units.noise import WORD_BITS

@@ -4,7 +4,7 @@ from amaranth.hdl import Module, Mux, Signal, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
-from hw.arithmetic import CODE_BITS, SUM_BITS, TRIT_BITS
+from hw.arch.arithmetic import CODE_BITS, SUM_BITS, TRIT_BITS
 from hw.pipeline import KEEP, add
 
 

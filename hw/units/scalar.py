@@ -6,7 +6,7 @@ from amaranth.hdl import Cat, Const, Module, Mux, Signal, signed
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from host.descriptor import ScalarOp
+from hw.arch.program import ScalarOp
 from hw.pipeline import add
 from hw.units.commands import ScalarCommand, ScalarResult
 from weights.fixed import EXPONENT_BITS, MANTISSA_BITS, Scale

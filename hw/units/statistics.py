@@ -5,7 +5,7 @@ from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import exact_log2
 
-from hw.arithmetic import RESIDUAL_BITS
+from hw.arch.arithmetic import RESIDUAL_BITS
 from hw.units.commands import INDEX_BITS
 from hw.units.lane import ENERGY_BITS, WIDE_BITS
 

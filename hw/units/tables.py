@@ -5,7 +5,7 @@ from amaranth.lib import data, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
-from hw.arithmetic import (
+from hw.arch.arithmetic import (
     BASE_BITS,
     DELTA_BITS,
     FRACTION_BITS,

@@ -2,9 +2,8 @@
 
 from dataclasses import dataclass, fields
 
-from host.descriptor import Space, VectorOp
-from hw import arithmetic
-from hw.arithmetic import (
+from hw.arch import arithmetic
+from hw.arch.arithmetic import (
     GUMBEL_UNIT,
     HIDDEN_BITS,
     PRODUCT_SHIFT,
@@ -14,6 +13,7 @@ from hw.arithmetic import (
     saturate,
     shift_amount,
 )
+from hw.arch.program import Space, VectorOp
 from hw.memory.signatures import READ_LATENCY
 from hw.parameters import require_positive
 from hw.units.commands import TOKEN_BITS

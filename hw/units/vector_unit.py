@@ -5,8 +5,7 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import exact_log2
 
-from host.descriptor import VectorOp
-from hw.arithmetic import (
+from hw.arch.arithmetic import (
     CODE_BITS,
     HIDDEN_BITS,
     PRODUCT_SHIFT,
@@ -15,6 +14,7 @@ from hw.arithmetic import (
     block_shift,
     shift_amount,
 )
+from hw.arch.program import VectorOp
 from hw.memory.signatures import HALF_WORD_BITS, ReadSignature, WriteSignature
 from hw.pipeline import KEEP, delay
 from hw.units.commands import INDEX_BITS, TOKEN_BITS, VectorCommand, raw_layout
@@ -26,7 +26,7 @@ from weights.fixed import EXPONENT_BITS, GAIN_SHIFT
 
 
 class VectorUnit(wiring.Component):
-    """Executes the ``VectorOp`` steps of ``host.descriptor``, ``elements`` elements per cycle.
+    """Executes the ``VectorOp`` steps of ``hw.arch.program``, ``elements`` elements per cycle.
 
     ``docs/arithmetic.md`` has the formulas. Every step is one pass over its vector; ``busy`` is
     high for ``parameters.cycles(length, op)`` cycles from the cycle after the command is taken, and

@@ -9,7 +9,7 @@ from cocotb.task import bridge, resume
 from cocotb.triggers import FallingEdge
 
 from host.driver import LinkDevice
-from host.geometry import Geometry
+from hw.arch.geometry import Geometry
 from hw.core import Core
 from sim.benches.runner import Sink, Source, arguments, run, start
 from sim.golden_device import GoldenDevice

@@ -8,16 +8,14 @@ import cocotb
 import pytest
 from cocotb.triggers import FallingEdge, ReadOnly
 
-from host.geometry import Geometry
-from host.protocol import (
+from hw.arch.frames import Deframer, Frame, encode_frame
+from hw.arch.geometry import Geometry
+from hw.arch.protocol import (
     RESPONSE,
     Command,
-    Deframer,
-    Frame,
     Identity,
     MemorySpace,
     argument_struct,
-    encode_frame,
     space_size,
 )
 from hw.links.link import Link

@@ -5,7 +5,7 @@ import random
 import cocotb
 import pytest
 
-from host.descriptor import ScalarOp
+from hw.arch.program import ScalarOp
 from hw.units.commands import ScalarCommand, ScalarResult, raw_layout
 from hw.units.normaliser import NormaliserParameters
 from hw.units.scalar import ScalarParameters

@@ -9,7 +9,7 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 from cocotb.triggers import FallingEdge, ReadOnly
 
-from hw.arithmetic import BASE_BITS, HIDDEN_BITS, signed
+from hw.arch.arithmetic import BASE_BITS, HIDDEN_BITS, signed
 from hw.units.tables import DrawNormaliser, TableUnit, gumbel, sigmoid
 from sim.benches.runner import arguments, run, start
 

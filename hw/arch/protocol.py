@@ -1,20 +1,6 @@
-"""The link between host and device: frames, commands, memory spaces.
+"""The link between host and device: commands in `hw.arch.frames`, and memory spaces.
 
 This is the only definition; ``hw/links/`` is built from it.
-
-Frames
-------
-Between two flag bytes (0x7E) lies one frame. Within it the flag and the escape byte (0x7D) are
-sent as 0x7D followed by the byte with bit 5 inverted, so a receiver is in step again at the next
-flag whatever was lost. Unescaped, all numbers little-endian:
-
-======== ==== =====================================================================
-command  u8   `Command`; in a response the same with bit 7 set, or 0xFF for an error
-sequence u8   repeated in the response
-length   u16  bytes of payload, at most `MAX_PAYLOAD`
-payload
-crc      u32  CRC-32 (ISO-HDLC, `zlib.crc32`) of everything before it
-======== ==== =====================================================================
 
 A device drops a frame with a wrong CRC or length without a word, and acts on a frame only after
 checking all of it. The host sends one command at a time and repeats it under the same sequence
@@ -58,26 +44,18 @@ refused as BUSY, and so are READ and CHECKSUM of every space except TOKENS and T
 import enum
 import re
 import struct
-import zlib
-from collections.abc import Iterator
 from dataclasses import dataclass
 
-from host.geometry import Geometry
+from hw.arch.frames import MAX_PAYLOAD
+from hw.arch.geometry import Geometry
 from weights.fixed import Scale
 
 VERSION = 2
 MAGIC = b"TRIT"
-MAX_PAYLOAD = 1024
 MIN_PAYLOAD = 64
 """Least that a device must take and give, so that its identity's geometry is of use."""
 POLL_CYCLES = 1 << 22
 
-FLAG = 0x7E
-ESCAPE = 0x7D
-INVERT = 0x20
-
-HEADER = struct.Struct("<BBH")
-CRC_BYTES = 4
 RESPONSE = 0x80
 ERROR = 0xFF
 """Command of an error response."""
@@ -425,88 +403,3 @@ class Totals:
     def from_bytes(cls, data: bytes) -> "Totals":
         cycles, engine_cycles, tokens = cls.LAYOUT.unpack(data)
         return cls(cycles=cycles, engine_cycles=engine_cycles, tokens=tokens)
-
-
-# ---------------------------------------------------------------------------------------------
-# Frames
-
-
-@dataclass(frozen=True, kw_only=True)
-class Frame:
-    """One frame, unescaped and without its CRC."""
-
-    command: int
-    sequence: int
-    payload: bytes = b""
-
-    def __post_init__(self):
-        for name in ("command", "sequence"):
-            if not 0 <= getattr(self, name) <= 0xFF:
-                raise ValueError(f"{name} must fit 8 bits, not {getattr(self, name)!r}")
-        if len(self.payload) > MAX_PAYLOAD:
-            raise ValueError(
-                f"payload must be at most {MAX_PAYLOAD} bytes, not {len(self.payload)!r}"
-            )
-
-
-_STUFFING = {byte: bytes((ESCAPE, byte ^ INVERT)) for byte in (FLAG, ESCAPE)}
-
-
-def encode_frame(frame: Frame) -> bytes:
-    """Bytes of a frame on the wire, with a flag before and after it."""
-    body = HEADER.pack(frame.command, frame.sequence, len(frame.payload)) + frame.payload
-    body += zlib.crc32(body).to_bytes(CRC_BYTES, "little")
-    body = body.replace(bytes((ESCAPE,)), _STUFFING[ESCAPE])  # first: the other makes escapes
-    body = body.replace(bytes((FLAG,)), _STUFFING[FLAG])
-    return bytes((FLAG,)) + body + bytes((FLAG,))
-
-
-def error_frame(sequence: int, command: int, reason: Reason) -> Frame:
-    """The response that refuses a command."""
-    return Frame(command=ERROR, sequence=sequence, payload=bytes((reason, command)))
-
-
-class Deframer:
-    """Finds the frames in a stream of bytes that comes in pieces.
-
-    Never raises: what is no frame is dropped, and ``dropped`` counts it.
-    """
-
-    LIMIT = HEADER.size + MAX_PAYLOAD + CRC_BYTES
-
-    def __init__(self):
-        self.dropped = 0
-        self.reset()
-
-    def reset(self):
-        """Forget a frame that has not ended yet."""
-        self._body = bytearray()
-        self._escaped = False
-
-    def feed(self, data: bytes) -> Iterator[Frame]:
-        """Frames that end within ``data``, in order."""
-        for byte in data:
-            if byte == FLAG:
-                frame = self._finish()
-                if frame is not None:
-                    yield frame
-            elif byte == ESCAPE:
-                self._escaped = True
-            else:
-                if len(self._body) <= self.LIMIT:  # one more than fits marks it as too long
-                    self._body.append(byte ^ INVERT if self._escaped else byte)
-                self._escaped = False
-
-    def _finish(self) -> Frame | None:
-        body, escaped = bytes(self._body), self._escaped
-        self.reset()
-        if not body and not escaped:
-            return None
-        if not escaped and HEADER.size + CRC_BYTES <= len(body) <= self.LIMIT:
-            content, crc = body[:-CRC_BYTES], body[-CRC_BYTES:]
-            command, sequence, length = HEADER.unpack_from(content)
-            payload = content[HEADER.size :]
-            if length == len(payload) and zlib.crc32(content).to_bytes(CRC_BYTES, "little") == crc:
-                return Frame(command=command, sequence=sequence, payload=payload)
-        self.dropped += 1
-        return None
