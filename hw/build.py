@@ -469,7 +469,7 @@ def check_size(board: Board, say=print):
     """Says before anything runs whether the estimate fits; raises BuildError if it does not."""
     if board.simulated:
         return
-    fit = check_fit(estimate(board.geometry), board.device)
+    fit = check_fit(estimate(board.machine), board.device)
     for warning in fit.warnings:
         say(f"warning: {warning}")
     if fit.lacks:
@@ -569,7 +569,7 @@ def build(
             "lut4_by_unit": units,
             "lanes": board.geometry.lanes,
             "geometry": asdict(board.geometry),
-            "estimate": estimate(board.geometry),
+            "estimate": estimate(board.machine),
             "seed": seed,
             "seeds": {str(s): t.result and t.result["clock_mhz"] for s, t in tried.items()},
             "failures": {str(s): str(t.failure) for s, t in tried.items() if t.failure},
@@ -655,7 +655,7 @@ def main(arguments=None) -> int:
         )
     target = board(options.board)
     if options.estimate_only:
-        print(table(target, estimate(target.geometry)))
+        print(table(target, estimate(target.machine)))
         check_size(target)
         return 0
     first = target.seed if options.seed is None else options.seed

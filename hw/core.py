@@ -1,7 +1,5 @@
 """The whole machine behind two byte streams: what a board, and the simulated device, gets."""
 
-from dataclasses import dataclass
-
 from amaranth.hdl import Module, Mux, ResetInserter, Signal
 from amaranth.lib import stream, wiring
 from amaranth.lib.memory import Memory
@@ -9,54 +7,31 @@ from amaranth.lib.wiring import In, Out, connect
 from amaranth.utils import exact_log2
 
 from hw.arch.arithmetic import CODE_BITS, HIDDEN_BITS, RESIDUAL_BITS, SUM_BITS
-from hw.arch.geometry import Geometry
 from hw.arch.program import WORDS
 from hw.arch.protocol import MemorySpace
 from hw.control.registers import RegisterFile
 from hw.control.sequencer import Sequencer
 from hw.links.link import Link
 from hw.links.window import Window
+from hw.machine import Machine
 from hw.memory.bank import VectorBank, VectorBankParameters
-from hw.memory.block import BlockStore, TableStoreParameters, WeightStoreParameters
+from hw.memory.block import BlockStore
 from hw.memory.signatures import HALF_WORD_BITS, PROGRAM_LATENCY
 from hw.pipeline import KEEP
-from hw.units.engine import EngineParameters
-from hw.units.normaliser import NormaliserParameters
-from hw.units.scalar import ScalarParameters
-from hw.units.statistics import STATISTIC_BITS
-from hw.units.vector import VectorParameters
 from hw.units.vector_unit import VectorUnit
 
 
-@dataclass(frozen=True, kw_only=True)
-class Units:
-    """Parameters of the units that a machine of one geometry has."""
-
-    engine: EngineParameters
-    vector: VectorParameters
-    scalar: ScalarParameters
-    normaliser: NormaliserParameters
-
-    @classmethod
-    def from_geometry(cls, geometry: Geometry) -> "Units":
-        return cls(
-            engine=EngineParameters.from_geometry(geometry),
-            vector=VectorParameters.from_geometry(geometry),
-            scalar=ScalarParameters(),
-            normaliser=NormaliserParameters(width=STATISTIC_BITS),
-        )
-
-
 class Core(wiring.Component):
-    """Link, sequencer, units and memories of one geometry.
+    """Link, sequencer, units and memories of one machine.
 
     Parameters
     ----------
-    geometry : Geometry
+    machine : Machine
     board_name : str
     clock_hz : int
     digest : bytes
-        Names the build; 16 bytes. All four are what the device answers to IDENTIFY.
+        Names the build; 16 bytes. These three and the geometry are what the device answers to
+        IDENTIFY.
 
     Members
     -------
@@ -67,23 +42,28 @@ class Core(wiring.Component):
         A run is under way.
     """
 
-    def __init__(self, *, geometry: Geometry, board_name: str, clock_hz: int, digest: bytes):
-        self.geometry = g = geometry
+    def __init__(self, *, machine: Machine, board_name: str, clock_hz: int, digest: bytes):
+        self.geometry = g = machine.geometry
         super().__init__(
             {"rx": In(stream.Signature(8)), "tx": Out(stream.Signature(8)), "busy": Out(1)}
         )
         self.link = Link(geometry=g, board=board_name, clock_hz=clock_hz, digest=digest)
         self.sequencer = Sequencer(g)
         self.registers = RegisterFile()
-        units = Units.from_geometry(g)
-        self.engine = units.engine.create()
-        self.vector = VectorUnit(units.vector)
-        self.scalar = units.scalar.create()
-        self.normaliser = units.normaliser.create()
+        self.engine = machine.engine.create()
+        self.vector = VectorUnit(machine.vector)
+        self.scalar = machine.scalar.create()
+        self.normaliser = machine.normaliser.create()
 
-        self.weights = WeightStoreParameters.from_geometry(g).create()
-        self.tables = TableStoreParameters.from_geometry(g).create()
-        self.program = BlockStore(WORDS * g.descriptors, 2, 32, latency=PROGRAM_LATENCY)
+        self.weights = machine.weights.create()
+        self.tables = machine.tables.create()
+        self.program = BlockStore(
+            WORDS * g.descriptors,
+            2,
+            32,
+            readback=machine.stores.program.readback,
+            latency=PROGRAM_LATENCY,
+        )
         self.sums = self._bank(SUM_BITS, g.sums)
         self.multiplicands = self._bank(SUM_BITS, g.multiplicands)
         self.vectors = self._bank(RESIDUAL_BITS, g.vectors)

@@ -1,4 +1,4 @@
-"""What a machine will take of a device, from its geometry, without tools.
+"""What a machine will take of a device, without tools.
 
 Block RAM and DSP blocks are counted, memory by memory and multiplier by multiplier. LUTs and
 flip-flops are a linear model of lanes, rows and elements. Its constants are those of engines of 16
@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from hw.arch.frames import MAX_PAYLOAD
 from hw.arch.geometry import Geometry
 from hw.boards import BoardError
+from hw.machine import Machine
 
 CELLS = {"lut4": "TRELLIS_COMB", "ff": "TRELLIS_FF", "bram": "DP16KD", "dsp": "MULT18X18D"}
 """Resources by the names of reports, and of the cells that nextpnr counts for them."""
@@ -79,9 +80,9 @@ def memories(geometry: Geometry) -> list[tuple[int, int, int | None]]:
     ]
 
 
-def estimate(geometry: Geometry) -> dict[str, int]:
-    """``lut4``, ``ff``, ``bram`` and ``dsp`` of a geometry."""
-    g = geometry
+def estimate(machine: Machine) -> dict[str, int]:
+    """``lut4``, ``ff``, ``bram`` and ``dsp`` of a machine."""
+    g = machine.geometry
     luts = FIXED_LUTS + LUTS_PER_ELEMENT * g.elements
     luts += LUTS_PER_LANE * g.lanes + LUTS_PER_ROW * g.rows + LUTS_PER_WEIGHT_BIT * 2 * g.lanes
     flip_flops = FIXED_FLIP_FLOPS + FLIP_FLOPS_PER_ELEMENT * g.elements

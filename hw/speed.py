@@ -92,5 +92,5 @@ def find_speed(board: Board, model: str | None, say: Callable[[str], None]) -> S
         profile, cycles = measure(board, integers, path.stem, progress=say)
     except ReportedError as error:
         say(f"cycles per token are only predicted: {error}")
-        return Speed(profile=unmeasured(image, board.name, path.stem), cycles=None)
+        return Speed(profile=unmeasured(image, board.name, path.stem, board.machine), cycles=None)
     return Speed(profile=profile, cycles=cycles)

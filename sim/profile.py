@@ -15,6 +15,7 @@ from host.image import Image, compile_image
 from hw.arch.program import Unit
 from hw.arch.protocol import Identity
 from hw.control.sequencer import Sequencer
+from hw.machine import Machine
 from sim.device import SimulatedPort, announce
 from sim.timeline import draw, operation, sections
 from sim.timing import TimedStep, Timing, predict
@@ -249,7 +250,13 @@ def _counted(device: Device, timing: Timing, chosen: int) -> tuple[float, ...]:
 
 
 def of_run(
-    device: Device, model: IntegerModel, name: str, *, prompt: int, generated: int
+    device: Device,
+    model: IntegerModel,
+    name: str,
+    *,
+    prompt: int,
+    generated: int,
+    hardware: Machine | None = None,
 ) -> Profile:
     """The profile of what a device has just generated.
 
@@ -259,6 +266,8 @@ def of_run(
         The one that is loaded, and ``name`` what to call it.
     prompt, generated : int
         Tokens of the prompt, and those that came.
+    hardware : Machine or None
+        What the device is, if its options are not the usual ones.
 
     Raises
     ------
@@ -266,7 +275,7 @@ def of_run(
         The device has no program.
     """
     identity = machine(device)
-    timing = predict(compile_image(model, identity.geometry))
+    timing = predict(compile_image(model, identity.geometry), hardware)
     # The driver takes a long prompt through in parts; each part chooses a token that is dropped.
     dropped = (prompt - 1) // max(identity.geometry.tokens - 1, 1)
     return Profile(
@@ -287,9 +296,9 @@ def build_folder(board: str) -> Path:
     return Path("build") / (re.sub(r"[^\w.-]", "_", board).strip(".") or "device")
 
 
-def unmeasured(image: Image, board: str, model: str) -> Profile:
+def unmeasured(image: Image, board: str, model: str, hardware: Machine | None = None) -> Profile:
     """The prediction alone."""
-    return Profile(board=board, model=model, timing=predict(image))
+    return Profile(board=board, model=model, timing=predict(image, hardware))
 
 
 def measure(
@@ -324,5 +333,5 @@ def measure(
         for count in (1, 1 + tokens):
             generated = len(list(device.generate([model.start_token], count)))
             cycles.append(device.totals().cycles)
-        profile = of_run(device, model, name, prompt=1, generated=generated)
+        profile = of_run(device, model, name, prompt=1, generated=generated, hardware=board.machine)
     return replace(profile, board=board.name), _whole((cycles[1] - cycles[0]) / tokens)

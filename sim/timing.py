@@ -13,11 +13,10 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from host.image import Image
-from hw.arch.geometry import Geometry
 from hw.arch.program import ControlOp, Descriptor, ScalarOp, Unit, VectorOp, Wait
 from hw.arch.protocol import Totals
 from hw.control.sequencer import Sequencer
-from hw.core import Units
+from hw.machine import Machine
 from hw.units.vector import MEASURED
 
 WAITS = {Unit.ENGINE: Wait.ENGINE, Unit.VECTOR: Wait.VECTOR, Unit.SCALAR: Wait.SCALAR}
@@ -105,16 +104,16 @@ class UnitClock:
 
     Parameters
     ----------
-    geometry : Geometry
+    machine : Machine
     """
 
-    def __init__(self, geometry: Geometry):
-        self._units = Units.from_geometry(geometry)
+    def __init__(self, machine: Machine):
+        self._machine = machine
         self._scalar_write = self._vector_write = -1
 
     def issue(self, step: Descriptor, cycle: int) -> dict[Unit, int]:
         """First idle cycles of the units that this step moves."""
-        units = self._units
+        units = self._machine
         match step.unit:
             case Unit.ENGINE:
                 return {Unit.ENGINE: cycle + units.engine.cycles(step.length, step.operand)}
@@ -247,9 +246,18 @@ def _active(steps: tuple[TimedStep, ...]) -> int:
     return sum(product.length * product.operand for product in products)
 
 
-def predict(image: Image) -> Timing:
-    """The timetable of an image on a machine of its geometry."""
-    clock = UnitClock(image.geometry)
+def predict(image: Image, machine: Machine | None = None) -> Timing:
+    """The timetable of an image on a machine, by default the usual one of its geometry.
+
+    Raises
+    ------
+    ValueError
+        The machine has another geometry.
+    """
+    machine = machine or Machine(geometry=image.geometry)
+    if machine.geometry != image.geometry:
+        raise ValueError(f"machine must have the image's {image.geometry}, not {machine.geometry}")
+    clock = UnitClock(machine)
     idle = dict.fromkeys(WAITS, 0)
     latest: dict[Unit, int] = {}  # the step that each unit runs or ran last
     names: list[tuple[str, Descriptor]] = list(zip(image.steps, image.program(), strict=True))

@@ -22,6 +22,7 @@ from hw import boards, build
 from hw.arch.geometry import Geometry
 from hw.arch.protocol import DIGEST_BYTES
 from hw.estimate import CAPACITY, arrange, check_fit, estimate
+from hw.machine import Machine
 from hw.speed import Speed, find_speed
 from hw.top import EcpPll, Top
 from sim.profile import unmeasured
@@ -200,6 +201,11 @@ def report(clock):
     return json.dumps({**REPORT, "fmax": fmax})
 
 
+def resized(board, **sizes):
+    """A board with a machine of other sizes."""
+    return replace(board, machine=Machine(geometry=replace(board.geometry, **sizes)))
+
+
 def run(board, output, **options):
     said = []
     options = {"core": Echo, "measure": lambda *_: None, **options}
@@ -224,13 +230,11 @@ def test_boards_are_what_their_names_say(name):
 
 
 def test_baud_must_divide_the_clock():
-    geometry = boards.board("sim_small").geometry
+    machine = boards.board("sim_small").machine
     with pytest.raises(ValueError, match="baud must divide"):
-        boards.Board(
-            name="x", geometry=geometry, clock_hz=10_000_000, baud=3_000_000, platform="a:B"
-        )
+        boards.Board(name="x", machine=machine, clock_hz=10_000_000, baud=3_000_000, platform="a:B")
     with pytest.raises(ValueError, match="must have a baud"):
-        boards.Board(name="x", geometry=geometry, clock_hz=10_000_000, platform="a:B")
+        boards.Board(name="x", machine=machine, clock_hz=10_000_000, platform="a:B")
 
 
 # Clock
@@ -365,7 +369,7 @@ def test_build_leaves_bitstream_and_report(board, tools, tmp_path):
         "lanes": board.geometry.lanes,
         "seed": 1,
         "digest": build.plan(board, Echo).digest.hex(),
-        "estimate": estimate(board.geometry),
+        "estimate": estimate(board.machine),
         "tools": {"yosys": "0.99", "nextpnr-ecp5": "0.99", "ecppack": "0.99"},
     }.items() <= result.items()
     assert set(result["seconds"]) == {"yosys", "nextpnr", "ecppack"}
@@ -676,7 +680,7 @@ def test_seeds_run_side_by_side(board, tools, tmp_path, monkeypatch):
 
 
 def test_machine_too_large_is_refused_before_any_tool_runs(board, tools, tmp_path):
-    large = replace(board, geometry=replace(board.geometry, weight_rows=4096, rows=64))
+    large = resized(board, weight_rows=4096, rows=64)
     with pytest.raises(build.BuildError) as failure:
         run(large, tmp_path / "out")
     text = str(failure.value)
@@ -686,7 +690,7 @@ def test_machine_too_large_is_refused_before_any_tool_runs(board, tools, tmp_pat
         text,
     )
     assert not tools()
-    large = replace(board, geometry=replace(board.geometry, rows=256, columns=16, weight_rows=128))
+    large = resized(board, rows=256, columns=16, weight_rows=128)
     with pytest.raises(build.BuildError, match=r"lut4 needs about \d+ of 83640: reduce rows, col"):
         run(large, tmp_path / "out")
     assert not tools()
@@ -697,7 +701,7 @@ def test_nearly_full_device_is_warned_of(board, tools, tmp_path):
     fit = check_fit(guess, "LFE5U-85F")
     assert not fit.lacks
     assert [line.split()[0] for line in fit.warnings] == ["lut4", "bram"]
-    used = estimate(board.geometry)["bram"]
+    used = estimate(board.machine)["bram"]
     _, said = run(board, tmp_path / "out")
     warned = f"warning: bram needs about {used} of 208" in said
     assert warned == (used >= 0.97 * 208)
@@ -810,7 +814,7 @@ def test_command_line_begins_at_the_seed_of_the_board(board, tools, tmp_path, mo
 
 
 def test_estimate_of_what_does_not_fit_is_a_failure(board, monkeypatch, capsys):
-    large = replace(board, geometry=replace(board.geometry, weight_rows=1 << 14))
+    large = resized(board, weight_rows=1 << 14)
     monkeypatch.setattr(build, "board", lambda name: large)
     assert build.main(["ulx3s_85f", "--estimate-only"]) == 1
     assert capsys.readouterr().err.startswith("ulx3s_85f does not fit LFE5U-85F: bram needs")
@@ -820,7 +824,7 @@ def test_estimate_needs_no_tools(capsys, monkeypatch):
     monkeypatch.setenv("PATH", "")
     assert build.main(["ulx3s_85f", "--estimate-only"]) == 0
     out = capsys.readouterr().out
-    for name, value in estimate(boards.board("ulx3s_85f").geometry).items():
+    for name, value in estimate(boards.board("ulx3s_85f").machine).items():
         assert any(line.split()[:2] == [name, str(value)] for line in out.splitlines())
 
 
@@ -863,7 +867,7 @@ def test_block_rams_and_dsp_of_a_machine_that_was_built():
         activations=512,
         tokens=1024,
     )
-    result = estimate(geometry)
+    result = estimate(Machine(geometry=geometry))
     assert (result["bram"], result["dsp"]) == (200, 14)
     assert result["lut4"] == pytest.approx(18990, rel=0.1)
     assert result["ff"] == pytest.approx(9711, rel=0.1)
@@ -873,5 +877,5 @@ def test_board_fits_by_estimate():
     for name in boards.names():
         board = boards.board(name)
         if not board.simulated:
-            for resource, value in estimate(board.geometry).items():
+            for resource, value in estimate(board.machine).items():
                 assert value <= CAPACITY[board.device][resource]

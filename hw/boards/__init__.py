@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from hw.arch.geometry import Geometry
 from hw.arch.protocol import DIGEST_BYTES
+from hw.machine import Machine
 from weights.errors import ReportedError
 
 
@@ -21,8 +22,7 @@ class Board:
     ----------
     name : str
         Name of the board's module in this package; what users type.
-    geometry : Geometry
-        Size of the machine.
+    machine : Machine
     clock_hz : int
         Clock of the machine, made from the board's own by a PLL.
     baud : int or None
@@ -37,7 +37,7 @@ class Board:
     """
 
     name: str
-    geometry: Geometry
+    machine: Machine
     clock_hz: int
     baud: int | None = None
     platform: str | None = None
@@ -51,6 +51,11 @@ class Board:
             raise BoardError(
                 f"baud must divide a clock of {self.clock_hz} Hz to within 2 %, not {self.baud!r}"
             )
+
+    @property
+    def geometry(self) -> Geometry:
+        """Size of the machine."""
+        return self.machine.geometry
 
     @property
     def simulated(self) -> bool:
@@ -79,7 +84,7 @@ class Board:
         from hw.core import Core
 
         return Core(
-            geometry=self.geometry, board_name=self.name, clock_hz=self.clock_hz, digest=digest
+            machine=self.machine, board_name=self.name, clock_hz=self.clock_hz, digest=digest
         )
 
 

@@ -2,22 +2,25 @@
 
 from hw.arch.geometry import Geometry
 from hw.boards import Board
+from hw.machine import Machine
 
 BOARD = Board(
     name="sim_small",
     clock_hz=50_000_000,
-    geometry=Geometry(
-        rows=12,
-        columns=8,
-        elements=4,
-        weight_rows=10000,
-        table_words=20000,
-        descriptors=300,
-        sums=1040,
-        multiplicands=520,
-        vectors=1000,
-        states=400,
-        activations=520,
-        tokens=100,
+    machine=Machine(
+        geometry=Geometry(
+            rows=12,
+            columns=8,
+            elements=4,
+            weight_rows=10000,
+            table_words=20000,
+            descriptors=300,
+            sums=1040,
+            multiplicands=520,
+            vectors=1000,
+            states=400,
+            activations=520,
+            tokens=100,
+        ),
     ),
 )

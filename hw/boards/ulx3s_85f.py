@@ -2,6 +2,7 @@
 
 from hw.arch.geometry import Geometry
 from hw.boards import Board
+from hw.machine import Machine
 
 # Holds d = 128, m = 512, 3 layers, 1,024 tokens: 917,504 trits are 3,584 rows of 256; 1,024
 # embedding rows of 33 words and 2,624 words of gains are 36,416 words. Holds d = 96, m = 208,
@@ -13,18 +14,20 @@ BOARD = Board(
     clock_hz=60_000_000,
     baud=1_000_000,
     seed=3941886635174578767,
-    geometry=Geometry(
-        rows=16,
-        columns=16,
-        elements=2,
-        weight_rows=3584,
-        table_words=36864,
-        descriptors=512,
-        sums=1280,
-        multiplicands=512,
-        vectors=1024,
-        states=768,
-        activations=512,
-        tokens=1024,
+    machine=Machine(
+        geometry=Geometry(
+            rows=16,
+            columns=16,
+            elements=2,
+            weight_rows=3584,
+            table_words=36864,
+            descriptors=512,
+            sums=1280,
+            multiplicands=512,
+            vectors=1024,
+            states=768,
+            activations=512,
+            tokens=1024,
+        ),
     ),
 )

@@ -11,6 +11,7 @@ from cocotb.triggers import FallingEdge
 from host.driver import LinkDevice
 from hw.arch.geometry import Geometry
 from hw.core import Core
+from hw.machine import Machine
 from sim.benches.runner import Sink, Source, arguments, run, start
 from sim.golden_device import GoldenDevice
 from tests.checkpoints import RandomCheckpoint
@@ -35,7 +36,8 @@ PROMPT = [3, 28, 0, 11]
 @pytest.mark.parametrize("machine", MACHINES)
 def test_core(machine):
     identity = {"board_name": machine, "clock_hz": 1_000_000, "digest": bytes(range(16))}
-    run(Core(geometry=MACHINES[machine], **identity), __name__, machine=machine)
+    core = Core(machine=Machine(geometry=MACHINES[machine]), **identity)
+    run(core, __name__, machine=machine)
 
 
 def _model() -> IntegerModel:

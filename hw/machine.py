@@ -1,0 +1,88 @@
+"""A machine: what is built, timed and estimated."""
+
+from dataclasses import dataclass
+
+from hw.arch.geometry import Geometry
+from hw.memory.block import TableStoreParameters, WeightStoreParameters
+from hw.units.engine import EngineParameters
+from hw.units.normaliser import NormaliserParameters
+from hw.units.scalar import ScalarParameters
+from hw.units.statistics import STATISTIC_BITS
+from hw.units.vector import VectorParameters
+
+
+@dataclass(frozen=True, kw_only=True)
+class BlockRam:
+    """Options of a store in block RAM.
+
+    Parameters
+    ----------
+    readback : bool
+        Whether the host can read it, too. A host that verifies what it loads needs that.
+    """
+
+    readback: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stores:
+    """What holds the memories that the host loads."""
+
+    weights: BlockRam = BlockRam()
+    tables: BlockRam = BlockRam()
+    program: BlockRam = BlockRam()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Machine:
+    """A geometry, and how its units and stores are made.
+
+    The geometry alone says which programs a machine runs; everything else, how fast and how large
+    it is. Properties are the parameters of the units and stores; what they refuse is refused here.
+
+    Parameters
+    ----------
+    geometry : Geometry
+    fanout : int
+        Of `EngineParameters`.
+    digits_per_cycle : int
+        Of `ScalarParameters`.
+    stores : Stores
+    """
+
+    geometry: Geometry
+    fanout: int = EngineParameters.fanout
+    digits_per_cycle: int = ScalarParameters.digits_per_cycle
+    stores: Stores = Stores()
+
+    def __post_init__(self):
+        for part in ("engine", "vector", "scalar", "normaliser", "weights", "tables"):
+            getattr(self, part)
+
+    @property
+    def engine(self) -> EngineParameters:
+        return EngineParameters.from_geometry(self.geometry, fanout=self.fanout)
+
+    @property
+    def vector(self) -> VectorParameters:
+        return VectorParameters.from_geometry(self.geometry)
+
+    @property
+    def scalar(self) -> ScalarParameters:
+        return ScalarParameters(digits_per_cycle=self.digits_per_cycle)
+
+    @property
+    def normaliser(self) -> NormaliserParameters:
+        return NormaliserParameters(width=STATISTIC_BITS)
+
+    @property
+    def weights(self) -> WeightStoreParameters:
+        return WeightStoreParameters.from_geometry(
+            self.geometry, readback=self.stores.weights.readback
+        )
+
+    @property
+    def tables(self) -> TableStoreParameters:
+        return TableStoreParameters.from_geometry(
+            self.geometry, readback=self.stores.tables.readback
+        )

@@ -1,0 +1,54 @@
+"""A machine's options: they reach what is built, timed and estimated."""
+
+from dataclasses import replace
+
+import pytest
+from amaranth.hdl import Fragment
+
+from host.image import compile_image
+from host.infer import ZOO
+from hw.boards import board
+from hw.core import Core
+from hw.machine import BlockRam, Stores
+from sim.timing import predict
+from weights.model import IntegerModel
+
+TINY = board("sim_tiny").machine
+
+
+def test_options_reach_the_core():
+    stores = Stores(weights=BlockRam(readback=False), program=BlockRam(readback=False))
+    machine = replace(TINY, fanout=1, digits_per_cycle=4, stores=stores)
+    core = Core(machine=machine, board_name="x", clock_hz=10_000, digest=bytes(16))
+    Fragment.get(core, None)
+    assert core.engine.parameters == machine.engine and machine.engine.fanout == 1
+    assert core.scalar.parameters == machine.scalar and machine.scalar.digits_per_cycle == 4
+    assert core.vector.parameters == machine.vector
+    assert core.normaliser.parameters == machine.normaliser
+    stores = (core.weights, core.tables, core.program)
+    assert [store.readback for store in stores] == [False, True, False]
+
+
+def test_options_are_timed():
+    image = compile_image(IntegerModel.load(ZOO / "stories-tiny.safetensors"), TINY.geometry)
+    usual, faster = predict(image), predict(image, replace(TINY, digits_per_cycle=4))
+    assert usual == predict(image, TINY)
+    assert faster.cycles < usual.cycles and faster.engine_cycles == usual.engine_cycles
+
+
+def test_a_machine_of_another_size_is_not_timed():
+    image = compile_image(IntegerModel.load(ZOO / "stories-tiny.safetensors"), TINY.geometry)
+    with pytest.raises(ValueError, match=r"machine must have the image's Geometry\(rows=4"):
+        predict(image, board("sim_small").machine)
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("fanout", 0, "fanout must be a positive integer, not 0"),
+        ("digits_per_cycle", 3, "digits_per_cycle must be 1, 2, 4, 8 or 16, not 3"),
+    ],
+)
+def test_options_are_checked(option, value, message):
+    with pytest.raises(ValueError, match=message):
+        replace(TINY, **{option: value})
