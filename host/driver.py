@@ -706,10 +706,10 @@ def simulation(name: str) -> Any:
 
 
 def _simulated_port(url: str, board: str) -> Port:
-    module = simulation("sim.device")
+    simulated = simulation("sim.device").SimulatedPort
     try:
-        return module.SimulatedPort(board, timeout=READ_TIMEOUT)
-    except module.SimulationError as error:
+        return simulated(board, timeout=READ_TIMEOUT)
+    except simulation("sim.verilator").SimulationError as error:
         raise DeviceError(f"{url}: {error}") from None
     except (KeyError, LookupError, ValueError, NotImplementedError) as error:
         raise UsageError(f"{url}: {error.args[0] if error.args else error}") from None

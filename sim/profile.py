@@ -16,7 +16,8 @@ from hw.arch.program import Unit
 from hw.arch.protocol import Identity
 from hw.control.sequencer import Sequencer
 from hw.machine import Machine
-from sim.device import SimulatedPort, announce
+from sim.device import SimulatedPort
+from sim.libraries import announce
 from sim.timeline import draw, operation, sections
 from sim.timing import TimedStep, Timing, predict
 from weights.commandline import one_line

@@ -16,7 +16,8 @@ import tty
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from sim.device import STEP_CYCLES, SimulatedPort, SimulationError
+from sim.device import STEP_CYCLES, SimulatedPort
+from sim.verilator import SimulationError
 from weights.commandline import OneLineParser, program
 
 REST_CYCLES = 20_000_000

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import ast
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
+
+from sim.libraries import SOURCE_PACKAGES
 
 ROOT = Path(__file__).resolve().parents[1]
 ROOMS = ("weights", "host", "hw", "sim", "tests")
@@ -36,16 +38,12 @@ RULES: dict[str, tuple[str, ...]] = {
 """What a room, or a part of one, may import. The most exact rule holds for a module."""
 
 SPEED = "a build's report says how fast the machine is, which the simulator finds out"
-LIBRARY = "`python -m sim.device` compiles a board; the simulated device is in the same file"
 LOSS = "a program that measures as users do"
 EXCEPTIONS = {
     ("hw.speed", "host.image"): SPEED,
     ("hw.speed", "host.infer"): "the model that is run by default is the one that is timed",
     ("hw.speed", "sim.profile"): SPEED,
-    ("sim.benches.runner", "sim.device"): LIBRARY,
     ("sim.benches.test_core", "tests.checkpoints"): "benches are tests that need a compiler",
-    ("sim.profile", "sim.device"): LIBRARY,
-    ("sim.serve", "sim.device"): LIBRARY,
     ("weights.card", "sim.evaluate"): LOSS,
     ("weights.card", "sim.golden_device"): LOSS,
     ("weights.train.rounding", "sim.evaluate"): LOSS,
@@ -142,6 +140,25 @@ def test_rooms_import_what_they_may():
 )
 def test_a_new_wrong_arrow_is_seen(name, text, module):
     assert wrong_arrows(name, ast.parse(text)) == {(name, module)}
+
+
+def reached(names: Iterable[str]) -> set[str]:
+    """Modules, and all of the project that is imported with them."""
+    found: set[str] = set()
+    left = list(names)
+    while left:
+        name = left.pop()
+        if name not in found:
+            found.add(name)
+            left += imports(name, modules()[name])
+    return found
+
+
+def test_a_simulated_core_is_made_from_what_names_its_library():
+    """Whatever a core follows from is in the digest by which its library is found again."""
+    boards = {name for name in modules() if within(name, "hw.boards")}
+    made_from = reached({*boards, "hw.core", "hw.verilog"})
+    assert {name.split(".")[0] for name in made_from} == set(SOURCE_PACKAGES)
 
 
 def test_what_the_rules_name_exists():

@@ -20,8 +20,10 @@ from amaranth.hdl import Module, Signal
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from sim import device, serve
-from sim.device import SimulatedPort, SimulationError
+from sim import libraries, serve, verilator
+from sim.device import SimulatedPort
+from sim.device.__main__ import main as time_idle
+from sim.verilator import SimulationError, Verilator
 from weights.errors import ReportedError
 from weights.locks import locked
 
@@ -65,7 +67,7 @@ def cache(tmp_path_factory):
 @pytest.fixture(scope="module")
 def compiled(cache):
     """Path of the echo's library in ``cache``."""
-    return device.library(device.core_verilog(Echo()), cache=cache)
+    return libraries.library(libraries.core_verilog(Echo()), cache=cache)
 
 
 @pytest.fixture
@@ -133,7 +135,8 @@ def test_closed_port_says_so(port):
 def test_library_is_found_again(cache, compiled):
     before = compiled.stat().st_ino
     assert (
-        device.library(device.core_verilog(Echo()), cache=cache, progress=no_progress) == compiled
+        libraries.library(libraries.core_verilog(Echo()), cache=cache, progress=no_progress)
+        == compiled
     )
     assert compiled.stat().st_ino == before
 
@@ -184,14 +187,14 @@ def test_old_libraries_are_forgotten(tmp_path, monkeypatch):
         os.utime(path, (1000 - age, 1000 - age))
     (tmp_path / "folder.so" / "inner").mkdir(parents=True)
     os.utime(tmp_path / "folder.so", (0, 0))
-    device._forget_old(tmp_path)
-    kept = {str(age) for age in range(device.KEPT_LIBRARIES)}
+    libraries._forget_old(tmp_path)
+    kept = {str(age) for age in range(libraries.KEPT_LIBRARIES)}
     assert {path.stem for path in tmp_path.iterdir()} == kept
 
 
 def test_failure_names_the_log_in_one_line(tmp_path):
     with pytest.raises(SimulationError) as caught:
-        device.library("module core(;", cache=tmp_path, progress=lambda text: None)
+        libraries.library("module core(;", cache=tmp_path, progress=lambda text: None)
     text = str(caught.value)
     (log,) = tmp_path.glob("*.log")
     assert "\n" not in text and str(log) in text and "syntax error" in text
@@ -208,13 +211,13 @@ def script(path, text):
 
 @pytest.fixture
 def echo_verilog():
-    return device.core_verilog(Echo())
+    return libraries.core_verilog(Echo())
 
 
 def refused(verilog, cache, match):
     """The device is not compiled, for a reason in one line, and nothing but a log is left."""
     with pytest.raises(ReportedError, match=match) as caught:
-        device.library(verilog, cache=cache, progress=lambda text: None)
+        libraries.library(verilog, cache=cache, progress=lambda text: None)
     assert "\n" not in str(caught.value) and caught.value.status == 1
     if cache.is_dir():
         assert {path.suffix for path in cache.iterdir()} <= {".lock", ".log"}
@@ -264,9 +267,9 @@ def test_compilers_as_people_name_them(tmp_path, monkeypatch):
         (f"'{wrapper}' g++", [str(wrapper), "g++"]),
     ]:
         monkeypatch.setenv("CXX", text)
-        assert device._compiler() == words
+        assert verilator._compiler() == words
     monkeypatch.delenv("CXX")
-    assert device._compiler() == [real]
+    assert verilator._compiler() == [real]
 
 
 def test_compiler_that_makes_nothing_is_named(tmp_path, monkeypatch, echo_verilog):
@@ -285,13 +288,13 @@ def test_device_that_does_not_load_is_refused(tmp_path, monkeypatch, echo_verilo
     )
     monkeypatch.setenv("CXX", str(nothing))
     with pytest.raises(SimulationError, match=r"does not load .*set XDG_CACHE_HOME .*or CXX"):
-        device.library(echo_verilog, cache=tmp_path / "cache", progress=lambda text: None)
+        libraries.library(echo_verilog, cache=tmp_path / "cache", progress=lambda text: None)
 
 
 def test_verilator_that_is_not_there(monkeypatch):
     monkeypatch.setenv("VERILATOR", "no-such-verilator")
     with pytest.raises(SimulationError, match="VERILATOR must be a program"):
-        device.Verilator.find()
+        Verilator.find()
 
 
 def native_verilator(path, root):
@@ -309,7 +312,7 @@ def test_verilator_knows_its_own_root(tmp_path, monkeypatch):
     monkeypatch.setenv("VERILATOR_ROOT", "/usr/share/another")
     for text, options in ((str(program), ()), (f"'{program}' --threads 1", ("--threads", "1"))):
         monkeypatch.setenv("VERILATOR", text)
-        found = device.Verilator.find()
+        found = Verilator.find()
         assert (found.program, found.options) == (program, options)
         assert found.root == tmp_path / "root"
         assert found.environment["VERILATOR_ROOT"] == str(tmp_path / "root")
@@ -320,17 +323,17 @@ def test_verilator_that_is_not_whole(tmp_path, monkeypatch):
     (tmp_path / "root" / "include" / "verilated.cpp").unlink()
     monkeypatch.setenv("VERILATOR", str(program))
     with pytest.raises(SimulationError, match=r"verilator has no sources in .*root"):
-        device.Verilator.find()
+        Verilator.find()
     program.write_text("#!/bin/sh\nexit 3\n")
     with pytest.raises(SimulationError, match="verilator --version fails: no message"):
-        device.Verilator.find()
+        Verilator.find()
 
 
 def test_empty_verilator_is_none(monkeypatch):
     monkeypatch.delenv("VERILATOR", raising=False)
-    found = device.Verilator.find()
+    found = Verilator.find()
     monkeypatch.setenv("VERILATOR", " ")
-    assert device.Verilator.find() == found
+    assert Verilator.find() == found
 
 
 def test_verilator_that_is_too_old(tmp_path, monkeypatch):
@@ -339,7 +342,7 @@ def test_verilator_that_is_too_old(tmp_path, monkeypatch):
     old.chmod(0o755)
     monkeypatch.setenv("VERILATOR", str(old))
     with pytest.raises(SimulationError, match=r"must be Verilator 5\.036 or newer, not .*5\.006"):
-        device.Verilator.find()
+        Verilator.find()
 
 
 def test_board_is_elaborated_once(cache, compiled, monkeypatch):
@@ -352,23 +355,23 @@ def test_board_is_elaborated_once(cache, compiled, monkeypatch):
 
     sources = ["one version"]
     monkeypatch.setattr("hw.boards.board", lambda name: Board())
-    monkeypatch.setattr(device, "_sources", lambda: sources[0])
+    monkeypatch.setattr(libraries, "_sources", lambda: sources[0])
     for _ in range(2):
-        assert device.board_library("echo", cache=cache, progress=no_progress) == compiled
+        assert libraries.board_library("echo", cache=cache, progress=no_progress) == compiled
     assert len(made) == 1
     sources[0] = "another version that makes the same core"
-    assert device.board_library("echo", cache=cache, progress=no_progress) == compiled
+    assert libraries.board_library("echo", cache=cache, progress=no_progress) == compiled
     assert len(made) == 2
 
 
 def test_sources_are_read():
-    assert "class Core" in device._sources()
+    assert "class Core" in libraries._sources()
 
 
 def test_unknown_board_is_refused(capsys):
     with pytest.raises(ValueError, match="board must be one of"):
         SimulatedPort("no_such_board")
-    for main in (device.main, serve.main):
+    for main in (time_idle, serve.main):
         assert main(["no_such_board"]) == 1
         (line,) = capsys.readouterr().err.splitlines()
         assert line.startswith("board must be one of sim_small, sim_tiny, ulx3s_85f, not 'no_such")
@@ -377,7 +380,7 @@ def test_unknown_board_is_refused(capsys):
 @pytest.mark.parametrize("seconds", ["nan", "inf", "-1", "x"])
 def test_seconds_are_checked(capsys, seconds):
     with pytest.raises(SystemExit) as exit:
-        device.main(["sim_tiny", f"--seconds={seconds}"])
+        time_idle(["sim_tiny", f"--seconds={seconds}"])
     assert exit.value.code == 2
     assert "--seconds" in capsys.readouterr().err
 
@@ -394,13 +397,13 @@ def filled(cache, compiled, tmp_path, monkeypatch):
     """A cache with the echo as a board, in which nothing can be written or locked any more."""
     folder = shutil.copytree(cache, tmp_path / "filled")
     monkeypatch.setattr("hw.boards.board", lambda name: SimpleNamespace(core=Echo))
-    monkeypatch.setattr(device, "_sources", lambda: "sources")
-    device.board_library("echo", cache=folder, progress=no_progress)
+    monkeypatch.setattr(libraries, "_sources", lambda: "sources")
+    libraries.board_library("echo", cache=folder, progress=no_progress)
 
     def read_only(*arguments, **options):
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 
-    monkeypatch.setattr(device, "locked", read_only)
+    monkeypatch.setattr(libraries, "locked", read_only)
     monkeypatch.setattr(os, "utime", read_only)
     monkeypatch.setattr(Path, "write_text", read_only)
     monkeypatch.setattr(Path, "write_bytes", read_only)
@@ -409,10 +412,10 @@ def filled(cache, compiled, tmp_path, monkeypatch):
 
 def test_read_only_cache_is_used(filled, monkeypatch, echo_verilog):
     before = files(filled)
-    path = device.board_library("echo", cache=filled, progress=no_progress)
-    assert device.library(echo_verilog, cache=filled, progress=no_progress) == path
-    monkeypatch.setattr(device, "_sources", lambda: "others that make the same core")
-    assert device.board_library("echo", cache=filled, progress=no_progress) == path
+    path = libraries.board_library("echo", cache=filled, progress=no_progress)
+    assert libraries.library(echo_verilog, cache=filled, progress=no_progress) == path
+    monkeypatch.setattr(libraries, "_sources", lambda: "others that make the same core")
+    assert libraries.board_library("echo", cache=filled, progress=no_progress) == path
     assert files(filled) == before
 
 
@@ -420,7 +423,7 @@ def test_read_only_cache_without_the_device_is_named(filled, echo_verilog):
     for path in filled.glob("*.so"):
         path.unlink()
     with pytest.raises(SimulationError, match=r"filled: cannot be .* \(Read-only.*XDG_CACHE_HOME"):
-        device.library(echo_verilog, cache=filled, progress=no_progress)
+        libraries.library(echo_verilog, cache=filled, progress=no_progress)
 
 
 def test_cache_that_cannot_be_made_is_named(tmp_path, echo_verilog):
@@ -440,14 +443,14 @@ def test_user_without_a_home_is_told(monkeypatch):
 
 def test_compiled_device_needs_no_compiler(cache, compiled, echo_verilog, monkeypatch):
     monkeypatch.setenv("PATH", "")
-    assert device.library(echo_verilog, cache=cache, progress=no_progress) == compiled
+    assert libraries.library(echo_verilog, cache=cache, progress=no_progress) == compiled
 
 
 def test_full_disk_is_named(tmp_path, monkeypatch, echo_verilog):
     def full(*arguments):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(device, "_compile", full)
+    monkeypatch.setattr(libraries, "compile_library", full)
     refused(
         echo_verilog, tmp_path, r"cannot be written to \(No space left.*make room, or set XDG_C"
     )
@@ -458,8 +461,8 @@ def test_cache_without_locks_is_used(tmp_path, monkeypatch, echo_verilog):
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
     monkeypatch.setattr(fcntl, "flock", none)
-    path = device.library(echo_verilog, cache=tmp_path, progress=lambda text: None)
-    assert device.library(echo_verilog, cache=tmp_path, progress=no_progress) == path
+    path = libraries.library(echo_verilog, cache=tmp_path, progress=lambda text: None)
+    assert libraries.library(echo_verilog, cache=tmp_path, progress=no_progress) == path
 
 
 @pytest.fixture
@@ -471,7 +474,7 @@ def made(compiled, monkeypatch):
         count.append(source)
         return shutil.copy(compiled, build / "device.so")
 
-    monkeypatch.setattr(device, "_compile", stand_in)
+    monkeypatch.setattr(libraries, "compile_library", stand_in)
     return count
 
 
@@ -488,18 +491,18 @@ def test_damage_is_mended(cache, compiled, tmp_path, echo_verilog, made, suffix,
     elif damage != "missing":
         flipped = bytes([whole[0] ^ 1]) + whole[1:]
         damaged.write_bytes({"empty": b"", "garbage": b"\xff\0", "flipped": flipped}[damage])
-    assert device.library(echo_verilog, cache=folder, progress=lambda text: None) == path
+    assert libraries.library(echo_verilog, cache=folder, progress=lambda text: None) == path
     assert len(made) == 1 and damaged.read_bytes() == whole
-    device.library(echo_verilog, cache=folder, progress=no_progress)
+    libraries.library(echo_verilog, cache=folder, progress=no_progress)
 
 
 def test_library_of_another_core_is_not_used(cache, compiled, tmp_path, echo_verilog, made):
     folder = shutil.copytree(cache, tmp_path / "cache")
     source = f"{echo_verilog}// another\n"
-    digest = device._digest(source, *device._recipe(device.Verilator.find()))
+    digest = libraries._digest(source, *verilator.recipe(Verilator.find()))
     for suffix in (".so", ".sha256"):
         shutil.copy(compiled.with_suffix(suffix), folder / f"{digest}{suffix}")
-    path = device.library(source, cache=folder, progress=lambda text: None)
+    path = libraries.library(source, cache=folder, progress=lambda text: None)
     assert path == folder / f"{digest}.so" and made == [source]
 
 
@@ -507,18 +510,18 @@ def test_note_of_another_board_is_not_followed(cache, compiled, tmp_path, monkey
     folder = shutil.copytree(cache, tmp_path / "cache")
     cores = {"one": Echo(), "two": Echo(step=7)}
     monkeypatch.setattr("hw.boards.board", lambda name: SimpleNamespace(core=lambda: cores[name]))
-    monkeypatch.setattr(device, "_sources", lambda: "sources")
+    monkeypatch.setattr(libraries, "_sources", lambda: "sources")
     paths, notes = {}, {}
     for name in cores:
         before = set(folder.glob("*.board"))
-        paths[name] = device.board_library(name, cache=folder, progress=lambda text: None)
+        paths[name] = libraries.board_library(name, cache=folder, progress=lambda text: None)
         (notes[name],) = set(folder.glob("*.board")) - before
     assert paths["one"] != paths["two"]
     whole = notes["one"].read_bytes()
     for damage in (notes["two"].read_bytes(), b"", b"\xff\0", paths["two"].name.encode(), b"a b"):
         notes["one"].write_bytes(damage)
         cores["one"] = Echo()
-        assert device.board_library("one", cache=folder, progress=no_progress) == paths["one"]
+        assert libraries.board_library("one", cache=folder, progress=no_progress) == paths["one"]
         assert notes["one"].read_bytes() == whole
 
 
@@ -530,17 +533,17 @@ def test_what_killed_runs_left_goes(cache, compiled, tmp_path, echo_verilog):
         (folder / f"{digest}.abcd_123" / "core.o").touch()
         (folder / f"{digest}.log").touch()
     with locked(folder / f"{alive}.lock"):
-        device.library(echo_verilog, cache=folder, progress=no_progress)
+        libraries.library(echo_verilog, cache=folder, progress=no_progress)
     left = {path.name for path in [*folder.glob("*.log"), *folder.glob("*/")]}
     assert {name for name in left if (folder / name).is_dir()} == {f"{alive}.abcd_123"}
     assert {path.stem for path in folder.glob("*.log")} == {alive}
 
 
 def test_another_machine_has_another_library(monkeypatch):
-    verilator = device.Verilator.find()
-    here = device._recipe(verilator)
-    monkeypatch.setattr(device.platform, "machine", lambda: "riscv64")
-    assert device._recipe(verilator) != here
+    found = Verilator.find()
+    here = verilator.recipe(found)
+    monkeypatch.setattr(verilator.platform, "machine", lambda: "riscv64")
+    assert verilator.recipe(found) != here
 
 
 def test_verilog_is_of_the_built_in_yosys(tmp_path, monkeypatch, echo_verilog):
@@ -550,13 +553,13 @@ def test_verilog_is_of_the_built_in_yosys(tmp_path, monkeypatch, echo_verilog):
         monkeypatch.delenv("AMARANTH_USE_YOSYS", raising=False)
         if choice:
             monkeypatch.setenv("AMARANTH_USE_YOSYS", choice)
-        assert device.core_verilog(Echo()) == echo_verilog
+        assert libraries.core_verilog(Echo()) == echo_verilog
         assert os.environ.get("AMARANTH_USE_YOSYS") == choice
 
 
 def test_yosys_that_fails_is_one_line(tmp_path):
     (tmp_path / "file").touch()
-    code = "from tests.test_sim_device import *; device.core_verilog(Echo())"
+    code = "from tests.test_sim_device import *; libraries.core_verilog(Echo())"
     done = subprocess.run(
         [sys.executable, "-c", code],
         cwd=Path(__file__).parents[1],
