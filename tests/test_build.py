@@ -18,14 +18,18 @@ from amaranth.lib.wiring import In, Out
 
 from host.image import compile_image
 from host.infer import ZOO
-from hw import boards, build
-from hw.arch.geometry import Geometry
+from hw import boards
 from hw.arch.protocol import DIGEST_BYTES
-from hw.estimate import CAPACITY, arrange, check_fit, estimate
+from hw.build import BuildError, steps
+from hw.build import __main__ as program
+from hw.build.estimate import CAPACITY, check_fit, estimate
+from hw.build.plan import plan
+from hw.build.report import compact_json, lut4_by_unit, parse_report
+from hw.build.tools import explain, find_tool, tool_version
 from hw.machine import Machine
-from hw.speed import Speed, find_speed
 from hw.top import EcpPll, Top
 from sim.profile import unmeasured
+from sim.speed import Speed, find_speed
 from weights.model import IntegerModel
 
 REPOSITORY = Path(__file__).parents[1]
@@ -209,7 +213,7 @@ def resized(board, **sizes):
 def run(board, output, **options):
     said = []
     options = {"core": Echo, "measure": lambda *_: None, **options}
-    result = build.build(board, output=output, say=said.append, **options)
+    result = steps.build(board, output=output, say=said.append, **options)
     return result, "\n".join(said)
 
 
@@ -267,12 +271,12 @@ def test_other_families_are_refused(board):
 
 
 def test_plan_is_pure(board):
-    first = build.plan(board, Echo)
-    assert build.plan(board, Echo) == first
+    first = plan(board, Echo)
+    assert plan(board, Echo) == first
     assert str(REPOSITORY) not in "".join(first.files.values())
     code = (
-        "from hw import build; from tests.test_build import Echo, recorded_board;"
-        "print(build.plan(recorded_board(), Echo).digest.hex())"
+        "from hw.build.plan import plan; from tests.test_build import Echo, recorded_board;"
+        "print(plan(recorded_board(), Echo).digest.hex())"
     )
     other = subprocess.run(
         [sys.executable, "-c", code],
@@ -290,31 +294,31 @@ def test_digest_names_the_design_and_is_inside(board):
         def elaborate(self, platform):
             return Module()
 
-    plan = build.plan(board, Echo)
-    assert build.plan(board, Silent).digest != plan.digest
-    assert f"8'{plan.digest[0]:08b}" in plan.files["top.il"]
+    planned = plan(board, Echo)
+    assert plan(board, Silent).digest != planned.digest
+    assert f"8'{planned.digest[0]:08b}" in planned.files["top.il"]
 
 
 def test_plan_applies_the_settings(board):
-    plan = build.plan(board, Echo)
-    assert "COLLISION_X_MASK" in plan.files["top.ys"]
-    assert 'LOCATE COMP "uart_0__rx__io"' in plan.files["top.lpf"]
-    synthesis, route, pack = plan.seeded(7)
+    planned = plan(board, Echo)
+    assert "COLLISION_X_MASK" in planned.files["top.ys"]
+    assert 'LOCATE COMP "uart_0__rx__io"' in planned.files["top.lpf"]
+    synthesis, route, pack = planned.seeded(7)
     assert (synthesis[0], route[0], pack[0]) == ("yosys", "nextpnr-ecp5", "ecppack")
     assert {"static", "router2"} <= set(route) and route[-2:] == ["--seed", "7"]
     assert route[route.index("--textcfg") + 1] == pack[pack.index("--input") + 1] == "seed-7.config"
 
 
 def test_simulated_board_has_no_build():
-    with pytest.raises(build.BuildError, match="sim_small is a simulated board: there is no hard"):
-        build.plan(boards.board("sim_small"))
+    with pytest.raises(BuildError, match="sim_small is a simulated board: there is no hard"):
+        plan(boards.board("sim_small"))
 
 
 # Reports
 
 
 def test_report_of_nextpnr():
-    result = build.parse_report(json.dumps(REPORT), 50_000_000)
+    result = parse_report(json.dumps(REPORT), 50_000_000)
     assert result["lut4"] == {"used": 118, "available": 83640}
     assert result["ff"] == {"used": 87, "available": 83640}
     assert result["bram"] == {"used": 190, "available": 208}
@@ -328,30 +332,30 @@ def test_report_of_nextpnr():
         "cells_ns": 0.53,
         "wires_ns": 1.15,
     }
-    assert not build.parse_report(report(49.9), 50_000_000)["passed"]
-    with pytest.raises(build.BuildError, match="no clock of 60 MHz"):
-        build.parse_report(json.dumps(REPORT), 60_000_000)
+    assert not parse_report(report(49.9), 50_000_000)["passed"]
+    with pytest.raises(BuildError, match="no clock of 60 MHz"):
+        parse_report(json.dumps(REPORT), 60_000_000)
 
 
 def test_luts_belong_to_the_units_that_name_them():
-    assert build.lut4_by_unit(NETLIST) == {"engine": 5, "other": 3, "vector": 1}
+    assert lut4_by_unit(NETLIST) == {"engine": 5, "other": 3, "vector": 1}
 
 
 def test_reports_have_short_lists_in_one_line():
     value = {"a": [1, [2, "x"], []], "b": {"c": [None, 1.5]}, "d": ["core.row[3]", "y"]}
-    text = build.compact_json(value)
+    text = compact_json(value)
     assert json.loads(text) == value
     assert '    [2, "x"]' in text and '"c": [null, 1.5]' in text
 
 
 def test_failures_are_explained_in_one_line():
-    assert build.explain("nextpnr-ecp5", LOG) == "design does not fit: DP16KD 231 of 208"
+    assert explain("nextpnr-ecp5", LOG) == "design does not fit: DP16KD 231 of 208"
     fits = LOG.replace("231/", "201/")
-    assert build.explain("nextpnr-ecp5", fits).startswith("nextpnr-ecp5 failed: Unable to place")
-    assert build.explain("yosys", "top.ys:3: ERROR: no such\n") == "yosys failed: no such"
-    assert build.explain("yosys", "no word") == "yosys failed"
+    assert explain("nextpnr-ecp5", fits).startswith("nextpnr-ecp5 failed: Unable to place")
+    assert explain("yosys", "top.ys:3: ERROR: no such\n") == "yosys failed: no such"
+    assert explain("yosys", "no word") == "yosys failed"
     python = "Traceback:\nPermissionError: [Errno 13] Permission denied: '/x'\n"
-    assert build.explain("yosys", python).startswith("yosys failed: [Errno 13] Permission denied")
+    assert explain("yosys", python).startswith("yosys failed: [Errno 13] Permission denied")
 
 
 # Build
@@ -368,7 +372,7 @@ def test_build_leaves_bitstream_and_report(board, tools, tmp_path):
         "clock_mhz": 78.15,
         "lanes": board.geometry.lanes,
         "seed": 1,
-        "digest": build.plan(board, Echo).digest.hex(),
+        "digest": plan(board, Echo).digest.hex(),
         "estimate": estimate(board.machine),
         "tools": {"yosys": "0.99", "nextpnr-ecp5": "0.99", "ecppack": "0.99"},
     }.items() <= result.items()
@@ -411,7 +415,7 @@ def test_best_seed_is_kept(board, tools, tmp_path, monkeypatch):
 def test_failed_timing_leaves_a_report_but_no_bitstream(board, tools, tmp_path, monkeypatch):
     run(board, tmp_path / "out")
     monkeypatch.setenv("REPORT_OF_SEED_2", report(45.25))
-    with pytest.raises(build.BuildError, match=r"timing failed: 45.25 MHz of 50 MHz \(log"):
+    with pytest.raises(BuildError, match=r"timing failed: 45.25 MHz of 50 MHz \(log"):
         run(board, tmp_path / "out", seeds=(2,))
     place = tmp_path / "out" / board.name
     assert not (place / "top.bit").exists()
@@ -423,7 +427,7 @@ def test_failed_tool_leaves_nothing_stale(board, tools, tmp_path, monkeypatch, t
     run(board, tmp_path / "out")
     monkeypatch.setenv("FAILS", tool)
     monkeypatch.setenv("SAYS", "ERROR: out of luck")
-    with pytest.raises(build.BuildError, match=rf"{tool}.* failed: out of luck \(log: ") as failure:
+    with pytest.raises(BuildError, match=rf"{tool}.* failed: out of luck \(log: ") as failure:
         run(board, tmp_path / "out", force=True)
     log = Path(str(failure.value).rpartition("log: ")[2][:-1])
     assert "out of luck" in log.read_text()
@@ -451,13 +455,13 @@ def test_killed_tool_is_said_to_be(board, tools, tmp_path, tool, end, words):
     path = tmp_path / tool
     head, mark, rest = path.read_text().partition("here = ")
     path.write_text(f"{head}{end}\n{mark}{rest}")
-    with pytest.raises(build.BuildError, match=rf"^{tool}[-a-z0-9]* {words}.*\(log: .*\)$"):
+    with pytest.raises(BuildError, match=rf"^{tool}[-a-z0-9]* {words}.*\(log: .*\)$"):
         run(board, tmp_path / "out")
 
 
 def test_tool_that_does_not_start_is_named(board, tools, tmp_path):
     (tmp_path / "yosys").write_text("#!/nonexistent/python\n")
-    with pytest.raises(build.BuildError, match=r"yosys does not start \(No such file.*set YOSYS"):
+    with pytest.raises(BuildError, match=r"yosys does not start \(No such file.*set YOSYS"):
         run(board, tmp_path / "out")
 
 
@@ -467,13 +471,13 @@ def test_tools_as_people_name_them(monkeypatch, tmp_path):
     (folder / "yosys").write_text("#!/bin/sh\necho 0.42 $*\n")
     (folder / "yosys").chmod(0o755)
     monkeypatch.setenv("YOSYS", str(folder / "yosys"))
-    assert build.find_tool("yosys") == [str(folder / "yosys")]
+    assert find_tool("yosys") == [str(folder / "yosys")]
     monkeypatch.setenv("YOSYS", f"'{folder / 'yosys'}' -q")
-    assert build.find_tool("yosys") == [str(folder / "yosys"), "-q"]
-    assert build.tool_version("yosys", build.find_tool("yosys")) == "0.42"
+    assert find_tool("yosys") == [str(folder / "yosys"), "-q"]
+    assert tool_version("yosys", find_tool("yosys")) == "0.42"
     monkeypatch.setenv("PATH", str(folder))
     monkeypatch.setenv("YOSYS", "")
-    assert build.find_tool("yosys") == [str(folder / "yosys")]
+    assert find_tool("yosys") == [str(folder / "yosys")]
 
 
 def damage(path: Path, content: bytes | None) -> None:
@@ -510,18 +514,18 @@ def test_damaged_step_runs_again(board, tools, tmp_path, name, step, content):
 def test_report_that_is_none_is_said_to_be(board, tools, tmp_path, monkeypatch):
     for report in ("", "{", "[]", "{}"):
         monkeypatch.setenv("REPORT", report)
-        with pytest.raises(build.BuildError, match=r"seed-1\.report cannot be read"):
+        with pytest.raises(BuildError, match=r"seed-1\.report cannot be read"):
             run(board, tmp_path / "out", force=True)
 
 
 def test_builds_in_one_folder_wait_for_each_other(board, tools, tmp_path):
     said = []
     entered = threading.Event()
-    with build.folder_of(tmp_path / "out" / board.name, said.append):
+    with steps.folder_of(tmp_path / "out" / board.name, said.append):
         other = threading.Thread(
             target=lambda: (
                 entered.set(),
-                build.build(
+                steps.build(
                     board,
                     output=tmp_path / "out",
                     core=Echo,
@@ -543,32 +547,32 @@ def test_builds_in_one_folder_wait_for_each_other(board, tools, tmp_path):
 def test_output_that_cannot_be_written_is_named(tools, tmp_path):
     (tmp_path / "file").touch()
     for output in (tmp_path / "file", tmp_path / "file" / "b"):
-        with pytest.raises(build.BuildError, match=r"ulx3s_85f: cannot be written to \(.*--output"):
+        with pytest.raises(BuildError, match=r"ulx3s_85f: cannot be written to \(.*--output"):
             run(recorded_board(), output)
 
 
 def test_what_a_killed_build_left_goes(board, tools, tmp_path):
     place = tmp_path / "out" / board.name
     place.mkdir(parents=True)
-    for name in build.PUBLISHED[:2]:
+    for name in steps.PUBLISHED[:2]:
         (place / f".{name}.123.part").touch()
     run(board, tmp_path / "out")
     assert not list(place.glob(".*.part"))
 
 
 def test_plan_needs_no_yosys(board, tmp_path, monkeypatch):
-    whole = build.plan(board, Echo)
+    whole = plan(board, Echo)
     (tmp_path / "yosys").write_text("#!/bin/sh\necho ERROR >&2; exit 1\n")
     (tmp_path / "yosys").chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
     monkeypatch.setenv("AMARANTH_USE_YOSYS", "system")
-    assert build.plan(board, Echo) == whole
+    assert plan(board, Echo) == whole
 
 
 def test_design_that_does_not_fit_says_so(board, tools, tmp_path, monkeypatch):
     monkeypatch.setenv("FAILS", "nextpnr")
     monkeypatch.setenv("SAYS", LOG)
-    with pytest.raises(build.BuildError, match="does not fit: DP16KD 231 of 208"):
+    with pytest.raises(BuildError, match="does not fit: DP16KD 231 of 208"):
         run(board, tmp_path / "out")
 
 
@@ -576,11 +580,11 @@ def test_board_that_cannot_be_made_is_refused(board, tmp_path):
     def core(digest):
         raise ValueError("elements must be 1, 2, 4 or 8, not 3")
 
-    with pytest.raises(build.BuildError, match="ulx3s_85f: elements must be 1, 2, 4 or 8, no"):
-        build.plan(board, core)
+    with pytest.raises(BuildError, match="ulx3s_85f: elements must be 1, 2, 4 or 8, no"):
+        plan(board, core)
     other = replace(board, platform="amaranth_boards.ulx3s:NoSuch")
-    with pytest.raises(build.BuildError, match=r"platform must be a module and a class.*:NoSuch"):
-        build.plan(other, Echo)
+    with pytest.raises(BuildError, match=r"platform must be a module and a class.*:NoSuch"):
+        plan(other, Echo)
 
 
 def test_unknown_part_is_refused():
@@ -590,7 +594,7 @@ def test_unknown_part_is_refused():
 
 def test_missing_tool_is_named(board, tools, tmp_path, monkeypatch):
     monkeypatch.setenv("YOSYS", str(tmp_path / "nowhere"))
-    with pytest.raises(build.BuildError, match=r"nowhere is not there: install .* or set YOSYS"):
+    with pytest.raises(BuildError, match=r"nowhere is not there: install .* or set YOSYS"):
         run(board, tmp_path / "out")
 
 
@@ -624,7 +628,7 @@ def gone(process: int) -> bool:
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
 def test_nothing_runs_after_the_limit(board, tools, tmp_path, monkeypatch):
     monkeypatch.setenv("HANGS", "1")
-    with pytest.raises(build.BuildError, match=r"nextpnr.* was not done after 0.02 minutes"):
+    with pytest.raises(BuildError, match=r"nextpnr.* was not done after 0.02 minutes"):
         run(board, tmp_path / "out", limit=0.02)
     assert not (tmp_path / "out" / board.name / "report.json").exists()
     pids = (tmp_path / "calls.hung").read_text().split()
@@ -640,11 +644,12 @@ def test_nothing_runs_after_the_limit(board, tools, tmp_path, monkeypatch):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_nothing_runs_after_an_interrupt(board, tools, tmp_path, number):
     code = (
-        "import signal, sys; from hw import build; from tests.test_build import Echo;"
+        "import signal, sys; from pathlib import Path; from hw.boards import board;"
+        "from hw.build.steps import build; from tests.test_build import Echo;"
         "signal.signal(signal.SIGINT, signal.default_int_handler);"
         "signal.signal(signal.SIGTERM, lambda *_: sys.exit(143));"
-        "build.build(build.board('ulx3s_85f'), core=Echo, measure=lambda *_: None,"
-        "            output=build.Path(sys.argv[1]), seeds=(1, 2), jobs=2)"
+        "build(board('ulx3s_85f'), core=Echo, measure=lambda *_: None,"
+        "            output=Path(sys.argv[1]), seeds=(1, 2), jobs=2)"
     )
     process = subprocess.Popen(
         [sys.executable, "-c", code, str(tmp_path / "out")],
@@ -672,8 +677,8 @@ def test_seeds_run_side_by_side(board, tools, tmp_path, monkeypatch):
         running.remove(seed)
         return real(place, plan, seed, minutes)
 
-    real = build._route
-    monkeypatch.setattr(build, "_route", route)
+    real = steps._route
+    monkeypatch.setattr(steps, "_route", route)
     result, _ = run(board, tmp_path / "out", seeds=(3, 4, 5, 6), jobs=2)
     assert list(result["seeds"]) == ["3", "4", "5", "6"]
     assert max(most) == 2
@@ -681,7 +686,7 @@ def test_seeds_run_side_by_side(board, tools, tmp_path, monkeypatch):
 
 def test_machine_too_large_is_refused_before_any_tool_runs(board, tools, tmp_path):
     large = resized(board, weight_rows=4096, rows=64)
-    with pytest.raises(build.BuildError) as failure:
+    with pytest.raises(BuildError) as failure:
         run(large, tmp_path / "out")
     text = str(failure.value)
     assert re.fullmatch(
@@ -691,7 +696,7 @@ def test_machine_too_large_is_refused_before_any_tool_runs(board, tools, tmp_pat
     )
     assert not tools()
     large = resized(board, rows=256, columns=16, weight_rows=128)
-    with pytest.raises(build.BuildError, match=r"lut4 needs about \d+ of 83640: reduce rows, col"):
+    with pytest.raises(BuildError, match=r"lut4 needs about \d+ of 83640: reduce rows, col"):
         run(large, tmp_path / "out")
     assert not tools()
 
@@ -762,7 +767,7 @@ def test_model_that_does_not_fit(board, tools, tmp_path):
     assert find_speed(boards.board("sim_tiny"), None, said.append) is None
     assert said[0].startswith("no cycles per token: model does not fit the device")
     for model in ("stories-base", "no-such-model"):
-        with pytest.raises(build.BuildError, match=model):
+        with pytest.raises(BuildError, match=model):
             run(board, tmp_path / "out", measure=find_speed, model=model)
     result, _ = run(board, tmp_path / "out")
     assert result["model"] is result["profile"] is result["cycles_per_token_predicted"] is None
@@ -772,8 +777,8 @@ def test_model_that_does_not_fit(board, tools, tmp_path):
 
 
 def test_errors_are_one_line(capsys, tmp_path):
-    assert build.main(["ulx4m", "--output", str(tmp_path)]) == 1
-    assert build.main(["sim_small", "--output", str(tmp_path)]) == 1
+    assert program.main(["ulx4m", "--output", str(tmp_path)]) == 1
+    assert program.main(["sim_small", "--output", str(tmp_path)]) == 1
     errors = capsys.readouterr().err.splitlines()
     assert len(errors) == 2
     assert errors[0].startswith("board must be one of")
@@ -789,93 +794,40 @@ def test_errors_are_one_line(capsys, tmp_path):
 )
 def test_wrong_usage(capsys, arguments):
     with pytest.raises(SystemExit) as exit:
-        build.main(["ulx3s_85f", *arguments])
+        program.main(["ulx3s_85f", *arguments])
     assert exit.value.code == 2
     assert f"{arguments[0]} must be" in capsys.readouterr().err
 
 
 def test_command_line_begins_at_the_seed_of_the_board(board, tools, tmp_path, monkeypatch, capsys):
-    real, seen = build.build, {}
+    real, seen = steps.build, {}
 
     def record(target, **options):
         seen.update(options)
-        return real(target, core=Echo, measure=lambda *_: None, **options)
+        return real(target, core=Echo, **{**options, "measure": lambda *_: None})
 
-    monkeypatch.setattr(build, "build", record)
-    monkeypatch.setattr(build, "board", lambda name: replace(board, seed=5))
+    monkeypatch.setattr(program, "build", record)
+    monkeypatch.setattr(program, "board", lambda name: replace(board, seed=5))
     monkeypatch.setenv("HOME", str(tmp_path))
     arguments = ["ulx3s_85f", "--seeds", "2", "--limit", "3", "--jobs", "2"]
-    assert build.main([*arguments, "--output", "~/out"]) == 0
+    assert program.main([*arguments, "--output", "~/out"]) == 0
     assert seen["output"] == tmp_path / "out"
     first, second = seen["seeds"]
     assert first == 5 and 1 << 32 < second < 1 << 63
-    assert build.draw_seeds(5, 2) == seen["seeds"] and seen["limit"] == 3 and seen["jobs"] == 2
+    assert steps.draw_seeds(5, 2) == seen["seeds"] and seen["limit"] == 3 and seen["jobs"] == 2
     assert "5 LUT4 routed" in capsys.readouterr().out
 
 
 def test_estimate_of_what_does_not_fit_is_a_failure(board, monkeypatch, capsys):
     large = resized(board, weight_rows=1 << 14)
-    monkeypatch.setattr(build, "board", lambda name: large)
-    assert build.main(["ulx3s_85f", "--estimate-only"]) == 1
+    monkeypatch.setattr(program, "board", lambda name: large)
+    assert program.main(["ulx3s_85f", "--estimate-only"]) == 1
     assert capsys.readouterr().err.startswith("ulx3s_85f does not fit LFE5U-85F: bram needs")
 
 
 def test_estimate_needs_no_tools(capsys, monkeypatch):
     monkeypatch.setenv("PATH", "")
-    assert build.main(["ulx3s_85f", "--estimate-only"]) == 0
+    assert program.main(["ulx3s_85f", "--estimate-only"]) == 0
     out = capsys.readouterr().out
     for name, value in estimate(boards.board("ulx3s_85f").machine).items():
         assert any(line.split()[:2] == [name, str(value)] for line in out.splitlines())
-
-
-# Estimate
-
-
-@pytest.mark.parametrize(
-    ("depth", "width", "granularity", "expected"),
-    [
-        (512, 36, None, (1, 1)),
-        (512, 37, None, (2, 1)),
-        (1024, 18, None, (1, 1)),
-        (16384, 1, None, (1, 1)),
-        (1, 1, None, (1, 1)),
-        # What yosys 0.70 takes.
-        (3584, 512, 16, (112, 7)),
-        (2048, 512, 16, (64, 1)),
-        (512, 512, 16, (16, 1)),
-        (3584, 128, 16, (28, 7)),
-        (1024, 32, 16, (2, 1)),
-        (512, 64, None, (2, 1)),
-    ],
-)
-def test_block_rams_of_a_memory(depth, width, granularity, expected):
-    assert arrange(depth, width, granularity) == expected
-
-
-def test_block_rams_and_dsp_of_a_machine_that_was_built():
-    geometry = Geometry(
-        rows=16,
-        columns=16,
-        elements=2,
-        weight_rows=3584,
-        table_words=36864,
-        descriptors=256,
-        sums=1024,
-        multiplicands=512,
-        vectors=1024,
-        states=384,
-        activations=512,
-        tokens=1024,
-    )
-    result = estimate(Machine(geometry=geometry))
-    assert (result["bram"], result["dsp"]) == (200, 14)
-    assert result["lut4"] == pytest.approx(18990, rel=0.1)
-    assert result["ff"] == pytest.approx(9711, rel=0.1)
-
-
-def test_board_fits_by_estimate():
-    for name in boards.names():
-        board = boards.board(name)
-        if not board.simulated:
-            for resource, value in estimate(board.machine).items():
-                assert value <= CAPACITY[board.device][resource]

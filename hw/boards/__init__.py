@@ -31,9 +31,11 @@ class Board:
         ``module:class`` of the amaranth-boards platform. None for a simulated board, which
         needs neither that package nor any tool.
     device : str or None
-        Part number, the key of ``hw.estimate.CAPACITY``.
+        Part number, the key of ``hw.build.estimate.CAPACITY``.
     seed : int
         Of the placer: one that met the timing.
+    model : str
+        Shipped model that the machine holds; a build's report has its cycles.
     """
 
     name: str
@@ -43,6 +45,7 @@ class Board:
     platform: str | None = None
     device: str | None = None
     seed: int = 1
+    model: str = "stories-small"
 
     def __post_init__(self):
         if (self.platform is None) != (self.baud is None):

@@ -6,7 +6,7 @@ from hw.machine import Machine
 
 # Holds d = 128, m = 512, 3 layers, 1,024 tokens: 917,504 trits are 3,584 rows of 256; 1,024
 # embedding rows of 33 words and 2,624 words of gains are 36,416 words. Holds d = 96, m = 208,
-# 8 layers, 1,280 tokens, too: 3,504 rows, 768 states. hw/estimate.py counts the block RAMs.
+# 8 layers, 1,280 tokens, too: 3,504 rows, 768 states. hw.build.estimate counts the block RAMs.
 BOARD = Board(
     name="ulx3s_85f",
     platform="amaranth_boards.ulx3s:ULX3S_85F_Platform",

@@ -1,21 +1,16 @@
-"""Cycles and tokens per second of a board's machine, for the report of its build."""
+"""How fast a board's machine is, as the report of its build says."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 from host.image import compile_image
-from host.infer import DEFAULT_MODEL
 from hw.boards import Board
 from sim.profile import Profile, measure, unmeasured
 from weights.errors import ReportedError
 from weights.model import IntegerModel
 from weights.store_commands import find_model
-
-CONTEXTS = 1
-"""Sequences that a machine works at side by side."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,35 +39,13 @@ class Speed:
         return round(clock_hz / self.cycles, 1) if self.cycles else None
 
 
-def speed_keys(speed: Speed | None, *, clock_mhz: float, clock_hz: int) -> dict[str, Any]:
-    """What a report says of a speed; all None if there is none.
-
-    ``cycles_per_token`` is simulated. ``tokens_per_s`` is the routed clock by it,
-    ``tokens_per_s_as_built`` the same at the clock that the bitstream's PLL makes. ``profile`` has
-    a list for each step: name, unit, cycles counted and predicted, what it waited for, the cycle in
-    which it is issued, and the first one in which its unit is idle again.
-    """
-    timing = speed.profile.timing if speed else None
-    return {
-        "model": speed and speed.profile.model,
-        "contexts": CONTEXTS,
-        "trits_per_token": timing and timing.image.trits_per_token,
-        "cycles_per_token": speed and speed.cycles,
-        "cycles_per_token_predicted": timing and timing.cycles,
-        "utilization": speed and speed.utilization,
-        "tokens_per_s": speed and speed.tokens_per_s(1e6 * clock_mhz),
-        "tokens_per_s_as_built": speed and speed.tokens_per_s(clock_hz),
-        "profile": speed and speed.profile.steps(),
-    }
-
-
 def find_speed(board: Board, model: str | None, say: Callable[[str], None]) -> Speed | None:
     """The speed of a board's machine; a line says why what cannot be had is None.
 
     Parameters
     ----------
     model : str or None
-        Shipped model or path; the one that ``host/infer.py`` takes by default unless given.
+        Shipped model or path; the board's unless given.
 
     Raises
     ------
@@ -80,7 +53,7 @@ def find_speed(board: Board, model: str | None, say: Callable[[str], None]) -> S
         A model that was given cannot be used.
     """
     try:
-        path = find_model(model or DEFAULT_MODEL, offline=True)
+        path = find_model(model or board.model, offline=True)
         integers = IntegerModel.load(path)
         image = compile_image(integers, board.geometry)
     except (ReportedError, OSError) as error:

@@ -1,0 +1,208 @@
+"""The steps of a build: synthesis, routes, bitstream and report."""
+
+import contextlib
+import json
+import random
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from hw.boards import Board
+from hw.build import BuildError
+from hw.build.estimate import check_fit, estimate
+from hw.build.plan import Plan, check_hardware, plan
+from hw.build.report import compact_json, parse_report, speed_keys
+from hw.build.tools import Workplace, reading
+from weights.errors import ReportedError
+from weights.files import write_file
+from weights.locks import locked
+
+PUBLISHED = ("top.bit", "report.json", "profile.svg")
+
+LIMIT_MINUTES = 30.0
+"""A router that has not converged by then seldom does."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Routed:
+    """What became of one seed: figures of its report and the seconds it took, or why it failed."""
+
+    result: dict | None = None
+    seconds: float = 0
+    failure: BuildError | None = None
+
+
+def _route(place: Workplace, plan: Plan, seed: int, minutes: float | None) -> Routed:
+    _, route, _ = plan.seeded(seed)
+    name = f"seed-{seed}"
+    report = f"{name}.report"
+    try:
+        took = place.run(
+            name,
+            route,
+            f"{name}.tim",
+            outputs=(f"{name}.config", report, f"{name}.units"),
+            minutes=minutes,
+            finish=lambda: place.count_units(name),
+        )
+        with reading(place.path / report):
+            result = parse_report((place.path / report).read_text(), plan.board.clock_hz)
+    except BuildError as error:
+        place.say(f"{name}: {error}")
+        return Routed(failure=error)
+    place.say(f"{name}: {result['clock_mhz']:.2f} MHz")
+    return Routed(result=result, seconds=took)
+
+
+@contextlib.contextmanager
+def folder_of(directory: Path, say: Callable[[str], None]) -> Iterator[None]:
+    """A board's folder, without what was published there, for one build at a time.
+
+    Another one waits. Raises BuildError if the folder cannot be written to.
+    """
+    with contextlib.ExitStack() as stack:
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+            waiting = f"another build works in {directory}: waiting for it"
+            stack.enter_context(locked(directory / ".lock", lambda: say(waiting)))
+            for name in PUBLISHED:
+                (directory / name).unlink(missing_ok=True)
+        except OSError as error:
+            raise BuildError(
+                f"{directory}: cannot be written to ({error.strerror}); "
+                "give another folder with --output"
+            ) from error
+        yield
+
+
+def check_size(board: Board, say=print):
+    """Says before anything runs whether the estimate fits; raises BuildError if it does not."""
+    if board.simulated:
+        return
+    fit = check_fit(estimate(board.machine), board.device)
+    for warning in fit.warnings:
+        say(f"warning: {warning}")
+    if fit.lacks:
+        raise BuildError(f"{board.name} does not fit {board.device}: {'; '.join(fit.lacks)}")
+
+
+def draw_seeds(first: int, count: int) -> list[int]:
+    """``first`` and, drawn from it, seeds of 63 bits: what consecutive ones lead to is alike."""
+    draw = random.Random(first)
+    return [first, *(draw.getrandbits(63) for _ in range(count - 1))]
+
+
+def build(
+    board: Board,
+    *,
+    measure,
+    seeds=(1,),
+    output: Path = Path("build"),
+    force: bool = False,
+    core=None,
+    limit: float | None = LIMIT_MINUTES,
+    jobs: int = 1,
+    model: str | None = None,
+    say=print,
+) -> dict:
+    """Build a board's bitstream with each of ``seeds``, keep the fastest, return its report.
+
+    Raises BuildError, and leaves no bitstream, if no seed meets the timing. There is a
+    ``report.json`` if at least one of them could be routed.
+
+    Parameters
+    ----------
+    measure : function
+        Of a board, a model or None, and ``say``: the `sim.speed.Speed` of the report, or None.
+    seeds : iterable of int
+        Of the placer.
+    output : Path
+        Where the board's directory is.
+    force : bool
+        Run finished steps again.
+    core : function or None
+        For `plan`.
+    limit : float or None
+        Minutes that one seed may take to be placed and routed.
+    jobs : int
+        Seeds at a time.
+    model : str or None
+        Whose cycles per token the report has; the board's unless given.
+    say : function
+        Receives lines on the progress.
+    """
+    directory = Path(output) / board.name
+    check_hardware(board)
+    with folder_of(directory, say):
+        check_size(board, say)
+        the_plan = plan(board, core)
+        place = Workplace(the_plan, directory, say)
+        if force:
+            place.clear()
+
+        try:
+            speed = measure(board, model, say)
+        except (ReportedError, OSError) as error:
+            raise BuildError(f"{model}: {error}") from None
+
+        synthesis, *_ = the_plan.commands
+        seconds = {"yosys": place.run("synthesis", synthesis, "top.rpt", outputs=["top.json"])}
+        seeds = list(seeds)
+        with ThreadPoolExecutor(jobs) as pool:
+            try:
+                tried = dict(
+                    zip(
+                        seeds,
+                        pool.map(lambda seed: _route(place, the_plan, seed, limit), seeds),
+                        strict=True,
+                    )
+                )
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                place.stop()
+                raise
+        routed = {seed: trial for seed, trial in tried.items() if trial.result}
+        if not routed:
+            raise tried[seeds[0]].failure
+        seed = max(
+            routed, key=lambda s: (routed[s].result["passed"], routed[s].result["clock_mhz"])
+        )
+        result, seconds["nextpnr"] = routed[seed].result, routed[seed].seconds
+        if result["passed"]:
+            pack = the_plan.seeded(seed)[-1]
+            bitstream = f"seed-{seed}.bit"
+            seconds["ecppack"] = place.run(
+                f"pack-{seed}", pack, f"pack-{seed}.log", outputs=[bitstream]
+            )
+        units = place.units(f"seed-{seed}")
+        if units is None:
+            say(f"seed-{seed}: no netlist tells the units' LUTs")
+        report = {
+            "board": board.name,
+            "digest": the_plan.digest.hex(),
+            **result,
+            "engine_lut4": units and units.get("engine", 0),
+            "lut4_by_unit": units,
+            "lanes": board.geometry.lanes,
+            "geometry": asdict(board.geometry),
+            "estimate": estimate(board.machine),
+            "seed": seed,
+            "seeds": {str(s): t.result and t.result["clock_mhz"] for s, t in tried.items()},
+            "failures": {str(s): str(t.failure) for s, t in tried.items() if t.failure},
+            "tools": place.versions,
+            "seconds": seconds,
+            **speed_keys(speed, clock_mhz=result["clock_mhz"], clock_hz=board.clock_hz),
+        }
+        if not place.fresh:
+            say(f"already built: digest {report['digest']}; --force builds it again")
+        write_file(directory / "report.json", compact_json(report).encode())
+        if speed:
+            write_file(directory / "profile.svg", speed.profile.svg().encode())
+        if not result["passed"]:
+            raise BuildError(
+                f"timing failed: {result['clock_mhz']:.2f} MHz of "
+                f"{result['clock_required_mhz']:g} MHz (log: {place.path / f'seed-{seed}.tim'})"
+            )
+        write_file(directory / "top.bit", (place.path / bitstream).read_bytes())
+        return report
