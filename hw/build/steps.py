@@ -1,7 +1,6 @@
 """The steps of a build: synthesis, routes, bitstream and report."""
 
 import contextlib
-import json
 import random
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor

@@ -1,0 +1,72 @@
+"""Builds a board's bitstream."""
+
+from weights import early as early  # isort: split
+
+import signal
+import sys
+from pathlib import Path
+
+from hw.boards import board
+from hw.build.estimate import estimate
+from hw.build.report import table
+from hw.build.steps import LIMIT_MINUTES, build, check_size, draw_seeds
+from sim.speed import find_speed
+from weights.commandline import OneLineParser, program
+from weights.files import user_path
+
+LONGEST_LIMIT = 7 * 24 * 60
+
+
+@program
+def main(arguments=None) -> int:
+    parser = OneLineParser(prog="python -m hw.build", description="Build a board's bitstream.")
+    parser.add_argument("board")
+    parser.add_argument("--seeds", type=int, default=1, help="how many to try (default 1)")
+    parser.add_argument("--seed", type=int, help="the first one (default: the board's)")
+    parser.add_argument("--jobs", type=int, default=1, help="seeds at a time (default 1)")
+    parser.add_argument(
+        "--limit",
+        type=float,
+        default=LIMIT_MINUTES,
+        metavar="MINUTES",
+        help="for placing and routing one seed (default %(default)g)",
+    )
+    parser.add_argument("--model", help="of the report's cycles (default: the board's)")
+    parser.add_argument("--estimate-only", action="store_true", help="run no tools")
+    parser.add_argument("--force", action="store_true", help="build again what is there")
+    parser.add_argument("--output", type=user_path, default=Path("build"), help="default: build")
+    options = parser.parse_args(arguments)
+    if options.seeds < 1:
+        parser.error(f"--seeds must be at least 1, not {options.seeds}")
+    if options.jobs < 1:
+        parser.error(f"--jobs must be at least 1, not {options.jobs}")
+    if not 0 < options.limit <= LONGEST_LIMIT:
+        parser.error(
+            f"--limit must be more than 0 minutes and at most {LONGEST_LIMIT}, "
+            f"not {options.limit:g}"
+        )
+    target = board(options.board)
+    if options.estimate_only:
+        print(table(target, estimate(target.machine)))
+        check_size(target)
+        return 0
+    first = target.seed if options.seed is None else options.seed
+    report = build(
+        target,
+        seeds=draw_seeds(first, options.seeds),
+        output=options.output,
+        force=options.force,
+        limit=options.limit,
+        jobs=options.jobs,
+        model=options.model,
+        measure=find_speed,
+        say=lambda text: print(text, flush=True),
+    )
+    print(table(target, report["estimate"], report))
+    print(options.output / target.name / "top.bit")
+    return 0
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # the tools end, too
+    sys.exit(main())

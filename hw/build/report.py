@@ -1,0 +1,138 @@
+"""What tools say of a design: parsed, as JSON, and as a table."""
+
+import json
+import math
+import re
+from collections import Counter
+from typing import Any
+
+from hw.boards import Board
+from hw.build import BuildError
+from hw.build.estimate import CAPACITY, CELLS
+
+CONTEXTS = 1
+"""Sequences that a machine works at side by side."""
+
+
+def parse_utilisation(log: str) -> dict[str, tuple[int, int]]:
+    """(used, available) of each kind of cell, from nextpnr's log; its report lacks failed runs."""
+    lines = re.findall(r"^Info:\s+(\w+):\s+(\d+)/\s*(\d+)\s+\d+%", log, re.MULTILINE)
+    return {cell: (int(used), int(available)) for cell, used, available in lines}
+
+
+def parse_report(text: str, clock_hz: int) -> dict:
+    """What ``report.json`` takes from nextpnr's: resources and the clock.
+
+    ``clock_mhz`` is that of the machine, ``critical_path`` its slowest path with the nanoseconds
+    spent in cells and in wires, ``passed`` whether every clock meets its constraint.
+    """
+    report = json.loads(text)
+    result = {}
+    for name, cell in CELLS.items():
+        entry = report["utilization"][cell]
+        result[name] = {"used": entry["used"], "available": entry["available"]}
+    required = clock_hz / 1e6
+    clocks = report["fmax"]
+    ours = [n for n, c in clocks.items() if math.isclose(c["constraint"], required, rel_tol=1e-3)]
+    if not ours:
+        raise BuildError(f"nextpnr reports no clock of {required:g} MHz")
+    name = min(ours, key=lambda n: clocks[n]["achieved"])
+    result["clock_mhz"] = round(clocks[name]["achieved"], 2)
+    result["clock_required_mhz"] = required
+    result["passed"] = all(clock["achieved"] >= clock["constraint"] for clock in clocks.values())
+    for critical in report["critical_paths"]:
+        path = critical["path"]
+        if path and {critical["from"], critical["to"]} == {f"posedge {name}"}:
+            wires = sum(part["delay"] for part in path if part["type"] == "routing")
+            result["critical_path"] = {
+                "from": path[0]["from"]["cell"],
+                "to": path[-1]["to"]["cell"],
+                "cells_ns": round(sum(part["delay"] for part in path) - wires, 2),
+                "wires_ns": round(wires, 2),
+            }
+    return result
+
+
+def lut4_by_unit(netlist: dict) -> dict[str, int]:
+    """LUTs of each unit of the core in the netlist that nextpnr writes, by the names of cells.
+
+    ``other`` is what belongs to none. Carry chains begin and end in LUTs that nextpnr adds without
+    a name; they count for the unit of their chain.
+    """
+    (top,) = netlist["modules"].values()
+    units, carries = {}, {}
+    for name, cell in top["cells"].items():
+        if cell["type"] == CELLS["lut4"]:
+            match = re.match(r"core\.([a-z]+)\.", name)
+            units[name] = match[1] if match else None
+            for port in ("FCI", "FCO"):
+                for net in cell["connections"].get(port, ()):
+                    carries.setdefault(net, []).append(name)
+    neighbours = {}
+    for cells in carries.values():
+        for name in cells:
+            neighbours.setdefault(name, []).extend(cells)
+    known = [name for name, unit in units.items() if unit]
+    while known:
+        name = known.pop()
+        for other in neighbours.get(name, ()):
+            if units[other] is None and other.startswith("$nextpnr"):
+                units[other] = units[name]
+                known.append(other)
+    return dict(sorted(Counter(unit or "other" for unit in units.values()).items()))
+
+
+def speed_keys(speed, *, clock_mhz: float, clock_hz: int) -> dict[str, Any]:
+    """What a report says of a `sim.speed.Speed`; all None if there is none.
+
+    ``cycles_per_token`` is simulated. ``tokens_per_s`` is the routed clock by it,
+    ``tokens_per_s_as_built`` the same at the clock that the bitstream's PLL makes. ``profile`` has
+    a list for each step: name, unit, cycles counted and predicted, what it waited for, the cycle in
+    which it is issued, and the first one in which its unit is idle again.
+    """
+    timing = speed.profile.timing if speed else None
+    return {
+        "model": speed and speed.profile.model,
+        "contexts": CONTEXTS,
+        "trits_per_token": timing and timing.image.trits_per_token,
+        "cycles_per_token": speed and speed.cycles,
+        "cycles_per_token_predicted": timing and timing.cycles,
+        "utilization": speed and speed.utilization,
+        "tokens_per_s": speed and speed.tokens_per_s(1e6 * clock_mhz),
+        "tokens_per_s_as_built": speed and speed.tokens_per_s(clock_hz),
+        "profile": speed and speed.profile.steps(),
+    }
+
+
+def compact_json(value: dict) -> str:
+    """Indented, but with each list that holds neither lists nor objects in a line of its own."""
+
+    def join(found):
+        return "[" + re.sub(r"\n *", " ", found[1]) + "]"
+
+    text = json.dumps(value, indent=2)
+    return re.sub(r"\[\n\s+([^][{}]*?)\n\s+\]", join, text) + "\n"
+
+
+def table(board: Board, guess: dict, report: dict | None = None) -> str:
+    """Estimate and, if there is a report, measured figures, as text."""
+    available = CAPACITY.get(board.device, {})
+    lines = [f"{board.name}: {board.geometry.lanes} lanes"]
+    lines.append(f"{'':8}{'estimate':>10}{'routed':>10}{'available':>11}")
+    for name, value in guess.items():
+        routed = report[name]["used"] if report else "-"
+        lines.append(f"{name:8}{value:10}{routed:>10}{available.get(name, '-'):>11}")
+    if report:
+        lines.append(
+            f"clock   {report['clock_mhz']:10.2f} MHz routed, {report['clock_required_mhz']:g} MHz "
+            f"required, seed {report['seed']}"
+        )
+        if report["engine_lut4"] is not None:
+            lines.append(f"engine  {report['engine_lut4']:10} LUT4 routed")
+        if report["cycles_per_token"]:
+            lines.append(
+                f"{report['model']}: {report['cycles_per_token']:,.10g} cycles per token, "
+                f"{report['utilization']:.1%} of the engine's peak, "
+                f"{report['tokens_per_s']:,.0f} tokens/s at the routed clock (simulated)"
+            )
+    return "\n".join(lines)
