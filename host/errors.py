@@ -12,6 +12,19 @@ class DeviceError(HostError):
     """A device is silent, refuses, or answers nonsense."""
 
 
+class RefusedError(DeviceError):
+    """A device refuses a command.
+
+    Members
+    -------
+    reason : the code that it gives, a `hw.arch.protocol.Reason` if it is known
+    """
+
+    def __init__(self, text: str, reason: int):
+        super().__init__(text)
+        self.reason = reason
+
+
 class FitError(HostError):
     """A model is larger than the device."""
 

@@ -42,7 +42,7 @@ from weights.commandline import OneLineParser, console, program
 from weights.text import TextStream, encode_prompt, open_tokenizer
 
 if TYPE_CHECKING:
-    from host.driver import Device
+    from host.device import Device
     from weights.model import IntegerModel
 
 DEFAULT_DEVICE = "sim://ulx3s_85f"
@@ -103,8 +103,9 @@ def figures(device: Device, model: IntegerModel, generated: int, seconds: float)
 
 def run(arguments: Any) -> None:
     """Load, generate, report."""
-    from host.driver import open_device, simulation
+    from host.ports import simulation
     from host.sampling import initial_noise, inverse_temperature
+    from host.urls import open_device
     from weights.model import MAKE_AGAIN, IntegerModel
     from weights.store_commands import find_model
 

@@ -56,7 +56,7 @@ class Request:
         *,
         vocabulary: int,
     ) -> Request:
-        """The request that the arguments of `host.driver.Device.generate` state.
+        """The request that the arguments of `host.device.Device.generate` state.
 
         Raises
         ------

@@ -37,7 +37,8 @@ from typing import Protocol
 
 import numpy as np
 
-from host.driver import Device, open_device
+from host.device import Device
+from host.urls import open_device
 from weights.checkpoint import Checkpoint
 from weights.commandline import OneLineParser, program
 from weights.dequantise import DequantisedCheckpoint
@@ -169,7 +170,7 @@ class GoldenBackend:
 
 
 class DeviceBackend:
-    """A device, `host.driver`, which holds the model from then on."""
+    """A device, `host.device`, which holds the model from then on."""
 
     most_windows = 1
 

@@ -1,4 +1,4 @@
-"""``golden://``: the golden model behind the interface of ``host.driver.Device``."""
+"""``golden://``: the golden model behind the interface of ``host.device.Device``."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from host.driver import Progress
+from host.device import Progress
 from host.errors import UsageError
 from host.request import Request, Stop, Turns, check_tokens
 from host.sampling import next_noise

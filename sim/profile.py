@@ -9,9 +9,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from host.driver import READ_TIMEOUT, SIMULATED_HZ, Device, LinkDevice
+from host.device import Device, LinkDevice
 from host.errors import UsageError
 from host.image import Image, compile_image
+from host.ports import READ_TIMEOUT
+from host.urls import SIMULATED
 from hw.arch.program import Unit
 from hw.arch.protocol import Identity
 from hw.control.sequencer import Sequencer
@@ -326,8 +328,7 @@ def measure(
         It does not run the model.
     """
     port = SimulatedPort(board.core(), timeout=READ_TIMEOUT, progress=progress)
-    options = {"patience": 20, "attempts": 3, "clock_hz": SIMULATED_HZ}
-    with LinkDevice(port, name=f"simulated {board.name}", **options) as device:
+    with LinkDevice(port, name=f"simulated {board.name}", **SIMULATED) as device:
         device.load(model)
         cycles = []
         # What a run costs beside its tokens is in both.

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer
 
-from host.driver import open_device
 from host.errors import FitError
 from host.image import compile_image
 from host.infer import ZOO
+from host.urls import open_device
 from hw.boards import board
 from sim.golden_device import GoldenDevice
 from tests.checkpoints import RandomCheckpoint

@@ -16,11 +16,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-import host.driver
-from host.driver import LinkDevice, open_device
+import host.device
+from host.device import LinkDevice
 from host.errors import DeviceError, FitError, UsageError
 from host.image import Image
 from host.sampling import initial_noise, inverse_temperature, next_noise
+from host.urls import open_device
 from hw.arch.frames import Deframer, Frame, encode_frame
 from hw.arch.protocol import (
     POLL_CYCLES,
@@ -64,7 +65,7 @@ def image(monkeypatch):
             token_cycles=1_000_000,
         )
 
-    monkeypatch.setattr(host.driver, "compile_image", compile_image)
+    monkeypatch.setattr(host.device, "compile_image", compile_image)
 
 
 def loaded(port: FakePort, **options) -> LinkDevice:
@@ -131,7 +132,8 @@ def test_stop_token():
 
 
 def test_logits():
-    device = loaded(FakePort(FakeDevice()))
+    port = FakePort(FakeDevice())
+    device = loaded(port)
     tokens = [4, 9, 30, 0]
     model = ToyModel()
     rows = list(device.logits(tokens))
@@ -140,7 +142,7 @@ def test_logits():
         model.step(token)
         assert row.dtype == np.float64
         assert np.array_equal(row, np.array(model.sums()) * 0.25)
-    assert [bool(run[2] & 1) for run in device._port.device.runs] == [True, False, False, False]
+    assert [bool(run[2] & 1) for run in port.device.runs] == [True, False, False, False]
 
 
 @pytest.mark.parametrize("fault", ["drop", "repeat", "flip"])
@@ -223,8 +225,8 @@ def test_run_without_end():
 
 
 def test_run_whose_polls_are_never_answered(monkeypatch):
-    monkeypatch.setattr(host.driver, "STALLED_SECONDS", 0.05)
-    monkeypatch.setattr(host.driver, "SLOWEST_HZ", 1e9)
+    monkeypatch.setattr(host.device, "STALLED_SECONDS", 0.05)
+    monkeypatch.setattr(host.device, "SLOWEST_HZ", 1e9)
     port = FakePort(FakeDevice(pace=0))
     device = loaded(port)
     port.intercept = lambda frame: (

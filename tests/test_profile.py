@@ -11,10 +11,10 @@ from xml.etree import ElementTree
 
 import pytest
 
-from host.driver import open_device
 from host.errors import UsageError
 from host.image import compile_image
 from host.infer import ZOO
+from host.urls import open_device
 from hw.arch.program import Unit
 from hw.boards import board
 from sim.golden_device import GoldenDevice

@@ -119,7 +119,7 @@ def test_rooms_import_what_they_may():
         ("hw.units.made_up", "from . import engine as e\nimport hw.core as c", "hw.core"),
         ("hw.control.made_up", "def late():\n    from hw.links.link import Link", "hw.links.link"),
         ("hw.memory.made_up", "import hw.units.engine, hw.pipeline", "hw.units.engine"),
-        ("hw.links.made_up", "from host.driver import LinkDevice", "host.driver"),
+        ("hw.links.made_up", "from host.device import LinkDevice", "host.device"),
         ("hw.made_up", "from sim.golden import Golden", "sim.golden"),
         ("hw.made_up", "from host.image import Image", "host.image"),
         ("host.made_up", "from sim import device", "sim.device"),

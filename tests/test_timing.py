@@ -5,10 +5,10 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from host.driver import open_device
 from host.errors import FitError
 from host.image import compile_image
 from host.infer import ZOO
+from host.urls import open_device
 from hw.arch.program import Descriptor, Space, Unit, Wait
 from hw.boards import board
 from hw.control.sequencer import Sequencer

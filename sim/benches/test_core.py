@@ -8,7 +8,7 @@ import pytest
 from cocotb.task import bridge, resume
 from cocotb.triggers import FallingEdge
 
-from host.driver import LinkDevice
+from host.device import LinkDevice
 from hw.arch.geometry import Geometry
 from hw.core import Core
 from hw.machine import Machine

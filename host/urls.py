@@ -1,0 +1,65 @@
+"""Devices behind URLs.
+
+============================ ====================================================================
+``sim://BOARD``              the board's own core, compiled to native code (package ``sim``)
+``golden://``                the integer model in NumPy (package ``sim``)
+``/dev/ttyUSB0?baud=1000000`` a serial port, or anything else that pyserial opens by a path
+``socket://HOST:PORT``       the same protocol over TCP
+============================ ====================================================================
+
+All but ``golden://`` are byte streams, and `LinkDevice` is the one code path for them.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from host.device import Device, LinkDevice
+from host.errors import DeviceError, UsageError
+from host.ports import serial_port, simulated_port, simulation
+from hw.arch.protocol import SLOWEST_HZ
+
+SIMULATED: dict[str, Any] = {"patience": 20, "attempts": 3, "clock_hz": SLOWEST_HZ}
+"""What a `LinkDevice` is told of a simulated device, whose time is the processor's."""
+
+CLEAR_CACHE = "remove the folder tritstream/sim in the user's cache"
+
+
+def open_device(url: str) -> Device:
+    """The device behind a URL, identified and idle.
+
+    Raises
+    ------
+    UsageError
+        The URL is of no kind that there is.
+    DeviceError
+        There is no such device, another program uses it, or it does not answer.
+    """
+    scheme, separator, rest = url.partition("://")
+    if not separator:
+        scheme, rest = "", url
+    match scheme:
+        case "golden":
+            if rest:
+                raise UsageError(f"device {url!r}: golden:// is a whole one; leave out {rest!r}")
+            return simulation("sim.golden_device").GoldenDevice()
+        case "sim":
+            if not rest:
+                raise UsageError("sim:// needs the name of a board, such as sim://ulx3s_85f")
+            device = LinkDevice(simulated_port(url, rest), name=url, **SIMULATED)
+        case "" | "socket":
+            device = LinkDevice(serial_port(url), name=url)
+        case _:
+            raise UsageError(
+                f"device {url!r}: must be sim://BOARD, golden://, a serial port's path "
+                "or socket://HOST:PORT"
+            )
+    try:
+        identity = device.identify()
+        if scheme == "sim" and identity.board != rest:
+            raise DeviceError(f"{url}: what is compiled for it is {identity.board}; {CLEAR_CACHE}")
+        device.reset()
+    except BaseException:
+        device.close()
+        raise
+    return device
