@@ -38,6 +38,9 @@ STALLED_SECONDS = 60.0
 """Time without a token after which a device that answers late is given up, beside that for the
 token itself at `SLOWEST_HZ`."""
 
+CONTEXT = 0
+"""The one sequence that a device has."""
+
 Progress = Callable[[int, int], None]
 """Called with the bytes that are done and the bytes in all."""
 
@@ -252,6 +255,7 @@ class LinkDevice:
         self._link.write(MemorySpace.TOKENS, 0, struct.pack(f"<{len(prompt)}H", *prompt))
         self._run_id = self._run_id % 0xFFFFFFFF + 1
         request = RunRequest(
+            context=CONTEXT,
             session=self._session,
             run_id=self._run_id,
             prompt_length=len(prompt),
@@ -348,7 +352,7 @@ class LinkDevice:
         time does not: a device slower than it says is well as long as it answers the rest, until
         it were too slow even at `SLOWEST_HZ`.
         """
-        payload = argument_struct(Command.POLL).pack(start)
+        payload = argument_struct(Command.POLL).pack(CONTEXT, start)
         deadline = time.monotonic() + STALLED_SECONDS + most / SLOWEST_HZ
         while most > 0 and time.monotonic() < deadline:
             answer = self._link.attempt(Command.POLL, payload, POLL_CYCLES)

@@ -150,8 +150,10 @@ class FakeDevice:
             case Command.RUN:
                 return self._run(arguments), b""
             case Command.POLL:
+                context, start = arguments
+                if context:
+                    return Reason.BAD_VALUE, b""
                 self.advance(self.pace)
-                (start,) = arguments
                 tokens = self.memory[MemorySpace.TOKENS][start : self.produced]
                 reply = PollReply(
                     run_id=self.run_id,
@@ -207,7 +209,9 @@ class FakeDevice:
         self.__init__(self.identity, self.pace, self.vocabulary, self.toy)
 
     def _run(self, arguments) -> Reason | None:
-        session, run_id, flags, prompt_length, generate, stop_token, _, _, noise = arguments
+        context, session, run_id, flags, prompt_length, generate, stop_token, *_, noise = arguments
+        if context:
+            return Reason.BAD_VALUE
         if self.started and run_id == self.run_id:
             return None
         if self.running:

@@ -31,6 +31,7 @@ from hw.arch.protocol import (
     MemorySpace,
     PollReply,
     Reason,
+    RunFlag,
     Totals,
 )
 from tests.fake_device import (
@@ -142,7 +143,7 @@ def test_logits():
         model.step(token)
         assert row.dtype == np.float64
         assert np.array_equal(row, np.array(model.sums()) * 0.25)
-    assert [bool(run[2] & 1) for run in port.device.runs] == [True, False, False, False]
+    assert [bool(run[3] & RunFlag.RESET) for run in port.device.runs] == [True, False, False, False]
 
 
 @pytest.mark.parametrize("fault", ["drop", "repeat", "flip"])

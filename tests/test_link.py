@@ -175,9 +175,13 @@ def refusal(response: Frame) -> Reason:
     return Reason(response.payload[0])
 
 
+OTHERS = (1, 0x80, 0xFF)
+"""Contexts that a device does not have."""
+
+
 def run_payload(run_id, **fields):
     defaults = dict(
-        session=SESSION, prompt_length=3, generate=5, reset=True, sampled=False,
+        context=0, session=SESSION, prompt_length=3, generate=5, reset=True, sampled=False,
         inverse_temperature=ONE, noise=1,
     )  # fmt: skip
     return RunRequest(run_id=run_id, **(defaults | fields)).to_bytes()
@@ -271,12 +275,14 @@ def test_refusals_touch_nothing():
         (checksum, arguments(checksum, 0, 0x80000000, 0x80000000), Reason.BAD_RANGE),
         (Command.RUN, run_payload(1, generate=GEOMETRY.tokens - 2), Reason.BAD_VALUE),
         (Command.RUN, run_payload(1, generate=0xFFFF, prompt_length=0xFFFF), Reason.BAD_VALUE),
-        (Command.RUN, struct.pack("<IIBHH10x", 1, 1, 0, 0, 3), Reason.BAD_VALUE),
-        (Command.RUN, struct.pack("<IIBHH10x", 1, 1, 0, 3, 0), Reason.BAD_VALUE),
+        (Command.RUN, struct.pack("<xIIBHH10x", 1, 1, 0, 0, 3), Reason.BAD_VALUE),
+        (Command.RUN, struct.pack("<xIIBHH10x", 1, 1, 0, 3, 0), Reason.BAD_VALUE),
+        *((Command.RUN, run_payload(1, context=context), Reason.BAD_VALUE) for context in OTHERS),
+        *((Command.POLL, poll(0, context), Reason.BAD_VALUE) for context in OTHERS),
         (Command.CLAIM, bytes(4), Reason.BAD_VALUE),
         # Nobody has claimed the device, not even with the session that it has then.
         (Command.RUN, run_payload(1), Reason.LOST),
-        (Command.RUN, struct.pack("<IIBHH10x", 0, 1, 1, 3, 5), Reason.LOST),
+        (Command.RUN, struct.pack("<xIIBHH10x", 0, 1, 1, 3, 5), Reason.LOST),
     ]
 
     async def testbench(ctx, bench):
@@ -370,8 +376,8 @@ def claim(session=SESSION):
     return arguments(Command.CLAIM, session)
 
 
-def poll(start):
-    return arguments(Command.POLL, start)
+def poll(start, context=0):
+    return arguments(Command.POLL, context, start)
 
 
 def test_long_poll():

@@ -107,6 +107,28 @@ def test_identity():
         Identity.from_bytes(data[:-1])
 
 
+def test_bytes_of_an_identity():
+    """As a device of this version has them: those of a host's own are read with the same code."""
+    identity = Identity(
+        board="a-board_1",
+        geometry=GEOMETRY,
+        clock_hz=25_000_000,
+        digest=bytes(range(16)),
+        features=0x80000001,
+    )
+    sizes = (8, 8, 4, 96, 100, 12, 32, 32, 32, 32, 32, 24)
+    assert identity.to_bytes() == bytes.fromhex(
+        "54524954 0300 0004 40787d01 01000080 000102030405060708090a0b0c0d0e0f"
+        "612d626f6172645f31 0000000000000000000000000000000000000000000000"
+    ) + b"".join(size.to_bytes(4, "little") for size in sizes)
+
+
+def test_features_that_a_host_does_not_know_are_no_fault():
+    data = replace(IDENTITY, features=0xFFFFFFFF).to_bytes()
+    assert Identity.from_bytes(data) == replace(IDENTITY, features=0xFFFFFFFF)
+    assert IDENTITY.features == 0
+
+
 @pytest.mark.parametrize(
     "field, value, message",
     [
@@ -117,6 +139,7 @@ def test_identity():
         ("digest", b"", "digest must be 16 bytes"),
         ("clock_hz", 0, "clock_hz must be from 10000 to 4294967295, not 0"),
         ("clock_hz", 1 << 32, "clock_hz must be from"),
+        ("features", 1 << 32, "features must be from 0 to 4294967295, not 4294967296"),
         ("max_payload", 0, "max_payload must be from 64 to 1024, not 0"),
         ("max_payload", 3, "max_payload must be from"),
         ("max_payload", 2000, "max_payload must be from"),
@@ -169,6 +192,7 @@ def test_geometries_that_no_machine_has(field, value, message):
 
 def test_run_request():
     request = RunRequest(
+        context=2,
         session=0x89ABCDEF,
         run_id=0xFFFFFFFF,
         prompt_length=3,
@@ -176,14 +200,16 @@ def test_run_request():
         reset=True,
         sampled=False,
         stop_token=5,
-        inverse_temperature=Scale.from_float(1 / 0.7),
+        inverse_temperature=Scale(0x5B6E, -14),
         noise=77,
     )
-    assert RunRequest.from_bytes(request.to_bytes()) == request
-    assert len(request.to_bytes()) == argument_struct(Command.RUN).size
+    assert request.to_bytes() == bytes.fromhex(
+        "02 efcdab89 ffffffff 05 0300 0900 0500 6e5b f2ff 4d000000"
+    )
+    assert argument_struct(Command.POLL).pack(2, 0x1234) == bytes.fromhex("02 3412")
     with pytest.raises(ValueError, match="noise must be from 1 to 4294967295, not 0"):
         RunRequest(
-            session=1, run_id=0, prompt_length=1, generate=1, reset=True, sampled=True,
+            context=0, session=1, run_id=0, prompt_length=1, generate=1, reset=True, sampled=True,
             inverse_temperature=Scale(0, 0), noise=0,
         )  # fmt: skip
 

@@ -17,7 +17,7 @@ WRITE     space u8, address u32, half-words
 READ      space u8, address u32, count u16             ``count`` half-words
 CHECKSUM  space u8, address u32, count u32             u32: CRC-32 of the half-words' bytes
 RUN       `RunRequest`
-POLL      start u16                                    `PollReply`
+POLL      context u8, start u16                        `PollReply`
 STOP
 RESET
 CLAIM     session u32
@@ -39,6 +39,9 @@ other frame that arrives meanwhile ends the waiting without a response. STOP end
 current token. RESET ends it at once, whatever it is doing, and forgets the last run's id; after it,
 as after CLAIM, the next run must reset the state. While a run is active, WRITE and CLAIM are
 refused as BUSY, and so are READ and CHECKSUM of every space except TOKENS and TOTALS.
+
+A context is a sequence with a state and a buffer of its own. A device has one, 0; RUN and POLL of
+another are refused as BAD_VALUE.
 """
 
 import enum
@@ -50,7 +53,7 @@ from hw.arch.frames import MAX_PAYLOAD
 from hw.arch.geometry import Geometry
 from weights.fixed import Scale
 
-VERSION = 2
+VERSION = 3
 MAGIC = b"TRIT"
 MIN_PAYLOAD = 64
 """Least that a device must take and give, so that its identity's geometry is of use."""
@@ -86,7 +89,7 @@ class Reason(enum.IntEnum):
     BUSY = 3  # a run is active
     BAD_SPACE = 4  # no such memory, or it cannot be written
     BAD_RANGE = 5  # beyond the end of the memory, or of a frame
-    BAD_VALUE = 6  # no prompt, nothing to generate, more than the token buffer holds; session 0
+    BAD_VALUE = 6  # no prompt, nothing to generate, more than the buffer holds; session 0; context
     LOST = 7  # another session than the run's, or no state to go on from
 
 
@@ -121,6 +124,7 @@ ARGUMENTS: dict[Command, tuple[tuple[str, str], ...]] = {
     Command.READ: (("space", "B"), ("address", "I"), ("count", "H")),
     Command.CHECKSUM: (("space", "B"), ("address", "I"), ("count", "I")),
     Command.RUN: (
+        ("context", "B"),
         ("session", "I"),
         ("run_id", "I"),
         ("flags", "B"),
@@ -131,7 +135,7 @@ ARGUMENTS: dict[Command, tuple[tuple[str, str], ...]] = {
         ("exponent", "h"),
         ("noise", "I"),
     ),
-    Command.POLL: (("start", "H"),),
+    Command.POLL: (("context", "B"), ("start", "H")),
     Command.STOP: (),
     Command.RESET: (),
     Command.CLAIM: (("session", "I"),),
@@ -203,15 +207,19 @@ def write_granule(geometry: Geometry, space: MemorySpace) -> int:
 class Identity:
     """What a device says of itself.
 
-    Layout: magic 4 bytes, version u16, max_payload u16, clock_hz u32, digest 16 bytes, board name
-    32 bytes of UTF-8 filled up with zeros, `Geometry.to_bytes`. Magic and version stay where they
-    are in every version of the protocol.
+    Layout: magic 4 bytes, version u16, max_payload u16, clock_hz u32, features u32, digest 16
+    bytes, board name 32 bytes of UTF-8 filled up with zeros, `Geometry.to_bytes`. Magic and version
+    stay where they are in every version of the protocol.
+
+    Each bit of ``features`` is something that the device can do beside what this protocol demands.
+    None is given out yet; a host ignores those that it does not know.
     """
 
     board: str
     geometry: Geometry
     clock_hz: int
     digest: bytes
+    features: int = 0
     max_payload: int = MAX_PAYLOAD
     version: int = VERSION
 
@@ -225,6 +233,7 @@ class Identity:
             raise ValueError(f"digest must be {DIGEST_BYTES} bytes, not {self.digest!r}")
         for name, low, high in (
             ("clock_hz", SLOWEST_HZ, (1 << 32) - 1),
+            ("features", 0, (1 << 32) - 1),
             ("version", 1, (1 << 16) - 1),
             ("max_payload", MIN_PAYLOAD, MAX_PAYLOAD),
         ):
@@ -239,6 +248,7 @@ class Identity:
             self.version,
             self.max_payload,
             self.clock_hz,
+            self.features,
             self.digest,
             self.board.encode(),
         )
@@ -253,12 +263,13 @@ class Identity:
         if version != VERSION:
             raise ValueError(f"it speaks version {version} of the protocol, not {VERSION}")
         try:
-            _, _, max_payload, clock_hz, digest, board = _IDENTITY.unpack_from(data)
+            _, _, max_payload, clock_hz, features, digest, board = _IDENTITY.unpack_from(data)
             return cls(
                 board=board.rstrip(b"\0").decode(),
                 geometry=Geometry.from_bytes(data[_IDENTITY.size :]),
                 clock_hz=clock_hz,
                 digest=digest,
+                features=features,
                 max_payload=max_payload,
             )
         except (struct.error, ValueError) as error:
@@ -266,7 +277,7 @@ class Identity:
 
 
 _BOARD = re.compile(rf"[A-Za-z0-9_-]{{1,{BOARD_BYTES}}}")  # also names a folder of the host's
-_IDENTITY = struct.Struct(f"<4sHHI{DIGEST_BYTES}s{BOARD_BYTES}s")
+_IDENTITY = struct.Struct(f"<4sHHII{DIGEST_BYTES}s{BOARD_BYTES}s")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -275,6 +286,8 @@ class RunRequest:
 
     Parameters
     ----------
+    context : int
+        Sequence that the run goes on with.
     session : int
         Of the host that loaded the model.
     run_id : int
@@ -294,6 +307,7 @@ class RunRequest:
         Noise state for the first token.
     """
 
+    context: int
     session: int
     run_id: int
     prompt_length: int
@@ -306,6 +320,7 @@ class RunRequest:
 
     def __post_init__(self):
         for name, low, high in (
+            ("context", 0, (1 << 8) - 1),
             ("session", 1, (1 << 32) - 1),
             ("run_id", 0, (1 << 32) - 1),
             ("prompt_length", 1, (1 << 16) - 1),
@@ -326,6 +341,7 @@ class RunRequest:
             | RunFlag.STOP_ENABLE * (self.stop_token is not None)
         )
         return argument_struct(Command.RUN).pack(
+            self.context,
             self.session,
             self.run_id,
             flags,
@@ -335,23 +351,6 @@ class RunRequest:
             self.inverse_temperature.mantissa,
             self.inverse_temperature.exponent,
             self.noise,
-        )
-
-    @classmethod
-    def from_bytes(cls, data: bytes) -> "RunRequest":
-        session, run_id, flags, prompt_length, generate, stop_token, mantissa, exponent, noise = (
-            argument_struct(Command.RUN).unpack(data)
-        )
-        return cls(
-            session=session,
-            run_id=run_id,
-            prompt_length=prompt_length,
-            generate=generate,
-            reset=bool(flags & RunFlag.RESET),
-            sampled=bool(flags & RunFlag.SAMPLED),
-            stop_token=stop_token if flags & RunFlag.STOP_ENABLE else None,
-            inverse_temperature=Scale(mantissa, exponent),
-            noise=noise,
         )
 
 

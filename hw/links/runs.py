@@ -67,7 +67,9 @@ class Runs:
             prompt_length = exchange.argument(Command.RUN, "prompt_length")
             generate = exchange.argument(Command.RUN, "generate")
             m.d.sync += exchange.end.eq(prompt_length + generate)
-            with m.If(self.started & (exchange.argument(Command.RUN, "run_id") == self.run_id)):
+            with m.If(exchange.argument(Command.RUN, "context") != 0):
+                exchange.refuse(m, Reason.BAD_VALUE)
+            with m.Elif(self.started & (exchange.argument(Command.RUN, "run_id") == self.run_id)):
                 exchange.acknowledge(m)
             with m.Elif(control.running):
                 exchange.refuse(m, Reason.BUSY)
@@ -76,8 +78,11 @@ class Runs:
             with m.Else():
                 m.next = "RUN CHECK"
         with m.Case(Command.POLL):
-            m.d.comb += self.ports.frame.ready.eq(1)
-            m.next = "POLL"
+            with m.If(exchange.argument(Command.POLL, "context") != 0):
+                exchange.refuse(m, Reason.BAD_VALUE)
+            with m.Else():
+                m.d.comb += self.ports.frame.ready.eq(1)
+                m.next = "POLL"
         with m.Case(Command.STOP):
             m.d.comb += control.stop.eq(1)
             exchange.acknowledge(m)
