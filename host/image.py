@@ -5,23 +5,27 @@ An image is made from what a device reports of itself and is never stored.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from host.errors import FitError
 from hw.arch.geometry import Geometry
 from hw.arch.program import (
+    CONSTANTS_PER_ROW,
+    DESCRIPTOR_BITS,
     INVERSE_TEMPERATURE,
-    WORDS,
     ControlOp,
     Descriptor,
     ScalarOp,
     Space,
+    Stride,
     Unit,
     VectorOp,
     Wait,
     immediate,
+    unroll,
 )
 from hw.arch.protocol import MemorySpace
 from weights.fixed import (
@@ -61,7 +65,7 @@ class Image:
     sections : dict of MemorySpace to bytes
         What each memory must hold, from its address 0, as little-endian half-words.
     steps : tuple of str
-        One name per program step, for profiles.
+        One name per program step, for profiles; those of a layer are there once.
     trits_per_token : int
         Ternary weights that one generated token takes, padding not counted.
     token_cycles : int
@@ -79,8 +83,11 @@ class Image:
 
     def program(self) -> list[Descriptor]:
         """The steps as the device gets them."""
-        data, size = self.sections[MemorySpace.PROGRAM], 4 * WORDS
-        return [Descriptor.from_bytes(data[at : at + size]) for at in range(0, len(data), size)]
+        data, size = self.sections[MemorySpace.PROGRAM], DESCRIPTOR_BITS // 8
+        return [
+            Descriptor.from_bytes(data[at : at + size])
+            for at in range(0, size * len(self.steps), size)
+        ]
 
 
 def pack_tables(values: np.ndarray, elements: int) -> np.ndarray:
@@ -128,16 +135,17 @@ class _Assembler:
     table_words: int = 0
     weights: list[np.ndarray] = field(default_factory=list)
     weight_rows: int = 0
-    prefix: str = ""
+    constants: list[int] = field(default_factory=list)
+    layered: bool = False
 
     def emit(self, name: str, unit: Unit, op: int, **fields) -> None:
         try:
             self.program.append(Descriptor(unit=unit, op=op, **fields))
         except ValueError as error:
             raise FitError(
-                f"model fits no machine: step {self.prefix}{name}: {error}; use a smaller model"
+                f"model fits no machine: step {name}: {error}; use a smaller model"
             ) from None
-        self.steps.append(f"{self.prefix}{name}")
+        self.steps.append(name)
 
     def add_table(self, entries: np.ndarray) -> int:
         address = self.table_words
@@ -145,16 +153,23 @@ class _Assembler:
         self.table_words += len(entries) // self.geometry.elements
         return address
 
-    def table(self, name: str) -> int:
-        return self.add_table(pack_tables(self.model[name], self.geometry.elements))
+    def table(self, name: str) -> dict[str, int]:
+        """Fields that name a table of the model."""
+        address = self.add_table(pack_tables(self.model[name], self.geometry.elements))
+        return {"address": address, "layered": int(self.layered)}
+
+    def constant(self, value: Scale) -> dict[str, int]:
+        """Fields that name a constant: in the step itself, or in the program memory."""
+        number = immediate(value.mantissa, value.exponent)
+        if not self.layered:
+            return {"address": number}
+        self.constants.append(number)
+        return {"address": len(self.constants) - 1, "layered": 1}
 
     def scalar(
         self, name: str, op: ScalarOp, result: int, a: int = 0, b: int | Scale = 0, **fields
     ) -> None:
-        if isinstance(b, Scale):
-            operand = {"address": immediate(b.mantissa, b.exponent)}
-        else:
-            operand = {"b": b, "b_register": 1}
+        operand = self.constant(b) if isinstance(b, Scale) else {"b": b, "b_register": 1}
         self.emit(name, Unit.SCALAR, op, result=result, a=a, **operand, **fields)
 
     def vector(self, name: str, op: VectorOp, length: int, **fields) -> None:
@@ -168,15 +183,54 @@ class _Assembler:
         chunks, groups = _ceil(trits.shape[1], g.columns), _ceil(trits.shape[0], g.rows)
         self.emit(
             name, Unit.ENGINE, 0, wait=wait, length=groups, operand=chunks, space=space,
-            address=self.weight_rows, source=source, dest=dest,
+            address=self.weight_rows, layered=int(self.layered), source=source, dest=dest,
         )  # fmt: skip
         self.weights.append(pack_weights(trits, g.rows, g.columns))
         self.weight_rows += groups * chunks
 
+    def layers(self, layer: Callable[[int], None], count: int, states: int) -> None:
+        """What ``layer`` emits for each layer, as a loop over the steps of the first one.
+
+        ``states`` is the beats of hidden states that a layer has.
+        """
+        first, weights, tables = len(self.program), self.weight_rows, self.table_words
+        self.layered = True
+        layer(0)
+        end = len(self.program)
+        stride = Stride(
+            weights=self.weight_rows - weights,
+            tables=self.table_words - tables,
+            states=states,
+            constants=len(self.constants),
+        )
+        for number in range(1, count):
+            layer(number)
+            moved = [stride.moved(step, number) for step in self.program[first:end]]
+            assert self.program[end:] == moved
+            del self.program[end:], self.steps[end:]
+        self.layered = False
+        self.emit(
+            "repeat", Unit.CONTROL, ControlOp.REPEAT, length=count, dest=first, **stride.to_fields()
+        )
+
+    def program_section(self) -> bytes:
+        """Steps, and behind them the constants of layers."""
+        base = CONSTANTS_PER_ROW * len(self.program)
+        steps = (
+            replace(step, address=base + step.address)
+            if step.unit == Unit.SCALAR and step.layered
+            else step
+            for step in self.program
+        )
+        rows = _ceil(len(self.constants), CONSTANTS_PER_ROW)
+        constants = np.zeros(CONSTANTS_PER_ROW * rows, dtype="<u4")
+        constants[: len(self.constants)] = self.constants
+        return b"".join(step.to_bytes() for step in steps) + constants.tobytes()
+
     def norm(self, step: str, table: str, peak: int, source: int, length: int) -> None:
         self.vector(
             f"{step} norm", VectorOp.NORM, length, a=peak, result=R_ENERGY, shift=NORM_SHIFT,
-            source=source, address=self.table(table), wait=Wait.SCALAR,
+            source=source, wait=Wait.SCALAR, **self.table(table),
         )  # fmt: skip
 
     def root(self, step: str, wait: Wait = Wait.VECTOR) -> None:
@@ -186,7 +240,7 @@ class _Assembler:
         """Codes of a vector for matrix ``name``: its gained peak, 127 over it, then the codes."""
         step = name.rsplit(".", 1)[-1]
         gain = self.table(f"{name}.gain")
-        gained = {"a": peak, "shift": GAIN_SHIFT, "source": source, "address": gain}
+        gained = {"a": peak, "shift": GAIN_SHIFT, "source": source, **gain}
         self.vector(
             f"{step} peak", VectorOp.PEAK, length, result=R_PEAK, wait=Wait.SCALAR, **gained
         )
@@ -249,9 +303,8 @@ def compile_image(model: IntegerModel, geometry: Geometry) -> Image:
             wait=Wait.ENGINE | Wait.SCALAR,
         )  # fmt: skip
 
-    for n in range(shape.layers):
+    def layer(n: int) -> None:
         attn, mlp = f"layers.{n}.attn", f"layers.{n}.mlp"
-        asm.prefix = f"layer {n} "
         asm.norm("mixer", f"{attn}.norm", R_X_PEAK, x, d)
         asm.root("mixer")
         # Codes of f are made while the engine runs i, those of g, over i's, while it runs f.
@@ -268,7 +321,7 @@ def compile_image(model: IntegerModel, geometry: Geometry) -> Image:
         asm.product("g", model.trits(f"{attn}.g"), 0, 0, Space.MULTIPLICANDS, Wait.NOTHING)
         asm.vector(
             "state", VectorOp.UPDATE, d, b=R_SIGMA_F, space=Space.SUMS, source=padded_beats,
-            address=asm.table(f"{attn}.lower_bound"), operand=other, dest=n * beats, **hidden,
+            operand=other, dest=n * beats, **asm.table(f"{attn}.lower_bound"), **hidden,
         )  # fmt: skip
         asm.vector(
             "g energy", VectorOp.NORM, d, a=R_ONE, b=R_ONE, b_register=1, result=R_G_ENERGY,
@@ -313,7 +366,7 @@ def compile_image(model: IntegerModel, geometry: Geometry) -> Image:
         asm.product("down", model.trits(f"{mlp}.down"), 0, 0, Space.SUMS, Wait.VECTOR)
         residual("down", d)
 
-    asm.prefix = ""
+    asm.layers(layer, shape.layers, states=beats)
     asm.emit("prefill end", Unit.CONTROL, ControlOp.PREFILL_END)
     asm.norm("head", "head.norm", R_X_PEAK, x, d)
     asm.root("head")
@@ -327,25 +380,26 @@ def compile_image(model: IntegerModel, geometry: Geometry) -> Image:
     )  # fmt: skip
     asm.emit("end", Unit.CONTROL, ControlOp.END)
 
+    program = asm.program_section()
     _check(
         {
             "weight_rows": asm.weight_rows,
             "table_words": asm.table_words,
-            "descriptors": len(asm.program),
+            "descriptors": len(program) * 8 // DESCRIPTOR_BITS,
         },
         geometry,
     )
     return Image(
         geometry=geometry,
         sections={
-            MemorySpace.PROGRAM: b"".join(step.to_bytes() for step in asm.program),
+            MemorySpace.PROGRAM: program,
             MemorySpace.TABLES: b"".join(table.tobytes() for table in asm.tables),
             MemorySpace.WEIGHTS: b"".join(rows.tobytes() for rows in asm.weights),
         },
         steps=tuple(asm.steps),
         trits_per_token=shape.ternary_weights,
         vocabulary=shape.vocabulary,
-        token_cycles=sum(_most_cycles(step, geometry) for step in asm.program),
+        token_cycles=sum(_most_cycles(step, geometry) for _, _, step in unroll(asm.program)),
     )
 
 

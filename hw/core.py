@@ -7,7 +7,7 @@ from amaranth.lib.wiring import In, Out, connect
 from amaranth.utils import exact_log2
 
 from hw.arch.arithmetic import CODE_BITS, HIDDEN_BITS, RESIDUAL_BITS, SUM_BITS
-from hw.arch.program import WORDS
+from hw.arch.program import DESCRIPTOR_BITS
 from hw.arch.protocol import MemorySpace
 from hw.control.registers import RegisterFile
 from hw.control.sequencer import Sequencer
@@ -58,11 +58,11 @@ class Core(wiring.Component):
         self.weights = machine.weights.create()
         self.tables = machine.tables.create()
         self.program = BlockStore(
-            WORDS * g.descriptors,
-            2,
-            32,
-            readback=machine.stores.program.readback,
+            g.descriptors,
+            DESCRIPTOR_BITS // HALF_WORD_BITS,
+            DESCRIPTOR_BITS,
             latency=PROGRAM_LATENCY,
+            readback=machine.stores.program.readback,
         )
         self.sums = self._bank(SUM_BITS, g.sums)
         self.multiplicands = self._bank(SUM_BITS, g.multiplicands)

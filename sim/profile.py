@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import operator
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,7 @@ from hw.control.sequencer import Sequencer
 from hw.machine import Machine
 from sim.device import SimulatedPort
 from sim.libraries import announce
-from sim.timeline import draw, operation, sections
+from sim.timeline import draw, operation
 from sim.timing import TimedStep, Timing, predict
 from weights.commandline import one_line
 from weights.model import IntegerModel
@@ -31,7 +33,7 @@ MEASURED_TOKENS = 8
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """Steps of one kind, or of one section, in one token; cycles are sums over them.
+    """Steps of one name, or of one part of the program, in one token; cycles are sums over them.
 
     Parameters
     ----------
@@ -39,7 +41,7 @@ class Row:
     units : str
         Initials of their units.
     times : int
-        How many there are.
+        How many are executed.
     counted : float or None
         Cycles that the sequencer spent at them, by the device's counters.
     predicted : int
@@ -70,7 +72,8 @@ class Profile:
     timing : Timing
         The prediction.
     counted : tuple of float, or None
-        Cycles that a device counted each time at each step; None where none was asked.
+        Cycles that a device counted in a token at each step of the program, in all layers together;
+        None where none was asked.
     """
 
     board: str
@@ -99,9 +102,22 @@ class Profile:
 
     # Sums --------------------------------------------------------------------------------------
 
+    @cached_property
+    def _executed(self) -> dict[int, list[TimedStep]]:
+        """By the number of a step in the program, how it is executed in a token."""
+        executed: dict[int, list[TimedStep]] = {}
+        for step in self.timing.steps:
+            executed.setdefault(step.number, []).append(step)
+        return executed
+
+    @cached_property
+    def predicted(self) -> tuple[int, ...]:
+        """What ``counted`` should be."""
+        return tuple(self.timing.counters(chosen=1))
+
     def _row(self, name: str, numbers: Iterable[int]) -> Row:
         numbers = list(numbers)
-        steps = [self.timing.steps[number] for number in numbers]
+        steps = [step for number in numbers for step in self._executed[number]]
         units = {step.unit: step.unit.name[0] for step in steps}
         return Row(
             name=name,
@@ -113,21 +129,29 @@ class Profile:
             worked=sum(_worked(step) for step in steps),
         )
 
-    def kinds(self) -> list[Row]:
-        """Steps of one name in all layers, those with most cycles first."""
+    def _rows(self, name: Callable[[TimedStep], str]) -> list[Row]:
+        """The program's steps by a name that those of one row share."""
         groups: dict[str, list[int]] = {}
-        for number, step in enumerate(self.timing.steps):
-            groups.setdefault(step.kind, []).append(number)
-        rows = [self._row(name, numbers) for name, numbers in groups.items()]
-        return sorted(rows, key=lambda row: -row.predicted)
+        for number, (step, *_) in self._executed.items():
+            groups.setdefault(name(step), []).append(number)
+        return [self._row(name, numbers) for name, numbers in groups.items()]
 
-    def sections(self) -> list[Row]:
+    def kinds(self) -> list[Row]:
+        """Steps of one name, those with most cycles first."""
+        return sorted(self._rows(lambda step: step.kind), key=lambda row: -row.predicted)
+
+    def parts(self) -> list[Row]:
         """The layers, and what is before and after them."""
-        rows, number = [], 0
-        for part in sections(self.timing):
-            rows.append(self._row(part.name, range(number, number + len(part.steps))))
-            number += len(part.steps)
-        return rows
+        first = min(
+            (step.number for step in self.timing.steps if step.layer is not None), default=0
+        )
+
+        def part(step: TimedStep) -> str:
+            if step.layer is not None:
+                return "layers"
+            return "start" if step.number < first else "head"
+
+        return self._rows(part)
 
     def engine_waits(self) -> list[tuple[str, str, int]]:
         """(unit, operation, cycles) that the engine's idle time is owed to, most first."""
@@ -144,22 +168,28 @@ class Profile:
         return [(unit, what, cycles) for (unit, what), cycles in causes.most_common()]
 
     def differences(self) -> int | None:
-        """Steps of which the device counted something else than is predicted."""
+        """Steps of the program of which the device counted something else than is predicted."""
         if self.counted is None:
             return None
-        pairs = zip(self.counted, self.timing.steps, strict=True)
-        return sum(counted != step.cycles for counted, step in pairs)
+        return sum(map(operator.ne, self.counted, self.predicted))
 
     # Forms -------------------------------------------------------------------------------------
 
     def steps(self) -> list[list[Any]]:
-        """Each step as name, unit, cycles counted and predicted, what it waited for, the cycle in
-        which it was issued and the first one in which its unit was idle again."""
-        counted: Sequence[float | None] = self.counted or [None] * len(self.timing.steps)
+        """Each step of the program as name, unit, how often it is executed in a token, and cycles
+        counted and predicted, all times together."""
+        counted: Sequence[float | None] = self.counted or [None] * len(self.predicted)
         return [
-            [s.name, s.unit.name.lower(), c, s.cycles, s.waited_for, s.issued, s.idle]
-            for s, c in zip(self.timing.steps, counted, strict=True)
+            [step.kind, step.unit.name.lower(), 1 + len(more), counts, cycles]
+            for (step, *more), counts, cycles in zip(
+                self._executed.values(), counted, self.predicted, strict=True
+            )
         ]
+
+    def timetable(self) -> list[list[Any]]:
+        """Each step that is executed as its number in the program, layer, what it waited for, the
+        cycle in which it is issued and the first one in which its unit is idle again."""
+        return [[s.number, s.layer, s.waited_for, s.issued, s.idle] for s in self.timing.steps]
 
     def to_json(self) -> dict[str, Any]:
         """All of it as one object of plain values."""
@@ -170,6 +200,7 @@ class Profile:
             "utilization": self.timing.utilization,
             "engine_waits": [list(wait) for wait in self.engine_waits()],
             "steps": self.steps(),
+            "timetable": self.timetable(),
         }
 
     def table(self) -> str:
@@ -180,9 +211,9 @@ class Profile:
                 "",
                 *self._engine_lines(),
                 "",
-                *_table("steps by layer", self.sections()),
+                *_table("steps by part", self.parts()),
                 "",
-                *_table("steps by kind", self.kinds()),
+                *_table("steps by name", self.kinds()),
                 "",
                 *self._footnotes(),
             ]
@@ -213,7 +244,7 @@ class Profile:
                 yield "Every step was counted as predicted."
             case number:
                 yield (
-                    f"{number} of {len(self.timing.steps)} steps were not counted as predicted: "
+                    f"{number} of {len(self.predicted)} steps were not counted as predicted: "
                     "is the device of this version?"
                 )
 
@@ -244,10 +275,10 @@ def machine(device: Device) -> Identity:
 
 
 def _counted(device: Device, timing: Timing, chosen: int) -> tuple[float, ...]:
-    """Mean cycles of each step; ``chosen`` tokens were chosen in what the device counted."""
+    """Mean cycles of each step in a token; ``chosen`` were chosen in what the device counted."""
     counters = [cycles for _, cycles in device.counters()]
-    tokens, body = device.totals().tokens, len(timing.prefill)
-    times = [tokens if number < body else chosen for number in range(len(counters))]
+    tokens, body = device.totals().tokens, timing.prefill[-1].number
+    times = [tokens if number <= body else chosen for number in range(len(counters))]
     means = (cycles / max(n, 1) for cycles, n in zip(counters, times, strict=True))
     return tuple(map(_whole, means))
 

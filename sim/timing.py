@@ -1,7 +1,8 @@
 """How long a token takes, from the program alone.
 
-The sequencer issues steps in order and no step's duration depends on data, so that a token is a
-fixed timetable: this replays it with the cycles that each unit states of itself. All units are
+The sequencer issues steps in order, those of a layer once for each, and no step's duration depends
+on data, so that a token is a fixed timetable: this replays it with the cycles that each unit states
+of itself. All units are
 idle between tokens, hence every token that chooses takes the same time, and every prompt token
 before them takes that of the program's first part.
 """
@@ -13,7 +14,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from host.image import Image
-from hw.arch.program import ControlOp, Descriptor, ScalarOp, Unit, VectorOp, Wait
+from hw.arch.program import ControlOp, Descriptor, ScalarOp, Unit, VectorOp, Wait, unroll
 from hw.arch.protocol import Totals
 from hw.control.sequencer import Sequencer
 from hw.machine import Machine
@@ -29,10 +30,16 @@ class TimedStep:
 
     Parameters
     ----------
-    name : str
+    number : int
+        Of the step in the program.
+    layer : int or None
+        The layer for which it is executed, if it is one of a layer.
+    kind : str
+        Name of the step in the program.
     descriptor : Descriptor
+        What is executed: the program's one, moved on to its layer.
     fetched : int
-        Its fetch begins.
+        Its first cycle: the one before it was issued in the cycle before.
     ready : int
         It could be issued if every unit were idle.
     issued : int
@@ -43,7 +50,9 @@ class TimedStep:
         The step that it waited for longest.
     """
 
-    name: str
+    number: int
+    layer: int | None
+    kind: str
     descriptor: Descriptor
     fetched: int
     ready: int
@@ -74,15 +83,14 @@ class TimedStep:
         return "own unit" if own else self.blocker.unit.name.lower()
 
     @property
-    def kind(self) -> str:
-        """Its name without the layer."""
-        return self.name.removeprefix(self.section).strip()
-
-    @property
     def section(self) -> str:
         """``layer N``, or an empty text for a step of no layer."""
-        word, _, rest = self.name.partition(" ")
-        return f"{word} {rest.partition(' ')[0]}" if word == "layer" else ""
+        return "" if self.layer is None else f"layer {self.layer}"
+
+    @property
+    def name(self) -> str:
+        """Its kind, with the layer if it is one of a layer."""
+        return f"{self.section} {self.kind}".strip()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,7 +154,7 @@ class Timing:
     ----------
     image : Image
     steps : tuple of TimedStep
-        Of a token after which one is chosen.
+        Of a token after which one is chosen, in order; those of a layer are there for each.
     """
 
     image: Image
@@ -180,7 +188,7 @@ class Timing:
         return self.image.trits_per_token / (self.image.geometry.lanes * self.cycles)
 
     def counters(self, *, chosen: int, read: int = 0) -> list[int]:
-        """What the device counts at each step in runs of so many tokens.
+        """What the device counts at each step of the program in runs of so many tokens.
 
         Parameters
         ----------
@@ -189,11 +197,11 @@ class Timing:
         read : int
             Prompt tokens before them.
         """
-        body = len(self.prefill)
-        return [
-            step.cycles * (chosen + read * (number < body))
-            for number, step in enumerate(self.steps)
-        ]
+        body = self.prefill[-1].number
+        counts = [0] * len(self.image.steps)
+        for step in self.steps:
+            counts[step.number] += step.cycles * (chosen + read * (step.number <= body))
+        return counts
 
     def totals(self, *, chosen: int, read: int = 0, runs: int = 1) -> Totals:
         """The device's totals of such runs, all of which ended by themselves."""
@@ -246,6 +254,13 @@ def _active(steps: tuple[TimedStep, ...]) -> int:
     return sum(product.length * product.operand for product in products)
 
 
+def _wait(step: Descriptor) -> Wait:
+    """Units that must be idle before a step is issued."""
+    if step.unit == Unit.CONTROL:
+        return step.wait if step.op == ControlOp.REPEAT else ALL
+    return step.wait | WAITS[step.unit]
+
+
 def predict(image: Image, machine: Machine | None = None) -> Timing:
     """The timetable of an image on a machine, by default the usual one of its geometry.
 
@@ -260,26 +275,28 @@ def predict(image: Image, machine: Machine | None = None) -> Timing:
     clock = UnitClock(machine)
     idle = dict.fromkeys(WAITS, 0)
     latest: dict[Unit, int] = {}  # the step that each unit runs or ran last
-    names: list[tuple[str, Descriptor]] = list(zip(image.steps, image.program(), strict=True))
     rows: list[dict] = []
     fetched = Sequencer.TOKEN_CYCLES
-    for name, descriptor in names:
+    for number, layer, descriptor in unroll(image.program()):
         looked = fetched + Sequencer.FETCH_CYCLES
-        wait = ALL if descriptor.unit == Unit.CONTROL else descriptor.wait | WAITS[descriptor.unit]
+        if descriptor.unit == Unit.SCALAR and descriptor.layered:
+            looked += Sequencer.CONSTANT_CYCLES
         # Of units that become idle together, the step's own one is the reason.
-        named = [unit for unit, flag in WAITS.items() if flag & wait]
-        last = max(named, key=lambda unit: (idle[unit], unit == descriptor.unit))
-        free = max(looked, idle[last])
+        named = [unit for unit, flag in WAITS.items() if flag & _wait(descriptor)]
+        last = max(named, key=lambda unit: (idle[unit], unit == descriptor.unit), default=None)
+        free = looked if last is None else max(looked, idle[last])
         issued = free + Sequencer.READ_CYCLES
         rows.append(
             {
-                "name": name,
+                "number": number,
+                "layer": layer,
+                "kind": image.steps[number],
                 "descriptor": descriptor,
                 "fetched": fetched,
                 "ready": looked + Sequencer.READ_CYCLES,
                 "issued": issued,
                 "idle": issued + 1,
-                "blocker": latest[last] if idle[last] > looked else None,
+                "blocker": None if last is None or idle[last] <= looked else latest[last],
             }
         )
         if descriptor.unit != Unit.CONTROL:

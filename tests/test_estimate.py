@@ -3,9 +3,7 @@
 import pytest
 
 from hw import boards
-from hw.arch.geometry import Geometry
 from hw.build.estimate import CAPACITY, arrange, estimate
-from hw.machine import Machine
 
 
 @pytest.mark.parametrize(
@@ -30,24 +28,10 @@ def test_block_rams_of_a_memory(depth, width, granularity, expected):
 
 
 def test_block_rams_and_dsp_of_a_machine_that_was_built():
-    geometry = Geometry(
-        rows=16,
-        columns=16,
-        elements=2,
-        weight_rows=3584,
-        table_words=36864,
-        descriptors=256,
-        sums=1024,
-        multiplicands=512,
-        vectors=1024,
-        states=384,
-        activations=512,
-        tokens=1024,
-    )
-    result = estimate(Machine(geometry=geometry))
-    assert (result["bram"], result["dsp"]) == (200, 14)
+    result = estimate(boards.board("ulx3s_85f").machine)
+    assert (result["bram"], result["dsp"]) == (203, 14)
     assert result["lut4"] == pytest.approx(18990, rel=0.1)
-    assert result["ff"] == pytest.approx(9711, rel=0.1)
+    assert result["ff"] == pytest.approx(10380, rel=0.1)
 
 
 def test_board_fits_by_estimate():

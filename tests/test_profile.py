@@ -15,7 +15,7 @@ from host.errors import UsageError
 from host.image import compile_image
 from host.infer import ZOO
 from host.urls import open_device
-from hw.arch.program import Unit
+from hw.arch.program import Unit, unroll
 from hw.boards import board
 from sim.golden_device import GoldenDevice
 from sim.profile import build_folder, machine, measure, of_run, unmeasured
@@ -45,14 +45,27 @@ def measured():
 
 def test_every_cycle_of_a_step_is_in_one_row(profile):
     steps = profile.timing.steps
-    for rows in (profile.kinds(), profile.sections()):
+    for rows in (profile.kinds(), profile.parts()):
         assert sum(row.times for row in rows) == len(steps)
         assert sum(row.predicted for row in rows) == sum(step.cycles for step in steps)
         assert len({row.name for row in rows}) == len(rows)
+    assert [row.name for row in profile.parts()] == ["start", "layers", "head"]
     kinds = {row.name: row for row in profile.kinds()}
-    layers = len(profile.sections()) - 2
+    layers = len(sections(profile.timing)) - 2
     assert kinds["i quantise"].times == layers
     assert kinds["i quantise"].units == "V"
+
+
+def test_steps_of_the_program_and_of_the_token(profile):
+    timing, steps = profile.timing, profile.steps()
+    assert [name for name, *_ in steps] == list(timing.image.steps)
+    assert sum(times for _, _, times, *_ in steps) == len(timing.steps)
+    table = profile.timetable()
+    assert [(number, layer) for number, layer, *_ in table] == [
+        (number, layer) for number, layer, _ in unroll(timing.image.program())
+    ]
+    for number, _, _, issued, idle in table:
+        assert (issued < idle - 1) == (steps[number][1] != "control")
 
 
 def test_engine_time_is_all_accounted_for(profile):
@@ -73,7 +86,7 @@ def test_table_has_80_columns(profile):
 def test_device_counts_what_is_predicted(measured):
     profile, cycles = measured
     assert cycles == profile.timing.cycles
-    assert profile.counted == tuple(step.cycles for step in profile.timing.steps)
+    assert profile.counted == profile.predicted == tuple(profile.timing.counters(chosen=1))
     assert "Every step was counted as predicted." in profile.table()
     other = replace(profile, counted=(0.5, *profile.counted[1:]))
     assert other.differences() == 1
@@ -172,7 +185,7 @@ def test_profile_is_in_the_object_if_asked_for(measured, tmp_path):
     profile = report.pop("profile")
     assert report.keys() == plain.keys() and report["text"] == plain["text"]
     assert Path(profile["picture"]) == Path("build/sim_tiny/profile.svg")
-    assert all(counted == expected for _, _, counted, expected, *_ in profile["steps"])
+    assert all(counted == expected for *_, counted, expected in profile["steps"])
     assert profile["cycles_per_token_predicted"] == measured[0].timing.cycles
 
 

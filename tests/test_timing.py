@@ -9,7 +9,7 @@ from host.errors import FitError
 from host.image import compile_image
 from host.infer import ZOO
 from host.urls import open_device
-from hw.arch.program import Descriptor, Space, Unit, Wait
+from hw.arch.program import Unit
 from hw.boards import board
 from hw.control.sequencer import Sequencer
 from sim.timing import predict
@@ -57,8 +57,7 @@ def check(device, prompt, tokens):
     assert timing.cycles < device.image.token_cycles  # or a token that is under way is given up
     chosen = len(list(device.generate(prompt, tokens)))
     read = len(prompt) - 1
-    names = [name for name, _ in device.counters()]
-    assert names == [step.name for step in timing.steps]
+    assert [name for name, _ in device.counters()] == list(device.image.steps)
     counted = [cycles for _, cycles in device.counters()]
     assert counted == timing.counters(chosen=chosen, read=read)
     assert device.totals() == timing.totals(chosen=chosen, read=read)
@@ -89,7 +88,9 @@ def test_steps_are_issued_in_order_and_wait_for_what_they_name(small):
     cycle = Sequencer.TOKEN_CYCLES
     for step in small.steps:
         assert step.fetched == cycle
-        assert step.cycles == Sequencer.STEP_CYCLES + step.waited
+        constant = step.unit == Unit.SCALAR and step.descriptor.layered
+        least = Sequencer.STEP_CYCLES + Sequencer.CONSTANT_CYCLES * constant
+        assert step.cycles == least + step.waited
         assert (step.waited_for == "nothing") == (step.waited == 0)
         if step.blocker:
             assert step.issued == step.blocker.idle + Sequencer.READ_CYCLES
@@ -133,12 +134,3 @@ def test_lanes_are_used_as_stated(small):
     assert small.engine_cycles * geometry.lanes >= small.image.trits_per_token
     share = small.image.trits_per_token / (geometry.lanes * small.cycles)
     assert small.utilization == share <= small.engine_cycles / small.cycles
-
-
-def test_descriptors_come_back():
-    step = Descriptor(
-        unit=Unit.VECTOR, op=7, wait=Wait.ENGINE | Wait.SCALAR, a=3, b=9, result=15,
-        space=Space.STATES, b_register=1, shift=-64, length=65535, operand=1, address=1 << 31,
-        source=2, dest=3,
-    )  # fmt: skip
-    assert Descriptor.from_bytes(step.to_bytes()) == step

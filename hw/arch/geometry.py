@@ -31,7 +31,7 @@ class Geometry:
     table_words : int
         Words of ``elements`` 16-bit entries in the table store.
     descriptors : int
-        Steps that the program memory holds.
+        Rows of the program memory: steps, and constants of layers, four in a row.
     sums, multiplicands : int
         Elements in the two banks that receive the engine's sums.
     vectors, states, activations, tokens : int

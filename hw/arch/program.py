@@ -1,15 +1,31 @@
-"""Program steps: the one layout that the host's compiler and the sequencer share.
+"""The program: the one layout that the host's compiler and the sequencer share.
 
-A descriptor is four 32-bit words, stored little-endian, fields packed from bit 0 upwards in the
-order of ``FIELDS``. Addresses of vectors are in beats (``Geometry.elements`` elements), of
-activations in rows of ``Geometry.columns`` codes, of tables in table words, of weights in rows.
+A program memory has rows of 128 bits. First come the steps, a `Descriptor` in each row: fields
+packed from bit 0 upwards in the order of ``FIELDS``, little-endian. Addresses of vectors are in
+beats (``Geometry.elements`` elements), of activations in rows of ``Geometry.columns`` codes, of
+tables in table words, of weights in rows.
+
+Layers are a loop
+-----------------
+The steps of a layer are there once and `ControlOp.REPEAT` takes the sequencer back to the first of
+them. What differs from layer to layer lies at addresses that move on by a `Stride`:
+
+- weights and tables of a step that is ``layered``;
+- the hidden states of every step, in the main operand's space and as UPDATE's destination;
+- constants: a layered scalar step takes its immediate from the program memory, where four lie in a
+  row, and ``address`` is that of the first layer's one.
+
+`unroll` says what is executed, in order.
 """
 
 import enum
-from dataclasses import dataclass, fields
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
-WORDS = 4
+DESCRIPTOR_BITS = 128
+CONSTANT_BITS = 32
+CONSTANTS_PER_ROW = DESCRIPTOR_BITS // CONSTANT_BITS
 
 
 class Unit(enum.IntEnum):
@@ -31,6 +47,7 @@ class Wait(enum.IntFlag):
 class ControlOp(enum.IntEnum):
     END = 0  # the token is done once every unit is idle
     PREFILL_END = 1  # the same, for prompt tokens after which nothing is chosen
+    REPEAT = 2  # back to step ``dest``, until the steps from there have run ``length`` times
 
 
 class VectorOp(enum.IntEnum):
@@ -74,7 +91,8 @@ FIELDS = (
     ("a", 4, False),
     ("b", 4, False),
     ("result", 4, False),
-    ("space", 3, False),
+    ("space", 2, False),
+    ("layered", 1, False),
     ("b_register", 1, False),
     ("shift", 7, True),
     ("length", 16, False),
@@ -97,7 +115,7 @@ class Descriptor:
     ``length`` is in elements (engine: groups of rows); the engine's ``operand`` is the number of
     column chunks per group and its ``source`` the first row of activations. ``shift`` s of a vector
     step shifts products right by ``clip(s, 0, 63)`` with a table, ``clip(s - K.exponent, 0, 63)``
-    with a scale.
+    with a scale. REPEAT has its `Stride` in ``address``, ``operand``, ``source`` and ``shift``.
     """
 
     unit: Unit
@@ -107,6 +125,7 @@ class Descriptor:
     b: int = 0
     result: int = 0
     space: Space = Space.VECTORS
+    layered: int = 0
     b_register: int = 0
     shift: int = 0
     length: int = 0
@@ -126,7 +145,7 @@ class Descriptor:
         for name, width, _ in FIELDS:
             value |= (int(getattr(self, name)) & ((1 << width) - 1)) << position
             position += width
-        return value.to_bytes(4 * WORDS, "little")
+        return value.to_bytes(DESCRIPTOR_BITS // 8, "little")
 
     @classmethod
     def from_bytes(cls, data: bytes) -> "Descriptor":
@@ -143,9 +162,75 @@ class Descriptor:
 
 
 assert [f.name for f in fields(Descriptor)] == [name for name, _, _ in FIELDS]
-assert sum(width for _, width, _ in FIELDS) == 32 * WORDS
+assert sum(width for _, width, _ in FIELDS) == DESCRIPTOR_BITS
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stride:
+    """How far addresses move on from one layer to the next.
+
+    Parameters
+    ----------
+    weights, tables, states, constants : int
+        Rows, table words, beats and constants of a layer.
+    """
+
+    weights: int = 0
+    tables: int = 0
+    states: int = 0
+    constants: int = 0
+
+    def to_fields(self) -> dict[str, int]:
+        """Fields of the descriptor that repeats the layer."""
+        return {
+            "address": self.weights,
+            "operand": self.tables,
+            "source": self.states,
+            "shift": self.constants,
+        }
+
+    @classmethod
+    def of(cls, repeat: Descriptor) -> "Stride":
+        return cls(
+            weights=repeat.address,
+            tables=repeat.operand,
+            states=repeat.source,
+            constants=repeat.shift,
+        )
+
+    def moved(self, step: Descriptor, layer: int) -> Descriptor:
+        """A step of the first layer as it is executed in another one."""
+        address, source, dest = step.address, step.source, step.dest
+        if step.layered:
+            by_unit = {Unit.ENGINE: self.weights, Unit.VECTOR: self.tables}
+            address += layer * by_unit.get(step.unit, self.constants)
+        if step.unit == Unit.VECTOR:
+            source += layer * self.states * (step.space == Space.STATES)
+            dest += layer * self.states * (step.op == VectorOp.UPDATE)
+        return replace(step, address=address, source=source, dest=dest)
+
+
+def unroll(program: Sequence[Descriptor]) -> Iterator[tuple[int, int | None, Descriptor]]:
+    """What is executed for a token, in order: number of the step, layer, and the step itself.
+
+    Steps that are not repeated have no layer.
+    """
+    repeat = (Unit.CONTROL, ControlOp.REPEAT)
+    ends = {s.dest: number for number, s in enumerate(program) if (s.unit, s.op) == repeat}
+    at = 0
+    while at < len(program):
+        if at not in ends:
+            yield at, None, program[at]
+            at += 1
+            continue
+        end = ends[at]
+        stride = Stride.of(program[end])
+        for layer in range(program[end].length):
+            for number in range(at, end + 1):
+                yield number, layer, stride.moved(program[number], layer)
+        at = end + 1
 
 
 def immediate(mantissa: int, exponent: int) -> int:
-    """``address`` field of a scalar step: mantissa in bits 0..14, exponent in bits 16..25."""
+    """A constant of a scalar step: mantissa in bits 0..14, exponent in bits 16..25."""
     return mantissa | (exponent & 0x3FF) << 16

@@ -69,7 +69,7 @@ def memories(geometry: Geometry) -> list[tuple[int, int, int | None]]:
     return [
         (g.weight_rows, 2 * g.lanes, 16),
         (g.table_words, 16 * g.elements, 16),
-        (4 * g.descriptors, 32, 16),
+        (g.descriptors, 128, 16),
         *((getattr(g, name) // g.elements, w * g.elements, None) for name, w in beats.items()),
         (g.activations // g.columns, 8 * g.columns, 8 * g.elements),
         *[(g.tokens, 16, None)] * 2,

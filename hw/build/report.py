@@ -87,8 +87,8 @@ def speed_keys(speed, *, clock_mhz: float, clock_hz: int) -> dict[str, Any]:
 
     ``cycles_per_token`` is simulated. ``tokens_per_s`` is the routed clock by it,
     ``tokens_per_s_as_built`` the same at the clock that the bitstream's PLL makes. ``profile`` has
-    a list for each step: name, unit, cycles counted and predicted, what it waited for, the cycle in
-    which it is issued, and the first one in which its unit is idle again.
+    a list for each step of the program: name, unit, times in a token, and cycles counted and
+    predicted, all times together.
     """
     timing = speed.profile.timing if speed else None
     return {

@@ -1,13 +1,23 @@
 """Runs the program once per token: fetches steps and issues them to the units."""
 
-from amaranth.hdl import Cat, Module, Mux, Signal, signed, unsigned
+from amaranth.hdl import Cat, Module, Mux, Signal
 from amaranth.lib import data, stream, wiring
-from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
-from amaranth.utils import ceil_log2
+from amaranth.utils import exact_log2
 
 from hw.arch.geometry import Geometry
-from hw.arch.program import FIELDS, INVERSE_TEMPERATURE, REGISTERS, WORDS, ControlOp, Unit, Wait
+from hw.arch.program import (
+    CONSTANT_BITS,
+    CONSTANTS_PER_ROW,
+    DESCRIPTOR_BITS,
+    INVERSE_TEMPERATURE,
+    REGISTERS,
+    ControlOp,
+    Unit,
+    Wait,
+)
+from hw.control.counters import StepCounters
+from hw.control.layers import DescriptorLayout, Layers
 from hw.control.run import RunCommand
 from hw.memory.signatures import PROGRAM_LATENCY
 from hw.units.commands import (
@@ -19,10 +29,6 @@ from hw.units.commands import (
 )
 from weights.noise import TOKEN_STEP, xorshift
 
-DescriptorLayout = data.StructLayout(
-    {name: signed(width) if is_signed else unsigned(width) for name, width, is_signed in FIELDS}
-)
-
 TotalsLayout = data.StructLayout({"cycles": 64, "engine_cycles": 64, "tokens": 32})
 """``hw.arch.protocol.Totals``."""
 
@@ -30,9 +36,12 @@ TotalsLayout = data.StructLayout({"cycles": 64, "engine_cycles": 64, "tokens": 3
 class Sequencer(wiring.Component):
     """Generates tokens: for each one, the program's steps in order.
 
-    A step is fetched while earlier ones still run, waits for the units it names and for its own
-    unit, reads its two registers and is issued; ``STEP_CYCLES`` is what a step costs beside the
-    time it waits. Units run beside each other; order between them is the program's ``wait`` alone.
+    A step waits for the units it names and for its own unit, reads its two registers and is issued,
+    while the next one is fetched; ``STEP_CYCLES`` is what a step costs beside the time it waits.
+    Units run beside each other; order between them is the program's ``wait`` alone.
+
+    Steps between REPEAT and the one that it names are those of every layer: their addresses move on
+    as `hw.arch.program.unroll` says.
 
     A run takes the ``prompt_length`` tokens at the start of the token buffer through the program,
     chooses a token after the last of them, appends it, and goes on until ``generate`` tokens are
@@ -45,7 +54,7 @@ class Sequencer(wiring.Component):
     stop : In(1), ends the run after the current token
     running : Out(1)
     produced : Out(16), tokens in the buffer, prompt included
-    program_address, program_data : 32-bit words of the program, latency of a store
+    program_address, program_data : a row of the program, and its data ``PROGRAM_LATENCY`` later
     token_address, token_data, token_write, token_write_data : token buffer, one cycle of latency
     engine, vector, scalar : command streams of the units
     engine_busy, vector_busy, scalar_busy : In(1)
@@ -56,10 +65,14 @@ class Sequencer(wiring.Component):
     totals : Out(TotalsLayout), since the run began
     """
 
-    FETCH_CYCLES = WORDS + PROGRAM_LATENCY
-    """From a step's first fetch until it is looked at whether it may be issued."""
     READ_CYCLES = 2
-    """From the cycle in which it may be issued to that in which it is."""
+    """From the cycle in which a step may be issued to that in which it is."""
+    FETCH_CYCLES = PROGRAM_LATENCY - READ_CYCLES
+    """From a step's first cycle, in which the fetch of the next one begins, until it is looked at
+    whether it may be issued."""
+    CONSTANT_CYCLES = 1
+    """The same beside it, for a step that takes a constant from the program memory: the fetch of
+    the next one begins later."""
     STEP_CYCLES = FETCH_CYCLES + READ_CYCLES + 1
     TOKEN_CYCLES, END_CYCLES = 2, 2
     """Before a token's first step, and after its last one."""
@@ -70,8 +83,7 @@ class Sequencer(wiring.Component):
         return geometry.descriptors + 1
 
     def __init__(self, geometry: Geometry):
-        self._descriptors = geometry.descriptors
-        self._tokens = geometry.tokens
+        self._geometry = geometry
         token_address = range(geometry.tokens)
         super().__init__(
             {
@@ -79,8 +91,8 @@ class Sequencer(wiring.Component):
                 "stop": In(1),
                 "running": Out(1),
                 "produced": Out(16),
-                "program_address": Out(range(WORDS * geometry.descriptors)),
-                "program_data": In(32),
+                "program_address": Out(range(geometry.descriptors)),
+                "program_data": In(DESCRIPTOR_BITS),
                 "token_address": Out(token_address),
                 "token_data": In(16),
                 "token_write": Out(1),
@@ -104,103 +116,54 @@ class Sequencer(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
+        g = self._geometry
+        m.submodules.layers = layers = Layers(g)
+        m.submodules.counters = counters = StepCounters(g.descriptors)
         run = Signal(RunCommand)
         position = Signal(16)
-        step = Signal(range(self._descriptors))
-        words = Signal(32 * WORDS)
-        descriptor = data.View(DescriptorLayout, words)
-        fetched = Signal(range(WORDS + PROGRAM_LATENCY))
         token = Signal(16)
         first = Signal()
-        stopping = Signal()
-        operand = Signal(ScaleLayout)
         noise = Signal(32)
-
-        m.submodules.counters = counters = Memory(shape=32, depth=self._descriptors, init=[])
-        count_read, count_write = counters.read_port(), counters.write_port()
-        elapsed = Signal(32)
-        m.d.comb += [
-            count_read.addr.eq(Mux(self.running, step, self.counter_address)),
-            self.counter_value.eq(count_read.data),
-            count_write.addr.eq(step),
-        ]
-
-        busy = Signal(3)
-        m.d.comb += busy.eq(Cat(self.engine_busy, self.vector_busy, self.scalar_busy))
-        own = Signal(3)
-        with m.Switch(descriptor.unit):
-            with m.Case(Unit.CONTROL):
-                m.d.comb += own.eq(Wait.ENGINE | Wait.VECTOR | Wait.SCALAR)
-            with m.Case(Unit.ENGINE):
-                m.d.comb += own.eq(Wait.ENGINE)
-            with m.Case(Unit.VECTOR):
-                m.d.comb += own.eq(Wait.VECTOR)
-            with m.Case(Unit.SCALAR):
-                m.d.comb += own.eq(Wait.SCALAR)
-        blocked = (busy & (own | descriptor.wait)).any()
+        number = Signal(range(g.descriptors))
+        step = Signal(DescriptorLayout)
+        operand = Signal(ScaleLayout)
+        is_constant = step.layered & (step.unit == Unit.SCALAR)
+        m.d.comb += layers.step.eq(step)
 
         choosing = Signal()
         m.d.comb += choosing.eq(position + 1 >= run.prompt_length)
-        last = Signal()
-        m.d.comb += last.eq(
-            stopping
-            | (self.produced == run.prompt_length + run.generate)
-            | (choosing & (position + 1 == self._tokens - 1))
-            | (choosing & run.stop_enable & (self.choice == run.stop_token))
-        )
-
-        operand_b = Mux(
-            (descriptor.unit == Unit.SCALAR) & ~descriptor.b_register,
-            Cat(descriptor.address[:15], descriptor.address[16:26]),
-            self.register_value.as_value(),
-        )
+        following = Signal.like(number)
+        age, constant = self._fetch(m, layers.moved, is_constant, following)
+        self._offer(m, step, operand, Mux(is_constant, constant, step.address))
         m.d.comb += [
-            self.program_address.eq(Cat(fetched[: ceil_log2(WORDS)], step)),
-            self.token_address.eq(position),
-            self.token_write_data.eq(self.choice),
+            counters.step.eq(number),
+            counters.reading.eq(~self.running),
+            counters.address.eq(self.counter_address),
+            self.counter_value.eq(counters.value),
             self.preset.payload.register.eq(INVERSE_TEMPERATURE),
             self.preset.payload.value.mantissa.eq(run.mantissa),
             self.preset.payload.value.exponent.eq(run.exponent),
-            self.register_address.eq(descriptor.a),
-            # Every unit sees the step; only the one it names sees it offered.
-            self.engine.payload.groups.eq(descriptor.length),
-            self.engine.payload.chunks.eq(descriptor.operand),
-            self.engine.payload.weights.eq(descriptor.address),
-            self.engine.payload.activations.eq(descriptor.source),
-            self.engine.payload.dest.eq(descriptor.dest),
-            self.engine.payload.bank.eq(descriptor.space[1]),
-            self.scalar.payload.op.eq(descriptor.op),
-            self.scalar.payload.a.eq(operand),
-            self.scalar.payload.b.as_value().eq(operand_b),
-            self.scalar.payload.result.eq(descriptor.result),
-            *(
-                getattr(self.vector.payload, name).eq(getattr(descriptor, name))
-                for name in (
-                    *("op", "space", "b_register", "shift", "length", "operand"),
-                    *("address", "source", "dest", "result"),
-                )
-            ),
-            self.vector.payload.a.eq(operand),
-            self.vector.payload.b.as_value().eq(operand_b),
+            self.token_address.eq(position),
+            self.token_write_data.eq(self.choice),
+            self.register_address.eq(step.a),
             self.vector.payload.token.eq(token),
             self.vector.payload.first.eq(first),
             self.vector.payload.greedy.eq(~run.sampled),
             self.vector.payload.noise.eq(noise),
         ]
-        issued = (
-            (self.engine.valid & self.engine.ready)
-            | (self.vector.valid & self.vector.ready)
-            | (self.scalar.valid & self.scalar.ready)
-        )
+        last = self._last(m, run, position, choosing)
+        blocked = self._blocked(m, step)
 
-        def next_step():
-            m.d.comb += [count_write.en.eq(1), count_write.data.eq(count_read.data + elapsed)]
-            m.d.sync += [elapsed.eq(1), step.eq(step + 1), fetched.eq(0)]
+        def after_this():
+            with m.If(layers.again & (step.unit == Unit.CONTROL) & (step.op == ControlOp.REPEAT)):
+                m.d.comb += following.eq(step.dest)
+            with m.Else():
+                m.d.comb += following.eq(number + 1)
+
+        def take_step():
+            m.d.sync += [number.eq(following), step.eq(self.program_data), age.eq(0)]
 
         m.d.comb += self.running.eq(1)
-        m.d.sync += elapsed.eq(elapsed + 1)
-        with m.If(self.stop):
-            m.d.sync += stopping.eq(1)
         with m.If(self.running):
             m.d.sync += self.totals.cycles.eq(self.totals.cycles + 1)
         m.d.sync += self.totals.engine_cycles.eq(self.totals.engine_cycles + self.engine_active)
@@ -208,7 +171,7 @@ class Sequencer(wiring.Component):
         with m.FSM():
             with m.State("IDLE"):
                 m.d.comb += [self.running.eq(0), self.run.ready.eq(1)]
-                m.d.sync += [step.eq(0), position.eq(0), stopping.eq(0)]
+                m.d.sync += [number.eq(0), position.eq(0)]
                 with m.If(self.run.valid):
                     m.d.sync += [
                         run.eq(self.run.payload),
@@ -219,51 +182,58 @@ class Sequencer(wiring.Component):
                     ]
                     m.next = "CLEAR"
             with m.State("CLEAR"):
-                m.d.comb += count_write.en.eq(1)
-                m.d.sync += step.eq(step + 1)
-                with m.If(step == self._descriptors - 1):
+                m.d.comb += counters.clear.eq(1)
+                m.d.sync += number.eq(number + 1)
+                with m.If(number == g.descriptors - 1):
                     m.next = "PRESET"
             with m.State("PRESET"):
                 m.d.comb += self.preset.valid.eq(1)
                 with m.If(self.preset.ready):
                     m.next = "TOKEN"
-            with m.State("TOKEN"):
-                m.d.sync += [step.eq(0), fetched.eq(0)]
+            with m.State("TOKEN"):  # the first step's fetch began in the cycle before
                 m.next = "TOKEN_READ"
             with m.State("TOKEN_READ"):
-                m.d.sync += [token.eq(self.token_data), elapsed.eq(1)]
-                m.next = "FETCH"
-            with m.State("FETCH"):
-                m.d.sync += fetched.eq(fetched + 1)
-                with m.If(fetched >= PROGRAM_LATENCY):
-                    m.d.sync += words.eq(Cat(words[32:], self.program_data))
-                with m.If(fetched == WORDS + PROGRAM_LATENCY - 1):
-                    m.next = "WAIT"
+                m.d.comb += counters.begin.eq(1)
+                m.d.sync += token.eq(self.token_data)
+                take_step()
+                m.next = "WAIT"
             with m.State("WAIT"):
-                with m.If(~blocked):
+                after_this()
+                with m.If(
+                    ~blocked & (age >= self.FETCH_CYCLES + self.CONSTANT_CYCLES * is_constant)
+                ):
                     m.next = "READ"
             with m.State("READ"):
-                m.d.comb += self.register_address.eq(descriptor.b)
-                m.d.sync += operand.eq(self.register_value)
+                after_this()
+                m.d.comb += self.register_address.eq(step.b)
+                m.d.sync += [operand.eq(self.register_value), step.eq(layers.moved)]
                 m.next = "ISSUE"
             with m.State("ISSUE"):
-                m.d.comb += self.register_address.eq(descriptor.b)
-                with m.Switch(descriptor.unit):
-                    with m.Case(Unit.CONTROL):
-                        next_step()
-                        with m.If((descriptor.op == ControlOp.PREFILL_END) & choosing):
-                            m.next = "FETCH"
-                        with m.Else():
-                            m.next = "END"
+                after_this()
+                m.d.comb += self.register_address.eq(step.b)
+                done = Signal()
+                with m.Switch(step.unit):
                     with m.Case(Unit.ENGINE):
-                        m.d.comb += self.engine.valid.eq(1)
+                        m.d.comb += [self.engine.valid.eq(1), done.eq(self.engine.ready)]
                     with m.Case(Unit.VECTOR):
-                        m.d.comb += self.vector.valid.eq(1)
+                        m.d.comb += [self.vector.valid.eq(1), done.eq(self.vector.ready)]
                     with m.Case(Unit.SCALAR):
-                        m.d.comb += self.scalar.valid.eq(1)
-                with m.If(issued):
-                    next_step()
-                    m.next = "FETCH"
+                        m.d.comb += [self.scalar.valid.eq(1), done.eq(self.scalar.ready)]
+                    with m.Case(Unit.CONTROL):
+                        m.d.comb += done.eq(1)
+                m.d.comb += counters.done.eq(done)
+                with m.If(done):
+                    take_step()
+                    m.next = "WAIT"
+                    with m.If(step.unit == Unit.CONTROL):
+                        with m.Switch(step.op):
+                            with m.Case(ControlOp.REPEAT):
+                                m.d.comb += layers.repeat.eq(1)
+                            with m.Case(ControlOp.PREFILL_END):
+                                with m.If(~choosing):
+                                    m.next = "END"
+                            with m.Default():
+                                m.next = "END"
             with m.State("END"):
                 m.d.sync += [first.eq(0), self.totals.tokens.eq(self.totals.tokens + 1)]
                 with m.If(choosing):
@@ -279,3 +249,82 @@ class Sequencer(wiring.Component):
                 with m.Else():
                     m.next = "TOKEN"
         return m
+
+    def _fetch(self, m, moved, is_constant, following):
+        """Reads the program: the step's constant first, if it has one, then the ``following`` step.
+
+        Returns the cycles since the step's first one, which stop at where they tell nothing more,
+        and the constant.
+        """
+        age = Signal(range(PROGRAM_LATENCY + self.CONSTANT_CYCLES + 1))
+        constant = Signal(CONSTANT_BITS, reset_less=True)
+        lane_bits = exact_log2(CONSTANTS_PER_ROW)
+        row, lane = moved.address[lane_bits:], moved.address[:lane_bits]
+        first = is_constant & (age < self.CONSTANT_CYCLES)
+        m.d.comb += self.program_address.eq(Mux(first, row, following))
+        with m.If(age != PROGRAM_LATENCY + self.CONSTANT_CYCLES):
+            m.d.sync += age.eq(age + 1)
+        with m.If(age == PROGRAM_LATENCY):
+            m.d.sync += constant.eq(self.program_data.word_select(lane, CONSTANT_BITS))
+        return age, constant
+
+    def _offer(self, m, step, operand, immediate):
+        """The step to every unit; only the one that it names sees it offered."""
+        operand_b = Mux(
+            (step.unit == Unit.SCALAR) & ~step.b_register,
+            Cat(immediate[:15], immediate[16:26]),
+            self.register_value.as_value(),
+        )
+        m.d.comb += [
+            self.engine.payload.groups.eq(step.length),
+            self.engine.payload.chunks.eq(step.operand),
+            self.engine.payload.weights.eq(step.address),
+            self.engine.payload.activations.eq(step.source),
+            self.engine.payload.dest.eq(step.dest),
+            self.engine.payload.bank.eq(step.space[1]),
+            self.scalar.payload.op.eq(step.op),
+            self.scalar.payload.a.eq(operand),
+            self.scalar.payload.b.as_value().eq(operand_b),
+            self.scalar.payload.result.eq(step.result),
+            *(
+                getattr(self.vector.payload, name).eq(getattr(step, name))
+                for name in (
+                    *("op", "space", "b_register", "shift", "length", "operand"),
+                    *("address", "source", "dest", "result"),
+                )
+            ),
+            self.vector.payload.a.eq(operand),
+            self.vector.payload.b.as_value().eq(operand_b),
+        ]
+
+    def _blocked(self, m, step):
+        """Whether a unit works that the step waits for."""
+        own = Signal(3)
+        with m.Switch(step.unit):
+            with m.Case(Unit.CONTROL):
+                with m.If(step.op != ControlOp.REPEAT):
+                    m.d.comb += own.eq(Wait.ENGINE | Wait.VECTOR | Wait.SCALAR)
+            with m.Case(Unit.ENGINE):
+                m.d.comb += own.eq(Wait.ENGINE)
+            with m.Case(Unit.VECTOR):
+                m.d.comb += own.eq(Wait.VECTOR)
+            with m.Case(Unit.SCALAR):
+                m.d.comb += own.eq(Wait.SCALAR)
+        busy = Cat(self.engine_busy, self.vector_busy, self.scalar_busy)
+        return (busy & (own | step.wait)).any()
+
+    def _last(self, m, run, position, choosing):
+        """Whether the run ends with the token under way."""
+        stopping = Signal()
+        with m.If(~self.running):
+            m.d.sync += stopping.eq(0)
+        with m.Elif(self.stop):
+            m.d.sync += stopping.eq(1)
+        last = Signal()
+        m.d.comb += last.eq(
+            stopping
+            | (self.produced == run.prompt_length + run.generate)
+            | (choosing & (position + 1 == self._geometry.tokens - 1))
+            | (choosing & run.stop_enable & (self.choice == run.stop_token))
+        )
+        return last

@@ -30,7 +30,7 @@ EngineCommand = data.StructLayout(
 VectorCommand = data.StructLayout(
     {
         "op": 4,  # hw.arch.program.VectorOp
-        "space": 3,  # hw.arch.program.Space of the main operand
+        "space": 2,  # hw.arch.program.Space of the main operand
         "b_register": 1,
         "shift": signed(7),
         "length": INDEX_BITS,  # elements, at least 1

@@ -38,7 +38,7 @@ WIDE_BITS = RESIDUAL_BITS + 1
 LaneControl = data.StructLayout(
     {
         "op": 4,
-        "space": 3,
+        "space": 2,
         "block": 4,  # right shift of the main operand
         "tabled": 1,  # the coefficient comes from the table, else it is ``constant``
         "constant": signed(COEFFICIENT_BITS),
@@ -115,7 +115,7 @@ class VectorLane(wiring.Component):
         operand = Signal(signed(RESIDUAL_BITS), reset_less=True)
         with m.If(op == VectorOp.EMBED):
             m.d.sync += operand.eq(self.code)
-        with m.Else(), m.Switch(self.control.space[:2]):
+        with m.Else(), m.Switch(self.control.space):
             for space, source in (
                 (Space.VECTORS, self.vector),
                 (Space.SUMS, self.sum),
