@@ -12,8 +12,8 @@ from typing import Protocol
 
 import numpy as np
 
+from host.compiler import Image, compile_image
 from host.errors import DeviceError, FitError, HostError, RefusedError, UsageError
-from host.image import Image, compile_image
 from host.link import Link
 from host.ports import Port
 from host.request import Request, Stop, Turns, check_tokens

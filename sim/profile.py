@@ -11,9 +11,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from host.compiler import Image, compile_image
 from host.device import Device, LinkDevice
 from host.errors import UsageError
-from host.image import Image, compile_image
 from host.ports import READ_TIMEOUT
 from host.urls import SIMULATED
 from hw.arch.program import Unit

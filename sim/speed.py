@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from host.image import compile_image
+from host.compiler import compile_image
 from hw.boards import Board
 from sim.profile import Profile, measure, unmeasured
 from weights.errors import ReportedError

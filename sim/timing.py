@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from host.image import Image
+from host.compiler import Image
 from hw.arch.program import ControlOp, Descriptor, ScalarOp, Unit, VectorOp, Wait, unroll
 from hw.arch.protocol import Totals
 from hw.control.sequencer import Sequencer

@@ -16,7 +16,7 @@ from amaranth.hdl import Fragment, Module, Signal
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from host.image import compile_image
+from host.compiler import compile_image
 from host.infer import ZOO
 from hw import boards
 from hw.arch.protocol import DIGEST_BYTES

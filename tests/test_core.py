@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer
 
+from host.compiler import compile_image
 from host.errors import FitError
-from host.image import compile_image
 from host.infer import ZOO
 from host.urls import open_device
 from hw.boards import board

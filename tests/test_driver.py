@@ -17,9 +17,9 @@ import numpy as np
 import pytest
 
 import host.device
+from host.compiler import Image
 from host.device import LinkDevice
 from host.errors import DeviceError, FitError, UsageError
-from host.image import Image
 from host.sampling import initial_noise, inverse_temperature, next_noise
 from host.urls import open_device
 from hw.arch.frames import Deframer, Frame, encode_frame
@@ -61,6 +61,7 @@ def image(monkeypatch):
             geometry=geometry,
             sections=SECTIONS,
             steps=tuple(f"step {i}" for i in range(12)),
+            head_scale_register=14,
             trits_per_token=100,
             vocabulary=VOCABULARY,
             token_cycles=1_000_000,

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 from amaranth.hdl import Fragment
 
-from host.image import compile_image
+from host.compiler import compile_image
 from host.infer import ZOO
 from hw.boards import board
 from hw.core import Core

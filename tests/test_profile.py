@@ -11,8 +11,8 @@ from xml.etree import ElementTree
 
 import pytest
 
+from host.compiler import compile_image
 from host.errors import UsageError
-from host.image import compile_image
 from host.infer import ZOO
 from host.urls import open_device
 from hw.arch.program import Unit, unroll

@@ -121,7 +121,7 @@ def test_rooms_import_what_they_may():
         ("hw.memory.made_up", "import hw.units.engine, hw.pipeline", "hw.units.engine"),
         ("hw.links.made_up", "from host.device import LinkDevice", "host.device"),
         ("hw.made_up", "from sim.golden import Golden", "sim.golden"),
-        ("hw.made_up", "from host.image import Image", "host.image"),
+        ("hw.made_up", "from host.compiler import Image", "host.compiler"),
         ("host.made_up", "from sim import device", "sim.device"),
         ("host.made_up", "from hw.boards import board", "hw.boards"),
         ("hw.arch.made_up", "from hw.pipeline import delay", "hw.pipeline"),

@@ -5,8 +5,8 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
+from host.compiler import compile_image
 from host.errors import FitError
-from host.image import compile_image
 from host.infer import ZOO
 from host.urls import open_device
 from hw.arch.program import Unit

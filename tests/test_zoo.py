@@ -15,7 +15,8 @@ import pytest
 from tokenizers import Tokenizer
 
 from host import infer
-from host.image import compile_image, pack_embedding
+from host.compiler import compile_image
+from host.compiler.layout import pack_embedding
 from hw.arch.geometry import Geometry
 from hw.arch.protocol import MemorySpace
 from sim.evaluate import Backend, FloatBackend, GoldenBackend, evaluate, token_windows

@@ -1,0 +1,44 @@
+"""What a device is loaded with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from hw.arch.geometry import Geometry
+from hw.arch.program import DESCRIPTOR_BITS, Descriptor
+from hw.arch.protocol import MemorySpace
+
+
+@dataclass(frozen=True)
+class Image:
+    """A model laid out for one geometry.
+
+    Attributes
+    ----------
+    sections : dict of MemorySpace to bytes
+        What each memory must hold, from its address 0, as little-endian half-words.
+    steps : tuple of str
+        One name per program step, for profiles; those of a layer are there once.
+    trits_per_token : int
+        Ternary weights that one generated token takes, padding not counted.
+    head_scale_register : int
+        Holds the factor from the head's sums to logits.
+    token_cycles : int
+        More cycles than a token takes: after so many without one the device does not work.
+    """
+
+    geometry: Geometry
+    sections: dict[MemorySpace, bytes]
+    steps: tuple[str, ...]
+    trits_per_token: int
+    vocabulary: int
+    head_scale_register: int
+    token_cycles: int = 1 << 32
+
+    def program(self) -> list[Descriptor]:
+        """The steps as the device gets them."""
+        data, size = self.sections[MemorySpace.PROGRAM], DESCRIPTOR_BITS // 8
+        return [
+            Descriptor.from_bytes(data[at : at + size])
+            for at in range(0, size * len(self.steps), size)
+        ]
