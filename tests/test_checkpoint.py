@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
-from tests.checkpoints import TYPE_NAMES, RandomCheckpoint, to_stored, write_shard
+from sim.checkpoints import TYPE_NAMES, RandomCheckpoint, to_stored, write_shard
 from weights import ModelError
 from weights.checkpoint import Checkpoint, ModelShape
 from weights.model import IntegerModel

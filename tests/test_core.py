@@ -9,8 +9,8 @@ from host.errors import FitError
 from host.infer import ZOO
 from host.urls import open_device
 from hw.boards import board
+from sim.checkpoints import RandomCheckpoint
 from sim.golden_device import GoldenDevice
-from tests.checkpoints import RandomCheckpoint
 from weights.checkpoint import Checkpoint, ModelShape
 from weights.model import IntegerModel
 from weights.quantise import convert

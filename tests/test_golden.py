@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer
 
-from sim.evaluate import FloatBackend, GoldenBackend, token_windows
+from sim.checkpoints import RandomCheckpoint
 from sim.golden import GoldenModel, choose, gumbel, noise, sigmoid
-from tests.checkpoints import RandomCheckpoint
+from sim.losses import FloatBackend, GoldenBackend
 from weights.checkpoint import Checkpoint, ModelShape
 from weights.fixed import Scale
 from weights.noise import NOISE_STEP, TOKEN_STEP, xorshift
 from weights.quantise import convert
+from weights.text import token_windows
 
 
 @pytest.fixture(scope="module")

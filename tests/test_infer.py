@@ -19,7 +19,7 @@ from host.infer import TextStream, encode_prompt
 from host.sampling import initial_noise, next_noise
 from hw.arch.frames import Deframer, encode_frame
 from hw.arch.protocol import VERSION
-from tests.checkpoints import RandomCheckpoint, small_tokenizer
+from sim.checkpoints import RandomCheckpoint, small_tokenizer
 from tests.fake_device import IDENTITY, FakeDevice, ToyModel
 from weights.checkpoint import Checkpoint, ModelShape
 from weights.errors import UsageError

@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from host.sampling import TEMPERATURE_MAX, TEMPERATURE_MIN
+from sim.checkpoints import RandomCheckpoint
 from sim.golden_device import GoldenDevice
-from tests.checkpoints import RandomCheckpoint
 from weights import ModelError, packing, quantise
 from weights.__main__ import main
 from weights.checkpoint import Checkpoint, ModelShape

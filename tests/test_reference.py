@@ -15,12 +15,14 @@ from hypothesis import strategies as st
 from safetensors.numpy import load_file
 from tokenizers import Tokenizer, decoders, models
 
-from sim import evaluate
+from sim import losses
+from sim.checkpoints import RandomCheckpoint, small_tokenizer
+from sim.evaluate import main
 from sim.golden_device import GoldenDevice
 from sim.reference import FloatModel
-from tests.checkpoints import RandomCheckpoint, small_tokenizer
 from weights import ModelError
 from weights.checkpoint import Checkpoint, ModelShape
+from weights.text import token_bytes, token_windows
 
 SHAPE = ModelShape(hidden=12, layers=3, intermediate=9, vocabulary=301)
 
@@ -92,7 +94,7 @@ def test_greedy_text_agrees_with_upstream(
 def test_loss_agrees_with_upstream(
     upstream_tiny: Path, upstream: dict[str, np.ndarray], validation_text: Path
 ) -> None:
-    report = evaluate.evaluate(
+    report = losses.evaluate(
         checkpoint=upstream_tiny, text=validation_text, windows=512, length=256, backend="float"
     )
     assert report.tokens == 512 * 255
@@ -105,11 +107,11 @@ def test_windows_begin_like_upstream(
     """Upstream's windows are pieces of the very same token stream, token 0 put first."""
     tokenizer = Tokenizer.from_file(str(upstream_tiny / "tokenizer.json"))
     text = validation_text.read_text()
-    first = evaluate.token_windows(text, tokenizer, 0, 1, 96)[0]
+    first = token_windows(text, tokenizer, 0, 1, 96)[0]
     assert first[0] == 0
     windows = upstream["tokens"]
     assert (windows[:, 0] == 0).all()
-    stream = evaluate.token_windows(text, tokenizer, 0, 2048, 96).ravel()
+    stream = token_windows(text, tokenizer, 0, 2048, 96).ravel()
     pieces = np.lib.stride_tricks.sliding_window_view(stream, 95)
     for window in windows:
         candidates = pieces[pieces[:, 0] == window[1]]
@@ -119,7 +121,7 @@ def test_windows_begin_like_upstream(
 @pytest.mark.whole
 def test_integer_model_keeps_the_loss(upstream_tiny: Path, validation_text: Path) -> None:
     loss = {
-        backend: evaluate.evaluate(
+        backend: losses.evaluate(
             checkpoint=upstream_tiny, text=validation_text, windows=16, length=256, backend=backend
         ).nll
         for backend in ("float", "golden")
@@ -131,7 +133,7 @@ def test_integer_model_keeps_the_loss(upstream_tiny: Path, validation_text: Path
 def test_integer_model_keeps_the_loss_of_upstream(
     upstream_tiny: Path, upstream: dict[str, np.ndarray], validation_text: Path
 ) -> None:
-    report = evaluate.evaluate(
+    report = losses.evaluate(
         checkpoint=upstream_tiny, text=validation_text, windows=512, length=256, backend="golden"
     )
     assert report.nll == pytest.approx(upstream["val_nll_fp32"][0], abs=0.002)
@@ -203,16 +205,16 @@ def test_stream_and_windows(story_file: Path) -> None:
     for story in ("abc d", "naïve — end", "last"):
         expected += [0, *tokenizer.encode(story).ids]
     count = len(expected) // 4
-    windows = evaluate.token_windows(text, tokenizer, 0, count, 4)
+    windows = token_windows(text, tokenizer, 0, count, 4)
     assert windows.tolist() == np.reshape(expected[: 4 * count], (count, 4)).tolist()
     with pytest.raises(ModelError, match="give a longer text or fewer windows"):
-        evaluate.token_windows(text, tokenizer, 0, count + 1, 4)
+        token_windows(text, tokenizer, 0, count + 1, 4)
 
 
 @given(st.text())
 def test_token_bytes_of_byte_level_vocabulary(text: str) -> None:
     tokenizer = small_tokenizer(400)
-    sizes = evaluate.token_bytes(tokenizer, 400)
+    sizes = token_bytes(tokenizer, 400)
     text = text.replace("<|endoftext|>", "")
     assert sizes[tokenizer.encode(text).ids].sum() == len(text.encode())
     assert sizes[0] == 0
@@ -225,13 +227,13 @@ def test_token_bytes_with_byte_fallback() -> None:
         [decoders.Replace("\u2581", " "), decoders.ByteFallback()]
     )
     tokenizer.add_special_tokens(["<s>"])
-    assert evaluate.token_bytes(tokenizer, 5).tolist() == [0, 1, 4, 2, 0]
+    assert token_bytes(tokenizer, 5).tolist() == [0, 1, 4, 2, 0]
 
 
 def test_token_bytes_of_added_tokens() -> None:
     tokenizer = small_tokenizer(300)
     tokenizer.add_tokens(["naïve", "猫 sat"])
-    sizes = evaluate.token_bytes(tokenizer, 303)
+    sizes = token_bytes(tokenizer, 303)
     text = "a naïve 猫 sat é"
     assert sizes[tokenizer.encode(text).ids].sum() == len(text.encode())
     assert sizes[300:].tolist() == [6, 7, 0]
@@ -242,16 +244,16 @@ def test_token_bytes_of_words_and_their_parts() -> None:
     tokenizer = Tokenizer(models.WordPiece(words, unk_token="[UNK]"))
     tokenizer.decoder = decoders.WordPiece()
     tokenizer.add_special_tokens(["[UNK]"])
-    assert evaluate.token_bytes(tokenizer, 4).tolist() == [0, 3, 3, 3]
+    assert token_bytes(tokenizer, 4).tolist() == [0, 3, 3, 3]
     ends = {"go": 0, "ing</w>": 1, "é</w>": 2}
     tokenizer = Tokenizer(models.BPE(vocab=ends, merges=[], end_of_word_suffix="</w>"))
     tokenizer.decoder = decoders.BPEDecoder("</w>")
-    assert evaluate.token_bytes(tokenizer, 3).tolist() == [2, 4, 3]
+    assert token_bytes(tokenizer, 3).tolist() == [2, 4, 3]
 
 
 def test_negative_log_likelihood() -> None:
     logits = np.array([[0.0, math.log(3)], [1000.0, 0.0]], dtype=np.float32)
-    loss = evaluate.negative_log_likelihood(logits, np.array([0, 1]))
+    loss = losses.negative_log_likelihood(logits, np.array([0, 1]))
     assert loss == pytest.approx(math.log(4) + 1000)
     assert logits[1, 0] == 1000
 
@@ -269,7 +271,7 @@ class Uniform:
 
 def test_loss_of_uniform_predictions() -> None:
     windows = np.arange(35).reshape(5, 7) % 8
-    loss = evaluate.measure(Uniform(), windows, np.full(8, 2))
+    loss = losses.measure(Uniform(), windows, np.full(8, 2))
     assert (loss.tokens, loss.bytes) == (30, 60)
     assert loss.nll == pytest.approx(math.log(8))
     assert loss.bits_per_byte == pytest.approx(1.5)
@@ -280,7 +282,7 @@ def test_command_line_prints_one_json_line(
 ) -> None:
     arguments = ["--checkpoint", str(random_checkpoint), "--text", str(story_file)]
     arguments += ["--windows", "2", "--length", "5", "--backend", "float"]
-    assert evaluate.main(arguments) == 0
+    assert main(arguments) == 0
     output = capsys.readouterr().out
     assert output.count("\n") == 1
     report = json.loads(output)
@@ -303,7 +305,7 @@ def test_command_line_prints_one_json_line(
 )
 def test_wrong_usage(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> None:
     with pytest.raises(SystemExit) as raised:
-        evaluate.main(arguments)
+        main(arguments)
     assert raised.value.code == 2
     captured = capsys.readouterr()
     assert captured.out == "" and captured.err.count("\n") == 1
@@ -324,7 +326,7 @@ def test_failed_runs(
         (random_checkpoint, story_file, "9999"),
     ):
         arguments = ["--checkpoint", str(checkpoint), "--text", str(text), "--windows", windows]
-        assert evaluate.main([*arguments, "--backend", "float"]) == 1
+        assert main([*arguments, "--backend", "float"]) == 1
         captured = capsys.readouterr()
         assert captured.out == "" and captured.err.count("\n") == 1
 
@@ -336,7 +338,7 @@ def test_texts_of_other_editors(
     arguments += ["--windows", "2", "--length", "5", "--backend", "float"]
     losses = []
     for _ in range(2):
-        assert evaluate.main(arguments) == 0
+        assert main(arguments) == 0
         losses.append(json.loads(capsys.readouterr().out)["nll"])
         content = story_file.read_bytes().replace(b"\n", b"\r\n")
         story_file.write_bytes(b"\xef\xbb\xbf" + content)
@@ -353,7 +355,7 @@ def test_text_with_tokens_beyond_the_model(
     text = tmp_path / "text"
     text.write_text("some [PAD] words and more of them")
     arguments = ["--checkpoint", str(checkpoint), "--text", str(text), "--backend", "float"]
-    assert evaluate.main([*arguments, "--windows", "1", "--length", "9"]) == 1
+    assert main([*arguments, "--windows", "1", "--length", "9"]) == 1
     error = capsys.readouterr().err
     assert error == f"{text}: holds what the model does not know: '[PAD]'; leave it out\n"
 
@@ -368,10 +370,10 @@ def test_a_device_is_closed(
             Watched.closed += 1
             super().close()
 
-    monkeypatch.setattr(evaluate, "open_device", lambda url: Watched())
+    monkeypatch.setattr(losses, "open_device", lambda url: Watched())
     common = {"checkpoint": random_checkpoint, "text": story_file, "windows": 2, "length": 5}
-    golden = evaluate.evaluate(backend="golden", **common)
-    assert evaluate.evaluate(backend="golden://", **common).nll == golden.nll
+    golden = losses.evaluate(backend="golden", **common)
+    assert losses.evaluate(backend="golden://", **common).nll == golden.nll
     assert Watched.closed == 1
 
     def fail(self: GoldenDevice, tokens: list[int]) -> None:
@@ -379,5 +381,5 @@ def test_a_device_is_closed(
 
     monkeypatch.setattr(Watched, "logits", fail)
     with pytest.raises(ModelError, match="broken"):
-        evaluate.evaluate(backend="golden://", **common)
+        losses.evaluate(backend="golden://", **common)
     assert Watched.closed == 2

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.checkpoints import RandomCheckpoint
+from sim.checkpoints import RandomCheckpoint
 from weights.checkpoint import ModelShape
 from weights.model import IntegerModel, matrix_shapes
 

@@ -23,7 +23,7 @@ from urllib.parse import unquote
 import huggingface_hub
 import pytest
 
-from tests.checkpoints import RandomCheckpoint
+from sim.checkpoints import RandomCheckpoint
 from weights import ModelError
 from weights.__main__ import main
 from weights.checkpoint import Checkpoint, ModelShape

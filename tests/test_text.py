@@ -20,7 +20,7 @@ from tokenizers import (
     pre_tokenizers,
 )
 
-from tests.checkpoints import small_tokenizer
+from sim.checkpoints import small_tokenizer
 from weights.commandline import program
 from weights.errors import ModelError, UsageError
 from weights.text import (

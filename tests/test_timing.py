@@ -12,8 +12,8 @@ from host.urls import open_device
 from hw.arch.program import Unit
 from hw.boards import board
 from hw.control.sequencer import Sequencer
+from sim.checkpoints import RandomCheckpoint
 from sim.timing import predict
-from tests.checkpoints import RandomCheckpoint
 from weights.checkpoint import Checkpoint, ModelShape
 from weights.model import IntegerModel
 from weights.quantise import convert

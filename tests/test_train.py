@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sim.evaluate import evaluate
+from sim.losses import evaluate
 from tests.stories import write_stories
 from weights.card import Run
 from weights.checkpoint import Checkpoint, ModelShape

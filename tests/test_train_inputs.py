@@ -19,14 +19,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sim.evaluate import token_windows
-from tests.checkpoints import RandomCheckpoint
+from sim.checkpoints import RandomCheckpoint
 from tests.stories import write_stories
 from weights.__main__ import main
 from weights.checkpoint import Checkpoint, ModelShape
 from weights.errors import ModelError
 from weights.locks import locked
 from weights.quantise import mean_magnitude, ternarise
+from weights.text import token_windows
 from weights.train import rounding, study
 from weights.train.config import Config, read_config
 from weights.train.data import HUB_TEXTS, first_windows, read_texts, token_stream, train_tokenizer

@@ -19,8 +19,8 @@ from host.compiler import compile_image
 from host.compiler.layout import pack_embedding
 from hw.arch.geometry import Geometry
 from hw.arch.protocol import MemorySpace
-from sim.evaluate import Backend, FloatBackend, GoldenBackend, evaluate, token_windows
-from tests.checkpoints import RandomCheckpoint
+from sim.checkpoints import RandomCheckpoint
+from sim.losses import Backend, FloatBackend, GoldenBackend, evaluate
 from tests.stories import write_stories
 from weights import ModelError, card
 from weights.checkpoint import Checkpoint, ModelShape
@@ -28,6 +28,7 @@ from weights.dequantise import DequantisedCheckpoint
 from weights.model import IntegerModel, matrix_shapes
 from weights.quantise import convert, lower_bounds
 from weights.store import ZOO
+from weights.text import token_windows
 
 NAMES = sorted(path.stem for path in ZOO.glob("*.safetensors"))
 KIBIBYTE = 1024

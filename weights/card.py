@@ -19,8 +19,8 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
-from sim.evaluate import Report, evaluate
 from sim.golden_device import GoldenDevice
+from sim.losses import Report, evaluate
 
 from .checkpoint import Checkpoint
 from .commandline import OneLineParser, program
@@ -157,7 +157,7 @@ def loss_rows(losses: dict[str, Report]) -> Rows:
 
 
 def measure_losses(checkpoint: Path, model: Path, text: Path) -> dict[str, Report]:
-    """Losses over the windows of `sim.evaluate`, by what they are called in a card."""
+    """Losses over the windows of `sim.losses`, by what they are called in a card."""
     runs: dict[str, dict[str, Any]] = {
         "float loss": {"checkpoint": checkpoint, "backend": "float"},
         "float loss of this file": {"model": model, "backend": "float"},

@@ -13,8 +13,8 @@ from hw.arch.geometry import Geometry
 from hw.core import Core
 from hw.machine import Machine
 from sim.benches.runner import Sink, Source, arguments, run, start
+from sim.checkpoints import RandomCheckpoint
 from sim.golden_device import GoldenDevice
-from tests.checkpoints import RandomCheckpoint
 from weights.checkpoint import Checkpoint, ModelShape
 from weights.model import IntegerModel
 from weights.quantise import convert

@@ -100,7 +100,7 @@ class TrainingConfig:
     seed : of initial weights and order of windows
     report : steps between lines of the metrics
     evaluate : steps between evaluations, a multiple of `report`; 0 for one at the end only
-    validation_windows : windows of `sim.evaluate.token_windows` in an evaluation
+    validation_windows : windows of `weights.text.token_windows` in an evaluation
     save_seconds : between saves of the state
     """
 

@@ -1,6 +1,6 @@
 """Text to tokens.
 
-The token stream is that of `sim.evaluate`: for every story the token that ends texts, and so begins
+The token stream is that of `sim.losses`: for every story the token that ends texts, and so begins
 the next one, then the story's tokens.
 """
 

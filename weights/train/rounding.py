@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from sim.evaluate import FloatBackend, measure
+from sim.losses import FloatBackend, measure
 
 from ..checkpoint import Checkpoint
 from ..commandline import OneLineParser, program
@@ -70,7 +70,7 @@ class RoundedCheckpoint(Checkpoint):
 
 
 def loss(checkpoint: Checkpoint, text: str, windows: int, length: int) -> float:
-    """Nats per token with the float reference, as `sim.evaluate` has it."""
+    """Nats per token with the float reference, as `sim.losses` has it."""
     tokenizer = open_tokenizer(checkpoint.tokenizer_json, checkpoint.directory)
     tokens = token_windows(text, tokenizer, checkpoint.start_token, windows, length)
     sizes = token_bytes(tokenizer, checkpoint.shape.vocabulary)
