@@ -9,6 +9,7 @@ from amaranth.hdl import UnusedElaboratable
 from hw.arch.protocol import DIGEST_BYTES
 from hw.boards import Board
 from hw.build import BuildError
+from hw.build.output_registers import OUTPUT_REGISTERS
 from hw.pipeline import KEEP_SCRIPT
 
 SETTINGS = {
@@ -19,6 +20,7 @@ SETTINGS = {
         " t:$memrd_v2 r:CLK_ENABLE=1 %i r:COLLISION_X_MASK=1'0 %i r:TRANSPARENCY_MASK=1'0 %i; "
         + KEEP_SCRIPT
     ),
+    "script_after_synth": OUTPUT_REGISTERS,
     # What the static placer makes converges with every seed that was tried, the default one's with
     # few. router1 takes many times as long. Timing is judged here, so that a failure has a report.
     "nextpnr_opts": "--placer static --router router2 --timing-allow-fail --report top.report",

