@@ -273,7 +273,7 @@ class LinkDevice:
             while self._running:
                 reply = self._next_tokens(at, ahead)
                 if not self._sensible(reply, at, end):
-                    raise self._link.nonsense(Command.POLL)
+                    raise self._given_up(self._link.nonsense(Command.POLL))
                 for token in reply.tokens:
                     at, ahead = at + 1, 1
                     yield token
@@ -318,12 +318,18 @@ class LinkDevice:
         most = 2 * ahead * self._loaded().token_cycles + 2 * POLL_CYCLES
         reply = self._poll(start, most)
         if reply is None:
-            self._link.exchange(Command.RESET)
-            raise DeviceError(
-                f"{self.name}: it runs, but chose no token in {most:,} cycles, more than its "
-                "program can take; load the model again, or reset the board"
+            raise self._given_up(
+                DeviceError(
+                    f"{self.name}: it runs, but chose no token in {most:,} cycles, more than its "
+                    "program can take; load the model again, or reset the board"
+                )
             )
         return self._of_this_run(reply)
+
+    def _given_up(self, error: DeviceError) -> DeviceError:
+        """The error, once the run that it is about is ended: nobody follows it any more."""
+        self._link.exchange(Command.RESET)
+        return error
 
     def _sensible(self, reply: PollReply, start: int, end: int) -> bool:
         """Whether a reply on the buffer from ``start`` on fits a run that fills it up to ``end``.
@@ -362,7 +368,7 @@ class LinkDevice:
             try:
                 reply = PollReply.from_bytes(answer)
             except ValueError:
-                raise self._link.nonsense(Command.POLL) from None
+                raise self._given_up(self._link.nonsense(Command.POLL)) from None
             if reply.tokens or not reply.running or reply.run_id != self._run_id:
                 return reply
             most -= POLL_CYCLES

@@ -241,6 +241,7 @@ def test_run_whose_polls_are_never_answered(monkeypatch):
 @pytest.mark.parametrize(
     "reply",
     [
+        None,  # no reply at all
         {"running": True, "produced": 24, "tokens": (5,) * 20},  # more than were asked for
         {"running": True, "produced": 3, "tokens": (5, 5)},
         {"running": True, "produced": 3, "tokens": (VOCABULARY,)},
@@ -248,18 +249,22 @@ def test_run_whose_polls_are_never_answered(monkeypatch):
     ],
 )
 def test_polls_that_make_no_sense(reply):
+    """The run is given up, and the device is free for the next one."""
     port = FakePort(device := FakeDevice(pace=1))
     link = loaded(port)
 
     def intercept(frame):
         if frame.command != Command.POLL:
             return None
-        payload = PollReply(run_id=device.run_id, **reply).to_bytes()
+        payload = b"?" if reply is None else PollReply(run_id=device.run_id, **reply).to_bytes()
         return Frame(command=RESPONSE | Command.POLL, sequence=frame.sequence, payload=payload)
 
     port.intercept = intercept
     with pytest.raises(DeviceError, match="its answer to POLL makes no sense"):
         list(itertools.islice(link.generate([1, 2], 10), 100))
+    assert not device.running
+    port.intercept = None
+    assert list(link.generate([1, 2], 10)) == expected([1, 2], 10)
 
 
 @pytest.mark.parametrize("after", [None, 0, 5, 23, 24, 45])
