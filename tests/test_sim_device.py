@@ -372,7 +372,7 @@ def test_unknown_board_is_refused(capsys):
     with pytest.raises(ValueError, match="board must be one of"):
         SimulatedPort("no_such_board")
     for main in (time_idle, serve.main):
-        assert main(["no_such_board"]) == 1
+        assert main(["no_such_board"]) == 2
         (line,) = capsys.readouterr().err.splitlines()
         assert line.startswith("board must be one of sim_small, sim_tiny, ulx3s_85f, not 'no_such")
 

@@ -7,11 +7,15 @@ from dataclasses import dataclass
 from hw.arch.geometry import Geometry
 from hw.arch.protocol import DIGEST_BYTES
 from hw.machine import Machine
-from weights.errors import ReportedError
+from weights.errors import ReportedError, UsageError
 
 
 class BoardError(ReportedError, ValueError):
-    """There is no such board, or not this of it, or what describes it is wrong."""
+    """There is not this of a board, or what describes it is wrong."""
+
+
+class UnknownBoardError(UsageError, BoardError):
+    """There is no board of that name."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,11 +105,13 @@ def board(name: str) -> Board:
 
     Raises
     ------
+    UnknownBoardError
+        When there is none, with the known ones.
     BoardError
-        When there is none, with the known ones, or what describes it is wrong.
+        What describes it is wrong.
     """
     if name not in names():
-        raise BoardError(f"board must be one of {', '.join(names())}, not {name!r}")
+        raise UnknownBoardError(f"board must be one of {', '.join(names())}, not {name!r}")
     try:
         return importlib.import_module(f"{__name__}.{name}").BOARD
     except BoardError:
