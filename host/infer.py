@@ -39,6 +39,7 @@ from weights import early as early  # isort: split
 
 from host.errors import HostError, UsageError
 from weights.commandline import OneLineParser, console, program
+from weights.files import ZOO
 from weights.text import TextStream, encode_prompt, open_tokenizer
 
 if TYPE_CHECKING:
@@ -46,7 +47,6 @@ if TYPE_CHECKING:
     from weights.model import IntegerModel
 
 DEFAULT_DEVICE = "sim://ulx3s_85f"
-ZOO = Path(__file__).resolve().parents[1] / "weights" / "zoo"
 DEFAULT_MODEL = "stories-small"
 """Name of the shipped model that runs unless another one is given."""
 
@@ -97,7 +97,7 @@ def figures(device: Device, model: IntegerModel, generated: int, seconds: float)
         head = shape.vocabulary * shape.hidden  # only where a token is chosen
         trits = totals.tokens * (shape.ternary_weights - head) + generated * head
         speed["cycles_per_token"] = totals.cycles / totals.tokens
-        speed["utilization"] = trits / (identity.geometry.lanes * totals.cycles)
+        speed["utilization"] = identity.geometry.utilization(trits, totals.cycles)
     return speed
 
 

@@ -33,7 +33,7 @@ class Speed:
         image = self.profile.timing.image
         if not self.cycles:
             return None
-        return image.trits_per_token / (image.geometry.lanes * self.cycles)
+        return image.geometry.utilization(image.trits_per_token, self.cycles)
 
     def tokens_per_s(self, clock_hz: float) -> float | None:
         return round(clock_hz / self.cycles, 1) if self.cycles else None

@@ -185,7 +185,7 @@ class Timing:
     @property
     def utilization(self) -> float:
         """Ternary weights of a token to what the lanes could take in its time."""
-        return self.image.trits_per_token / (self.image.geometry.lanes * self.cycles)
+        return self.image.geometry.utilization(self.image.trits_per_token, self.cycles)
 
     def counters(self, *, chosen: int, read: int = 0) -> list[int]:
         """What the device counts at each step of the program in runs of so many tokens.

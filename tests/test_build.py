@@ -17,7 +17,6 @@ from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from host.compiler import compile_image
-from host.infer import ZOO
 from hw import boards
 from hw.arch.protocol import DIGEST_BYTES
 from hw.build import BuildError, steps
@@ -30,6 +29,7 @@ from hw.machine import Machine
 from hw.top import EcpPll, Top
 from sim.profile import unmeasured
 from sim.speed import Speed, find_speed
+from weights.files import ZOO
 from weights.model import IntegerModel
 
 REPOSITORY = Path(__file__).parents[1]

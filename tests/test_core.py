@@ -6,12 +6,12 @@ from tokenizers import Tokenizer
 
 from host.compiler import compile_image
 from host.errors import FitError
-from host.infer import ZOO
 from host.urls import open_device
 from hw.boards import board
 from sim.checkpoints import RandomCheckpoint
 from sim.golden_device import GoldenDevice
 from weights.checkpoint import Checkpoint, ModelShape
+from weights.files import ZOO
 from weights.model import IntegerModel
 from weights.quantise import convert
 

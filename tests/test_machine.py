@@ -6,11 +6,11 @@ import pytest
 from amaranth.hdl import Fragment
 
 from host.compiler import compile_image
-from host.infer import ZOO
 from hw.boards import board
 from hw.core import Core
 from hw.machine import BlockRam, Stores
 from sim.timing import predict
+from weights.files import ZOO
 from weights.model import IntegerModel
 
 TINY = board("sim_tiny").machine

@@ -13,13 +13,13 @@ import pytest
 
 from host.compiler import compile_image
 from host.errors import UsageError
-from host.infer import ZOO
 from host.urls import open_device
 from hw.arch.program import Unit, unroll
 from hw.boards import board
 from sim.golden_device import GoldenDevice
 from sim.profile import build_folder, machine, measure, of_run, unmeasured
 from sim.timeline import COLOURS, operation, sections
+from weights.files import ZOO
 from weights.model import IntegerModel
 
 pytestmark = pytest.mark.whole

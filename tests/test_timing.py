@@ -7,7 +7,6 @@ import pytest
 
 from host.compiler import compile_image
 from host.errors import FitError
-from host.infer import ZOO
 from host.urls import open_device
 from hw.arch.program import Unit
 from hw.boards import board
@@ -15,6 +14,7 @@ from hw.control.sequencer import Sequencer
 from sim.checkpoints import RandomCheckpoint
 from sim.timing import predict
 from weights.checkpoint import Checkpoint, ModelShape
+from weights.files import ZOO
 from weights.model import IntegerModel
 from weights.quantise import convert
 

@@ -25,9 +25,9 @@ from tests.stories import write_stories
 from weights import ModelError, card
 from weights.checkpoint import Checkpoint, ModelShape
 from weights.dequantise import DequantisedCheckpoint
+from weights.files import ZOO
 from weights.model import IntegerModel, matrix_shapes
 from weights.quantise import convert, lower_bounds
-from weights.store import ZOO
 from weights.text import token_windows
 
 NAMES = sorted(path.stem for path in ZOO.glob("*.safetensors"))

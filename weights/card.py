@@ -25,11 +25,10 @@ from sim.losses import Report, evaluate
 from .checkpoint import Checkpoint
 from .commandline import OneLineParser, program
 from .errors import ModelError
-from .files import read_json, read_text, user_path, write_file
+from .files import ZOO, read_json, read_text, user_path, write_file
 from .model import IntegerModel, check_target, matrix_shapes
 from .packing import count_nonzero
 from .quantise import convert
-from .store import ZOO
 from .text import decode, encode_prompt, open_tokenizer
 from .train.config import read_config
 from .train.data import read_texts, text_files, token_stream

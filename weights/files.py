@@ -23,6 +23,9 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
+ZOO = Path(__file__).parent / "zoo"
+"""The shipped models."""
+
 FETCH_AGAIN = "fetch it again"
 
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}

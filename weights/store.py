@@ -33,6 +33,7 @@ from .errors import ModelError
 from .files import (
     FULL,
     POINTER_BYTES,
+    ZOO,
     atomic_file,
     cache_folder,
     check_pointer,
@@ -46,7 +47,6 @@ from .model import DIGEST, VERSION, IntegerModel
 from .quantise import Progress, convert
 from .sources import Coordinates, Source, SourceError, configured_sources
 
-ZOO = Path(__file__).parent / "zoo"
 SUFFIX = ".safetensors"
 INDEX = "index.json"
 INDEX_FORMAT = 1

@@ -89,6 +89,10 @@ class Geometry:
         """Cycles that one group of ``rows`` sums takes to leave the engine."""
         return self.rows // self.elements
 
+    def utilization(self, trits: int, cycles: float) -> float:
+        """Ternary weights that were taken in some cycles, to those that the lanes could take."""
+        return trits / (self.lanes * cycles)
+
     def to_bytes(self) -> bytes:
         return struct.pack(f"<{len(fields(self))}I", *(getattr(self, f.name) for f in fields(self)))
 

@@ -1,4 +1,4 @@
-"""The MatMul-free LM of docs/model.md in plain PyTorch, and a Transformer to compare it with.
+"""The MatMul-free LM (arXiv 2406.02528) in plain PyTorch, and a Transformer to compare it with.
 
 Parameters have upstream's names and shapes, so that a state dictionary is an upstream checkpoint.
 Ternary weights and int8 activations are trained by straight-through estimators (arXiv 2402.17764):
