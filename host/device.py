@@ -18,6 +18,7 @@ from host.link import Link
 from host.ports import Port
 from host.request import Request, Stop, Turns, check_tokens
 from host.sampling import next_noise
+from hw.arch.memories import spaces
 from hw.arch.protocol import (
     POLL_CYCLES,
     SLOWEST_HZ,
@@ -29,7 +30,6 @@ from hw.arch.protocol import (
     RunRequest,
     Totals,
     argument_struct,
-    space_size,
 )
 from weights.fixed import ONE, Scale
 from weights.model import IntegerModel
@@ -144,10 +144,11 @@ class LinkDevice:
         self._begin()
         image = compile_image(model, geometry)
         for space, content in image.sections.items():
-            if len(content) > 2 * space_size(geometry, space):
+            size = spaces(geometry)[space].size
+            if len(content) > 2 * size:
                 raise FitError(
                     f"model does not fit {self.name}: {space.name.lower()} need "
-                    f"{len(content) // 2} half-words, it has {space_size(geometry, space)}; "
+                    f"{len(content) // 2} half-words, it has {size}; "
                     "use a smaller model or a larger device"
                 )
         total = sum(map(len, image.sections.values()))

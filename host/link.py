@@ -15,6 +15,7 @@ from typing import Any
 from host.errors import DeviceError, RefusedError
 from host.ports import Port
 from hw.arch.frames import Deframer, Frame, encode_frame
+from hw.arch.memories import spaces
 from hw.arch.protocol import (
     ERROR,
     POLL_CYCLES,
@@ -24,7 +25,6 @@ from hw.arch.protocol import (
     MemorySpace,
     Reason,
     argument_struct,
-    write_granule,
 )
 
 VERIFY_HALFWORDS = 1 << 14
@@ -222,7 +222,7 @@ class Link:
         identity = self.identify()
         layout = argument_struct(Command.WRITE)
         most = (identity.max_payload - layout.size) // 2
-        granule = write_granule(identity.geometry, space)
+        granule = spaces(identity.geometry)[space].half_words
         size = 2 * (most // granule * granule or most)
         for at in range(0, len(content), size):
             piece = content[at : at + size]

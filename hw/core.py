@@ -6,17 +6,16 @@ from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out, connect
 from amaranth.utils import exact_log2
 
-from hw.arch.arithmetic import CODE_BITS, HIDDEN_BITS, RESIDUAL_BITS, SUM_BITS
-from hw.arch.program import DESCRIPTOR_BITS
+from hw.arch.memories import Kind, memories, spaces
 from hw.arch.protocol import MemorySpace
 from hw.control.registers import RegisterFile
 from hw.control.sequencer import Sequencer
 from hw.links.link import Link
 from hw.links.window import Window
 from hw.machine import Machine
-from hw.memory.bank import VectorBank, VectorBankParameters
+from hw.memory.bank import VectorBankParameters
 from hw.memory.block import BlockStore
-from hw.memory.signatures import HALF_WORD_BITS, PROGRAM_LATENCY
+from hw.memory.signatures import PROGRAM_LATENCY
 from hw.pipeline import KEEP
 from hw.units.vector_unit import VectorUnit
 
@@ -57,31 +56,23 @@ class Core(wiring.Component):
 
         self.weights = machine.weights.create()
         self.tables = machine.tables.create()
+        self.memories = rows = memories(g)
+        program, tokens = rows["program"], rows["tokens"]
         self.program = BlockStore(
-            g.descriptors,
-            DESCRIPTOR_BITS // HALF_WORD_BITS,
-            DESCRIPTOR_BITS,
+            program.words,
+            program.half_words,
+            program.bits,
             latency=PROGRAM_LATENCY,
             readback=machine.stores.program.readback,
         )
-        self.sums = self._bank(SUM_BITS, g.sums)
-        self.multiplicands = self._bank(SUM_BITS, g.multiplicands)
-        self.vectors = self._bank(RESIDUAL_BITS, g.vectors)
-        self.states = self._bank(HIDDEN_BITS, g.states)
-        # A beat of codes is the part of a row that is written at once.
-        self.activations = VectorBankParameters(
-            elements=g.columns // g.elements,
-            width=CODE_BITS * g.elements,
-            depth=g.activations // g.columns,
-            element_enable=True,
-        ).create()
-        self.tokens = Memory(shape=HALF_WORD_BITS, depth=g.tokens, init=[])
+        self.sums = VectorBankParameters.from_row(rows["sums"]).create()
+        self.multiplicands = VectorBankParameters.from_row(rows["multiplicands"]).create()
+        self.vectors = VectorBankParameters.from_row(rows["vectors"]).create()
+        self.states = VectorBankParameters.from_row(rows["states"]).create()
+        self.activations = VectorBankParameters.from_row(rows["activations"]).create()
+        self.tokens = Memory(shape=tokens.bits, depth=tokens.words, init=[])
         self.token_write, self.token_read = self.tokens.write_port(), self.tokens.read_port()
         self.host_token_read = self.tokens.read_port()
-
-    def _bank(self, width: int, size: int) -> VectorBank:
-        elements = self.geometry.elements
-        return VectorBankParameters(elements=elements, width=width, depth=size // elements).create()
 
     def elaborate(self, platform):
         m = Module()
@@ -149,7 +140,7 @@ class Core(wiring.Component):
                 bank.write.address.eq(engine.sums.address),
                 bank.write.data.eq(engine.sums.data),
             ]
-        part = exact_log2(self.geometry.columns // self.geometry.elements)
+        part = exact_log2(self.memories["activations"].items)
         beat = vector.activations_write.address
         m.d.comb += [
             activations.write.address.eq(beat[part:]),
@@ -173,21 +164,21 @@ class Core(wiring.Component):
         """The host's access to the memories; a run has those that both use for itself."""
         bus, sequencer, registers = self.link.bus, self.sequencer, self.registers
         running = sequencer.running
-        stores = {
-            MemorySpace.WEIGHTS: self.weights,
-            MemorySpace.TABLES: self.tables,
-            MemorySpace.PROGRAM: self.program,
-        }
-        window = Window(bus, stores)
+        rows = self.memories.items()
+        stores = {row.space: getattr(self, name) for name, row in rows if row.kind == Kind.STORE}
+        window = Window(bus, spaces(self.geometry), stores)
         window.connect(m)
         address = window.address
-        lane = exact_log2(self.geometry.elements)
         m.d.comb += [
-            self.sums.read.address.eq(Mux(running, self.vector.sums.address, address[1 + lane :])),
+            self.sums.read.address.eq(
+                Mux(running, self.vector.sums.address, address(MemorySpace.SUMS))
+            ),
             self.vector.sums.data.eq(self.sums.read.data),
-            sequencer.counter_address.eq(address[1:]),
-            registers.address.eq(Mux(running, sequencer.register_address, address[1:])),
-            self.host_token_read.addr.eq(address),
+            sequencer.counter_address.eq(address(MemorySpace.COUNTERS)),
+            registers.address.eq(
+                Mux(running, sequencer.register_address, address(MemorySpace.REGISTERS))
+            ),
+            self.host_token_read.addr.eq(address(MemorySpace.TOKENS)),
             self.token_write.addr.eq(Mux(running, sequencer.token_address, bus.address)),
             self.token_write.data.eq(Mux(running, sequencer.token_write_data, bus.write_data)),
             self.token_write.en.eq(

@@ -10,13 +10,12 @@ import zlib
 from host.sampling import next_noise
 from hw.arch.frames import Deframer, Frame, encode_frame
 from hw.arch.geometry import Geometry
+from hw.arch.memories import HostAccess, spaces
 from hw.arch.program import REGISTERS
 from hw.arch.protocol import (
-    ALWAYS_READABLE,
     ERROR,
     READ_HALFWORDS,
     RESPONSE,
-    WRITABLE,
     Command,
     Identity,
     MemorySpace,
@@ -25,7 +24,6 @@ from hw.arch.protocol import (
     RunFlag,
     Totals,
     argument_struct,
-    space_size,
 )
 
 GEOMETRY = Geometry(
@@ -84,7 +82,8 @@ class FakeDevice:
         self.identity = identity
         self.vocabulary = vocabulary
         self.pace = pace
-        self.memory = {space: [0] * space_size(identity.geometry, space) for space in MemorySpace}
+        self.spaces = spaces(identity.geometry)
+        self.memory = {space: [0] * memory.size for space, memory in self.spaces.items()}
         self.model = self.toy(self.vocabulary)
         self.session = 0
         self.run_id = 0
@@ -176,14 +175,17 @@ class FakeDevice:
     def _access(self, command: int, arguments, data: bytes) -> tuple[Reason | None, bytes]:
         space, address, *rest = arguments
         count = rest[0] if rest else len(data) // 2
-        if space not in list(MemorySpace) or (command == Command.WRITE and space not in WRITABLE):
+        if space not in list(MemorySpace):
+            return Reason.BAD_SPACE, b""
+        access = self.spaces[space].access
+        if command == Command.WRITE and HostAccess.WRITE not in access:
             return Reason.BAD_SPACE, b""
         memory = self.memory[MemorySpace(space)]
         # The hardware looks at the numbers' high bits before it looks whether it is busy.
         beyond = max(address, count).bit_length() > max(map(len, self.memory.values())).bit_length()
         if beyond or (command == Command.READ and count > READ_HALFWORDS):
             return Reason.BAD_RANGE, b""
-        if self.running and not (command != Command.WRITE and space in ALWAYS_READABLE):
+        if self.running and not (command != Command.WRITE and HostAccess.ALWAYS in access):
             return Reason.BUSY, b""
         if address + count > len(memory):
             return Reason.BAD_RANGE, b""

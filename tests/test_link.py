@@ -11,6 +11,7 @@ from amaranth.back import rtlil
 from amaranth.sim import Simulator
 
 from hw.arch.frames import FLAG, Deframer, Frame, encode_frame
+from hw.arch.memories import spaces
 from hw.arch.protocol import (
     ERROR,
     READ_HALFWORDS,
@@ -22,7 +23,6 @@ from hw.arch.protocol import (
     Reason,
     RunRequest,
     argument_struct,
-    space_size,
 )
 from hw.links.commands import CommandProcessor
 from hw.links.link import Link
@@ -55,7 +55,7 @@ class Bench:
         self.core = FakeDevice()
         for space, memory in self.core.memory.items():
             memory[:] = [self.random.randrange(1 << 16) for _ in memory]
-            assert len(memory) == space_size(GEOMETRY, space)
+            assert len(memory) == spaces(GEOMETRY)[space].size
         self.outbox = deque()
         self.deframer = Deframer()
         self.responses = deque()

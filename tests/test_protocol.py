@@ -9,20 +9,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hw.arch.frames import ESCAPE, FLAG, MAX_PAYLOAD, Deframer, Frame, encode_frame
-from hw.arch.geometry import LARGEST, Geometry
+from hw.arch.geometry import LARGEST
 from hw.arch.protocol import (
     ARGUMENTS,
     VERSION,
     Command,
     Identity,
-    MemorySpace,
     PollReply,
     RunRequest,
     Totals,
     argument_offset,
     argument_struct,
-    space_size,
-    write_granule,
 )
 from tests.fake_device import GEOMETRY, IDENTITY
 from weights.fixed import Scale
@@ -241,12 +238,3 @@ def test_arguments_lie_where_the_struct_has_them():
             data[offset : offset + size] = b"\x01" * size
             values = layout.unpack(data)
             assert [bool(v) for v in values] == [j == i for j in range(len(fields))]
-
-
-def test_spaces():
-    sizes = {space: space_size(GEOMETRY, space) for space in MemorySpace}
-    assert sizes[MemorySpace.WEIGHTS] == 96 * 8  # 64 lanes of 2 bits are 8 half-words
-    assert sizes[MemorySpace.TOTALS] == 10
-    for space, size in sizes.items():
-        assert size % write_granule(GEOMETRY, space) == 0
-    assert isinstance(GEOMETRY, Geometry)

@@ -106,11 +106,6 @@ class MemorySpace(enum.IntEnum):
     TOTALS = 7  # read only: `Totals` since the run began
 
 
-WRITABLE = (MemorySpace.WEIGHTS, MemorySpace.TABLES, MemorySpace.PROGRAM, MemorySpace.TOKENS)
-ALWAYS_READABLE = (MemorySpace.TOKENS, MemorySpace.TOTALS)
-"""Spaces that can be read while a run is active."""
-
-
 class RunFlag(enum.IntFlag):
     RESET = 1  # start from the zero state
     SAMPLED = 2  # add noise to the logits; without it the choice is greedy
@@ -163,40 +158,6 @@ WRITE_HALFWORDS = (MAX_PAYLOAD - argument_struct(Command.WRITE).size) // 2
 
 READ_HALFWORDS = MAX_PAYLOAD // 2
 """Half-words that one READ returns at most."""
-
-
-def space_size(geometry: Geometry, space: MemorySpace) -> int:
-    """Half-words of a memory space."""
-    match space:
-        case MemorySpace.WEIGHTS:
-            return geometry.weight_rows * geometry.lanes // 8
-        case MemorySpace.TABLES:
-            return geometry.table_words * geometry.elements
-        case MemorySpace.PROGRAM:
-            return geometry.descriptors * 8
-        case MemorySpace.TOKENS:
-            return geometry.tokens
-        case MemorySpace.SUMS:
-            return geometry.sums * 2
-        case MemorySpace.REGISTERS:
-            return 16 * 2
-        case MemorySpace.COUNTERS:
-            return geometry.descriptors * 2
-        case MemorySpace.TOTALS:
-            return Totals.LAYOUT.size // 2
-    raise ValueError(f"space must be a MemorySpace, not {space!r}")
-
-
-def write_granule(geometry: Geometry, space: MemorySpace) -> int:
-    """Half-words that the memory stores as one word; writes of whole words need no merging."""
-    match space:
-        case MemorySpace.WEIGHTS:
-            return geometry.lanes // 8
-        case MemorySpace.TABLES:
-            return geometry.elements
-        case MemorySpace.PROGRAM:
-            return 8
-    return 1
 
 
 # ---------------------------------------------------------------------------------------------

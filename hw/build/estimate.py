@@ -8,8 +8,7 @@ what is left of the whole ULX3S-85F machine (256 lanes, 2 elements) is the fixed
 
 from dataclasses import dataclass
 
-from hw.arch.frames import MAX_PAYLOAD
-from hw.arch.geometry import Geometry
+from hw.arch.memories import Kind, memories
 from hw.boards import BoardError
 from hw.machine import Machine
 
@@ -62,24 +61,6 @@ def arrange(depth: int, width: int, granularity: int | None = None) -> tuple[int
     return min(choices)
 
 
-def memories(geometry: Geometry) -> list[tuple[int, int, int | None]]:
-    """Depth, width and write granularity of every memory; one with two readers is there twice."""
-    g = geometry
-    beats = {"sums": 24, "multiplicands": 24, "vectors": 32, "states": 23}
-    return [
-        (g.weight_rows, 2 * g.lanes, 16),
-        (g.table_words, 16 * g.elements, 16),
-        (g.descriptors, 128, 16),
-        *((getattr(g, name) // g.elements, w * g.elements, None) for name, w in beats.items()),
-        (g.activations // g.columns, 8 * g.columns, 8 * g.elements),
-        *[(g.tokens, 16, None)] * 2,
-        (g.descriptors, 32, None),  # counters
-        (MAX_PAYLOAD, 8, None),  # of the link
-        (16, 25, None),  # registers
-        *[(512, 32, None)] * g.elements,  # sigmoid and noise
-    ]
-
-
 def estimate(machine: Machine) -> dict[str, int]:
     """``lut4``, ``ff``, ``bram`` and ``dsp`` of a machine."""
     g = machine.geometry
@@ -88,14 +69,16 @@ def estimate(machine: Machine) -> dict[str, int]:
     flip_flops = FIXED_FLIP_FLOPS + FLIP_FLOPS_PER_ELEMENT * g.elements
     flip_flops += FLIP_FLOPS_PER_LANE * g.lanes + FLIP_FLOPS_PER_ROW * g.rows
     block_rams = 0
-    for depth, width, granularity in memories(g):
-        blocks, banks = arrange(depth, width, granularity)
-        lut_rams = -(-depth // 16) * -(-width // 4)
+    for memory in memories(g).values():
+        if memory.kind == Kind.FLIP_FLOPS:
+            continue
+        blocks, banks = arrange(memory.words, memory.bits, memory.item if memory.parts else None)
+        lut_rams = -(-memory.words // 16) * -(-memory.bits // 4)
         if lut_rams * LUT_RAM_COST < blocks * BLOCK_RAM_COST:
-            luts += LUTS_PER_LUT_RAM * lut_rams
+            luts += memory.copies * LUTS_PER_LUT_RAM * lut_rams
         else:
-            block_rams += blocks
-            luts += LUTS_PER_BANK_BIT * width * (banks - 1)
+            block_rams += memory.copies * blocks
+            luts += memory.copies * LUTS_PER_BANK_BIT * memory.bits * (banks - 1)
     return {
         "lut4": round(PACKING * luts),
         "ff": round(flip_flops),

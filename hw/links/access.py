@@ -2,10 +2,9 @@
 
 from amaranth.hdl import Module, Signal
 
+from hw.arch.memories import HostAccess
 from hw.arch.protocol import (
-    ALWAYS_READABLE,
     READ_HALFWORDS,
-    WRITABLE,
     Command,
     MemorySpace,
     Reason,
@@ -53,16 +52,16 @@ class Access:
                 m.d.comb += self.count.eq(exchange.argument(Command.CHECKSUM, "count"))
 
     def _space(self, m: Module):
-        sizes = self.exchange.sizes
-        size = Signal(range(max(sizes.values()) + 1))
+        memories = self.exchange.memories
+        size = Signal(range(max(memory.size for memory in memories.values()) + 1))
         writable, always_readable = Signal(), Signal()
         with m.Switch(self.space):
-            for each, halfwords in sizes.items():
-                with m.Case(each):
+            for space, memory in memories.items():
+                with m.Case(space):
                     m.d.comb += [
-                        size.eq(halfwords),
-                        writable.eq(each in WRITABLE),
-                        always_readable.eq(each in ALWAYS_READABLE),
+                        size.eq(memory.size),
+                        writable.eq(HostAccess.WRITE in memory.access),
+                        always_readable.eq(HostAccess.ALWAYS in memory.access),
                     ]
         return size, writable, always_readable
 

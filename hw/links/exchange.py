@@ -6,6 +6,7 @@ from amaranth.utils import bits_for
 
 from hw.arch.frames import MAX_PAYLOAD
 from hw.arch.geometry import Geometry
+from hw.arch.memories import spaces
 from hw.arch.protocol import (
     ERROR,
     Command,
@@ -14,7 +15,6 @@ from hw.arch.protocol import (
     Reason,
     argument_offset,
     argument_struct,
-    space_size,
 )
 
 ARGUMENT_BYTES = max(argument_struct(command).size for command in Command)
@@ -36,8 +36,8 @@ class Exchange:
 
     def __init__(self, ports, geometry: Geometry, identity: bytes):
         self.ports = ports
-        self.sizes = {space: space_size(geometry, space) for space in MemorySpace}
-        self.address_bits = bits_for(max(self.sizes.values()))
+        self.memories = spaces(geometry)
+        self.address_bits = bits_for(max(memory.size for memory in self.memories.values()))
         self.identity = Memory(shape=8, depth=len(identity), init=identity)
         self.identity_read = self.identity.read_port()
         self.command = ports.frame.payload.command

@@ -1,16 +1,11 @@
 """What the host sees of the memories, half-word by half-word."""
 
 from amaranth.hdl import Module, Mux, Signal
-from amaranth.utils import exact_log2
+from amaranth.utils import bits_for, exact_log2
 
-from hw.arch.arithmetic import SUM_BITS
+from hw.arch.memories import HALF_WORD_BITS, Memory
 from hw.arch.protocol import MemorySpace
-from hw.memory.signatures import (
-    ADDRESS_STAGES,
-    HALF_WORD_BITS,
-    HOST_READ_LATENCY,
-    READ_LATENCY,
-)
+from hw.memory.signatures import ADDRESS_STAGES, HOST_READ_LATENCY, READ_LATENCY
 from hw.pipeline import delay
 
 
@@ -24,21 +19,19 @@ class Window:
     ----------
     bus
         Of a `BusSignature`.
+    memories : mapping of MemorySpace to Memory
+        Of `hw.arch.memories.spaces`.
     stores : mapping of MemorySpace to BlockStore
         Spaces that are stores of whole words with a host side of their own.
-
-    Attributes
-    ----------
-    address
-        Of what is no store, in half-words; for reads alone.
     """
 
-    def __init__(self, bus, stores):
+    def __init__(self, bus, memories: dict[MemorySpace, Memory], stores):
         self.bus = bus
+        self.memories = memories
         self.stores = stores
 
     def connect(self, m: Module):
-        """Connect the stores, and bring the address to all others."""
+        """Connect the stores, and bring the half-word's address to all others."""
         bus = self.bus
         for space, store in self.stores.items():
             here = bus.space == space
@@ -48,7 +41,11 @@ class Window:
                 store.host.write.eq(bus.write & here),
                 store.host.read.eq(bus.read & here),
             ]
-        self.address = delay(m, bus.address, ADDRESS_STAGES, name="host_address")
+        self._address = delay(m, bus.address, ADDRESS_STAGES, name="host_address")
+
+    def address(self, space: MemorySpace):
+        """Which word of a memory that is no store is read."""
+        return self._address[exact_log2(self.memories[space].half_words) :]
 
     def show(self, m: Module, *, sums, register, counter, totals, token):
         """Answer reads with what was at the address of each memory.
@@ -63,22 +60,24 @@ class Window:
             All of them.
         """
         bus = self.bus
-        half = delay(m, self.address, READ_LATENCY, name="host_half")
+        half = delay(m, self._address, READ_LATENCY, name="host_half")
         register, counter, token = (
             delay(m, value, READ_LATENCY - 1, name=f"host_{name}")
             for name, value in (("register", register), ("counter", counter), ("token", token))
         )
-        lane = exact_log2(len(sums))
-        sum_ = Signal(SUM_BITS + 8)
+        beat = self.memories[MemorySpace.SUMS]
+        lane = exact_log2(beat.items)
+        sum_ = Signal(beat.shown)
         m.d.comb += sum_.eq(sums[half[1 : 1 + lane] if lane else 0])
         exponent = Signal(HALF_WORD_BITS)
         m.d.comb += exponent.eq(register.exponent)
+        last = bits_for(self.memories[MemorySpace.TOTALS].half_words - 1)
         words = {
             MemorySpace.TOKENS: token,
             MemorySpace.SUMS: sum_.word_select(half[0], HALF_WORD_BITS),
             MemorySpace.REGISTERS: Mux(half[0], exponent, register.mantissa),
             MemorySpace.COUNTERS: counter.word_select(half[0], HALF_WORD_BITS),
-            MemorySpace.TOTALS: totals.word_select(half[:4], HALF_WORD_BITS),
+            MemorySpace.TOTALS: totals.word_select(half[:last], HALF_WORD_BITS),
         }
         space = delay(m, bus.space, HOST_READ_LATENCY - 1, name="host_space")
         word = Signal(HALF_WORD_BITS)

@@ -7,6 +7,7 @@ from amaranth.lib import data, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In
 
+from hw.arch import memories
 from hw.memory.signatures import READ_LATENCY, ReadSignature, WriteSignature
 from hw.parameters import require_positive
 from hw.pipeline import delay
@@ -35,6 +36,15 @@ class VectorBankParameters:
 
     def __post_init__(self):
         require_positive(self)
+
+    @classmethod
+    def from_row(cls, row: memories.Memory) -> "VectorBankParameters":
+        return cls(
+            elements=row.items,
+            width=row.item,
+            depth=row.words,
+            element_enable=row.parts,
+        )
 
     def create(self) -> "VectorBank":
         return VectorBank(self)

@@ -7,10 +7,10 @@ from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In
 
 from hw.arch.arithmetic import TRIT_BITS
+from hw.arch.memories import HALF_WORD_BITS
 from hw.memory.ram import Ram
 from hw.memory.signatures import (
     ADDRESS_STAGES,
-    HALF_WORD_BITS,
     READ_LATENCY,
     HostSignature,
     ReadSignature,

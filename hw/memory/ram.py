@@ -11,7 +11,8 @@ from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In
 from amaranth.utils import ceil_log2
 
-from hw.memory.signatures import HALF_WORD_BITS, ReadSignature
+from hw.arch.memories import HALF_WORD_BITS
+from hw.memory.signatures import ReadSignature
 from hw.pipeline import KEEP, delay
 
 DEEPEST, SHALLOWEST = 16384, 512

@@ -12,9 +12,7 @@ from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
 from hw.arch.arithmetic import SUM_BITS
-
-HALF_WORD_BITS = 16
-"""The host's unit of access to a store, and the width of a table entry."""
+from hw.arch.memories import HALF_WORD_BITS
 
 READ_LATENCY = 3
 """Cycles from a unit's address to its data: a register, the block RAM, and a register."""

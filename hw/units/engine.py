@@ -7,6 +7,7 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from hw.arch.arithmetic import CODE_BITS, TRIT_BITS
+from hw.arch.memories import memories
 from hw.memory.signatures import READ_LATENCY, ReadSignature, SumSignature
 from hw.parameters import require_positive
 from hw.pipeline import KEEP
@@ -54,13 +55,14 @@ class EngineParameters:
 
     @classmethod
     def from_geometry(cls, geometry, **options) -> "EngineParameters":
+        words = {name: memory.words for name, memory in memories(geometry).items()}
         return cls(
             rows=geometry.rows,
             columns=geometry.columns,
             elements=geometry.elements,
-            weight_rows=geometry.weight_rows,
-            activation_rows=geometry.activations // geometry.columns,
-            beats=max(geometry.sums, geometry.multiplicands) // geometry.elements,
+            weight_rows=words["weights"],
+            activation_rows=words["activations"],
+            beats=max(words["sums"], words["multiplicands"]),
             **options,
         )
 

@@ -18,8 +18,8 @@ from hw.arch.arithmetic import (
     round_shift,
     saturate,
 )
+from hw.arch.memories import HALF_WORD_BITS
 from hw.arch.program import Space, VectorOp
-from hw.memory.signatures import HALF_WORD_BITS
 from hw.pipeline import delay
 from hw.units.noise import WORD_BITS
 from hw.units.tables import DrawNormaliser, TableUnit

@@ -14,8 +14,9 @@ from hw.arch.arithmetic import (
     block_shift,
     shift_amount,
 )
+from hw.arch.memories import HALF_WORD_BITS
 from hw.arch.program import VectorOp
-from hw.memory.signatures import HALF_WORD_BITS, ReadSignature, WriteSignature
+from hw.memory.signatures import ReadSignature, WriteSignature
 from hw.pipeline import KEEP, delay
 from hw.units.commands import INDEX_BITS, TOKEN_BITS, VectorCommand, raw_layout
 from hw.units.lane import LaneControl, VectorLane, any_of

@@ -10,13 +10,13 @@ from cocotb.triggers import FallingEdge, ReadOnly
 
 from hw.arch.frames import Deframer, Frame, encode_frame
 from hw.arch.geometry import Geometry
+from hw.arch.memories import spaces
 from hw.arch.protocol import (
     RESPONSE,
     Command,
     Identity,
     MemorySpace,
     argument_struct,
-    space_size,
 )
 from hw.links.link import Link
 from sim.benches.runner import Sink, Source, arguments, run, start
@@ -59,7 +59,7 @@ async def frames_are_answered(dut):
     rng = random.Random(9)
     stall = arguments()["stall"] / 100
     await start(dut)
-    memories = {space: [0] * space_size(GEOMETRY, space) for space in SPACES}
+    memories = {space: [0] * spaces(GEOMETRY)[space].size for space in SPACES}
     cocotb.start_soon(_memories(dut, memories))
     source = Source(dut, "rx", 8, stall=stall)
     sink = Sink(dut, "tx", 8, stall=stall)

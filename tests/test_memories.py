@@ -1,0 +1,114 @@
+"""The rows of the memories, and what is made from them."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+from amaranth.hdl import Fragment, Shape
+from amaranth.lib.memory import Memory as BlockRam
+
+from hw.arch.memories import HostAccess, Kind, memories, spaces
+from hw.arch.protocol import DIGEST_BYTES, SLOWEST_HZ, Identity, MemorySpace
+from hw.boards import board, names
+
+DOCS = Path(__file__).parents[1] / "docs" / "machine.md"
+
+HOST = {
+    "loads": HostAccess.WRITE | HostAccess.READ,
+    "reads": HostAccess.READ,
+    "reads during a run": HostAccess.READ | HostAccess.ALWAYS,
+}
+
+SIZES = {
+    "sim_tiny": (32768, 65536, 1024, 48, 2080, 32, 256, 10),
+    "sim_small": (120000, 80000, 1024, 100, 2080, 32, 256, 10),
+    "ulx3s_85f": (114688, 73728, 1024, 1024, 2560, 32, 256, 10),
+}
+"""Half-words of each space, in their order."""
+
+
+def test_every_space_has_one_row():
+    seen = [row.space for row in memories(board("sim_tiny").geometry).values()]
+    assert [space for space in seen if space is not None] == list(MemorySpace)
+    for name, row in memories(board("sim_tiny").geometry).items():
+        assert row.space is None or row.space.name == name.upper()
+        assert (row.space is None) == (row.access == HostAccess.NONE)
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_sizes(name):
+    rows = spaces(board(name).geometry)
+    assert tuple(row.size for row in rows.values()) == SIZES[name]
+
+
+def test_what_the_host_may_do():
+    def may(access):
+        return [s.name.lower() for s, row in rows.items() if access in row.access]
+
+    rows = spaces(board("ulx3s_85f").geometry)
+    assert may(HostAccess.READ) == [space.name.lower() for space in MemorySpace]
+    assert may(HostAccess.WRITE) == ["weights", "tables", "program", "tokens"]
+    assert may(HostAccess.ALWAYS) == ["tokens", "totals"]
+
+
+def documented() -> dict[str, list[str]]:
+    """Cells of the table in the documentation, by the memory's name."""
+    table = re.search(r"\| memory \|.*?\n\|[-|]*\n(.*?)\n\n", DOCS.read_text("utf-8"), re.DOTALL)
+    assert table
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table[1].splitlines()]
+    return {name: cells for name, *cells in rows}
+
+
+@pytest.mark.parametrize("name", names())
+def test_documentation_has_the_rows(name):
+    geometry = board(name).geometry
+    sizes = asdict(geometry) | {"lanes": geometry.lanes}
+
+    def value(text):
+        return eval(text.replace(" x ", " * ").replace(" / ", " // "), {}, sizes)
+
+    rows = memories(geometry)
+    assert list(documented()) == list(rows)
+    for row, (words, word, host, _) in zip(rows.values(), documented().values(), strict=True):
+        assert (value(words), value(word.removesuffix(" bit"))) == (row.words, row.bits)
+        access = HostAccess.NONE
+        for part in host.split(", ") if host else ():
+            access |= HOST[part]
+        assert access == row.access
+
+
+@pytest.mark.parametrize("name", names())
+def test_rows_are_what_is_built(name, monkeypatch):
+    """Every memory of the design has a row but the identity, a table of the device's name."""
+    built = Counter()
+    elaborate = BlockRam.elaborate
+
+    def count(self, platform):
+        width = Shape.cast(self.shape).width
+        parts = {len(port.en) > 1 for port in self.write_ports} == {True}
+        built[self.depth, width, parts] += len(self.read_ports)
+        return elaborate(self, platform)
+
+    monkeypatch.setattr(BlockRam, "elaborate", count)
+    core = board(name).core()
+    Fragment.get(core, None)
+    rows, stores = Counter(), 0
+    for key, row in memories(core.geometry).items():
+        if row.kind == Kind.STORE:
+            store = getattr(core, key)
+            assert (store.depth, store.half_words) == (row.words, row.half_words)
+            stores += row.words * row.bits  # in tiles of any shape
+        elif row.kind != Kind.FLIP_FLOPS:
+            # One item has one enable, whether it is a part or the whole.
+            rows[row.words, row.bits, row.parts and row.items > 1] += row.copies
+    rest = built - rows
+    assert not rows - built
+    identity = Identity(
+        board=name, geometry=core.geometry, clock_hz=SLOWEST_HZ, digest=bytes(DIGEST_BYTES)
+    )
+    rest -= Counter({(len(identity.to_bytes()), 8, False): 1})
+    assert sum(words * bits * count for (words, bits, _), count in rest.items()) == stores
