@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
-from weights.checkpoint import ModelShape
+from weights.architectures.mmfree import ModelShape
 
 END_OF_TEXT = "<|endoftext|>"
 TYPE_NAMES = {"fp32": "F32", "fp16": "F16", "bf16": "BF16"}

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from weights.architectures.mmfree import EMBEDDING, LOWER_BOUNDS, Matrix, matrices, norms
 from weights.checkpoint import NORM_EPSILON, Checkpoint
 from weights.quantise import lower_bounds, mean_magnitude, ternarise
 
@@ -48,14 +49,12 @@ class BitLinear:
     norm : weight of the inner norm (columns)
     """
 
-    def __init__(self, checkpoint: Checkpoint, name: str) -> None:
-        rows, columns = checkpoint.shape.ternary_shapes[name]
-        weight = f"{name}.weight"
-        beta = mean_magnitude(checkpoint.blocks(weight))
+    def __init__(self, checkpoint: Checkpoint, matrix: Matrix) -> None:
+        beta = mean_magnitude(checkpoint.blocks(matrix.weight))
         self.beta = np.float32(beta)
-        self.norm = checkpoint.tensor(f"{name}.norm.weight")
-        self.weight = np.empty((columns, rows), dtype=np.float32)
-        for block, latents in checkpoint.blocks(weight):
+        self.norm = checkpoint.tensor(matrix.inner_norm)
+        self.weight = np.empty((matrix.columns, matrix.rows), dtype=np.float32)
+        for block, latents in checkpoint.blocks(matrix.weight):
             self.weight[:, block] = ternarise(latents, beta).T
 
     def __call__(self, values: np.ndarray) -> np.ndarray:
@@ -84,18 +83,25 @@ class Block:
     @classmethod
     def read(cls, checkpoint: Checkpoint, index: int, lower_bound: np.ndarray) -> Block:
         """Layer `index` of a checkpoint."""
-        name = f"model.layers.{index}"
+        known, tables = matrices(checkpoint.shape), norms(checkpoint.shape)
+
+        def matrix(name: str) -> BitLinear:
+            return BitLinear(checkpoint, known[f"layers.{index}.{name}"])
+
+        def norm(name: str) -> np.ndarray:
+            return checkpoint.tensor(tables[f"layers.{index}.{name}"])
+
         return cls(
-            mixer_norm=checkpoint.tensor(f"{name}.attn_norm.weight"),
-            input=BitLinear(checkpoint, f"{name}.attn.i_proj"),
-            forget=BitLinear(checkpoint, f"{name}.attn.f_proj"),
-            gate=BitLinear(checkpoint, f"{name}.attn.g_proj"),
-            output=BitLinear(checkpoint, f"{name}.attn.o_proj"),
-            gate_norm=checkpoint.tensor(f"{name}.attn.g_norm.weight"),
+            mixer_norm=norm("attn.norm"),
+            input=matrix("attn.i"),
+            forget=matrix("attn.f"),
+            gate=matrix("attn.g"),
+            output=matrix("attn.o"),
+            gate_norm=norm("attn.o.norm"),
             lower_bound=lower_bound,
-            channel_norm=checkpoint.tensor(f"{name}.mlp_norm.weight"),
-            expand=BitLinear(checkpoint, f"{name}.mlp.gate_proj"),
-            contract=BitLinear(checkpoint, f"{name}.mlp.down_proj"),
+            channel_norm=norm("mlp.norm"),
+            expand=matrix("mlp.gate"),
+            contract=matrix("mlp.down"),
         )
 
     def __call__(self, residual: np.ndarray, state: np.ndarray) -> np.ndarray:
@@ -122,11 +128,11 @@ class FloatModel:
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         self.shape = checkpoint.shape
-        self.embeddings = checkpoint.tensor("model.embeddings.weight")
-        bounds = lower_bounds(checkpoint.tensor("model.lower_bounds"))
+        self.embeddings = checkpoint.tensor(EMBEDDING)
+        bounds = lower_bounds(checkpoint.tensor(LOWER_BOUNDS))
         self.blocks = [Block.read(checkpoint, n, bounds[n]) for n in range(self.shape.layers)]
-        self.norm = checkpoint.tensor("model.norm.weight")
-        self.head = BitLinear(checkpoint, "lm_head")
+        self.norm = checkpoint.tensor(norms(self.shape)["head.norm"])
+        self.head = BitLinear(checkpoint, matrices(self.shape)["head"])
 
     def start(self, batch: int) -> np.ndarray:
         """The zero state (layers, batch, hidden) before a text's first token."""

@@ -21,9 +21,10 @@ from sim.checkpoints import RandomCheckpoint
 from sim.golden_device import GoldenDevice
 from weights import ModelError, packing, quantise
 from weights.__main__ import main
+from weights.architectures.mmfree import matrices
 from weights.checkpoint import Checkpoint, ModelShape
 from weights.fixed import Scale, sum_shift
-from weights.model import IntegerModel, matrix_shapes, tensor_layouts
+from weights.model import IntegerModel, tensor_layouts
 from weights.quantise import convert, ternarise
 from weights.tensorfile import TensorFile, write_tensors
 
@@ -131,8 +132,8 @@ def test_layout(tmp_path: Path, shape: ModelShape, dtype: str, shards: int) -> N
     model = convert(Checkpoint(source.write(tmp_path)))
     layouts = tensor_layouts(shape)
     assert model.tensors.keys() == layouts.keys() | {"tokenizer"}
-    assert len(matrix_shapes(shape)) == 6 * shape.layers + 1
-    assert sum(r * c for r, c in matrix_shapes(shape).values()) == shape.ternary_weights
+    assert len(matrices(shape)) == 6 * shape.layers + 1
+    assert sum(m.rows * m.columns for m in matrices(shape).values()) == shape.ternary_weights
     assert model.tokenizer_json == (tmp_path / "tokenizer.json").read_text()
 
 
@@ -325,18 +326,37 @@ Edit = Callable[[dict], object]
         (lambda facts: facts.update(layers=3), "is missing"),
         (lambda facts: facts.update(layers=1), "does not belong here"),
         (lambda facts: facts.update(version=2), "format version 2, but this program reads 1"),
+        (
+            lambda facts: facts.update(architecture="rwkv"),
+            "architecture 'rwkv', but this program runs 'mmfree'; use another model",
+        ),
+        (lambda facts: facts.update(architecture=["mmfree"]), r"architecture \['mmfree'\], but"),
         (lambda facts: facts.update(format="other"), "not an integer model"),
         (lambda facts: facts.clear(), "not an integer model"),
     ],
 )
 def test_edited_metadata(model_file: Path, edit: Edit, message: str) -> None:
+    edit_facts(model_file, edit)
+    with pytest.raises(ModelError, match=message) as raised:
+        IntegerModel.load(model_file)
+    assert "\n" not in str(raised.value)
+
+
+def edit_facts(model_file: Path, edit: Edit) -> None:
     file = TensorFile(model_file)
     tensors = {name: file.read(name) for name in file.entries}
     facts = json.loads(file.metadata["tritstream"])
     edit(facts)
     write_tensors(model_file, tensors, {"tritstream": json.dumps(facts)})
-    with pytest.raises(ModelError, match=message):
-        IntegerModel.load(model_file)
+
+
+def test_the_first_architecture_is_named_or_not(model_file: Path) -> None:
+    """Files from before there was another do not name it, nor do those of today."""
+    digest = IntegerModel.load(model_file).digest()
+    edit_facts(model_file, lambda facts: facts.update(architecture="mmfree"))
+    assert IntegerModel.load(model_file).digest() == digest
+    IntegerModel.load(model_file).save(model_file)
+    assert "architecture" not in json.loads(TensorFile(model_file).metadata["tritstream"])
 
 
 def test_negative_zero_is_refused(model_file: Path) -> None:
@@ -392,7 +412,7 @@ def test_values_at_the_bounds_run(model_file: Path, seed: int) -> None:
             exponents = (-128, 127) if seed < 8 else (-30, 0)
             tensors[name] = np.array([random.choice([1 << 14, 32767]), random.choice(exponents)])
         elif name.endswith("trits"):
-            trits = random.integers(-1, 2, matrix_shapes(model.shape)[name[:-6]])
+            trits = random.integers(-1, 2, matrices(model.shape)[name[:-6]].shape)
             tensors[name] = packing.pack(trits.astype(np.int8))
         else:
             highest = np.iinfo(layout.type).max

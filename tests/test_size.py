@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from sim.checkpoints import RandomCheckpoint
-from weights.checkpoint import ModelShape
-from weights.model import IntegerModel, matrix_shapes
+from weights.architectures.mmfree import ModelShape, matrices
+from weights.model import IntegerModel
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -63,7 +63,7 @@ def test_conversion_of_370m(
     usage = measure("convert", str(checkpoint), str(output))
     assert usage["status"] == 0
     model = IntegerModel.load(output)
-    ternary = sum(model[f"{name}.trits"].nbytes for name in matrix_shapes(SHAPE_370M))
+    ternary = sum(model[f"{name}.trits"].nbytes for name in matrices(SHAPE_370M))
     figures = usage | {"ternary_bytes": ternary, "file_bytes": output.stat().st_size}
     print(dtype, figures)
     for name, value in figures.items():

@@ -22,6 +22,7 @@ import pytest
 from sim.checkpoints import RandomCheckpoint
 from tests.stories import write_stories
 from weights.__main__ import main
+from weights.architectures.mmfree import matrices
 from weights.checkpoint import Checkpoint, ModelShape
 from weights.errors import ModelError
 from weights.locks import locked
@@ -506,7 +507,7 @@ def test_rounding_keeps_trits_where_asked(tmp_path: Path) -> None:
         latents = checkpoint.tensor(name)
         return ternarise(latents, mean_magnitude(iter([(slice(None), latents)])))
 
-    names = [f"{matrix}.weight" for matrix in shape.ternary_shapes]
+    names = [matrix.weight for matrix in matrices(shape).values()]
     changed = sum(int((trits(exact, n) != trits(rounded, n)).sum()) for n in names)
     assert changed == rounded.changed > 0 and kept.changed == 0
     for name in names:

@@ -23,10 +23,11 @@ from sim.checkpoints import RandomCheckpoint
 from sim.losses import Backend, FloatBackend, GoldenBackend, evaluate
 from tests.stories import write_stories
 from weights import ModelError, card
+from weights.architectures.mmfree import matrices
 from weights.checkpoint import Checkpoint, ModelShape
 from weights.dequantise import DequantisedCheckpoint
 from weights.files import ZOO
-from weights.model import IntegerModel, matrix_shapes
+from weights.model import IntegerModel
 from weights.quantise import convert, lower_bounds
 from weights.text import token_windows
 
@@ -177,7 +178,7 @@ def test_dequantised_model_converts_to_itself(
     _, model = random_model
     again = convert(DequantisedCheckpoint(model))
     assert (again.shape, again.source) == (model.shape, model.source)
-    for name in matrix_shapes(model.shape):
+    for name in matrices(model.shape):
         np.testing.assert_array_equal(model.trits(name), again.trits(name))
         gains = model[f"{name}.gain"], again[f"{name}.gain"]
         np.testing.assert_allclose(*(gain / np.abs(gain).max() for gain in gains), atol=1e-4)

@@ -9,10 +9,11 @@ from collections.abc import Sequence
 
 from rich.table import Table
 
+from .architectures.mmfree import matrices
 from .checkpoint import Checkpoint
 from .commandline import WIDTH, OneLineParser, console, program
 from .files import user_path
-from .model import IntegerModel, check_target, matrix_shapes
+from .model import IntegerModel, check_target
 from .packing import count_nonzero
 from .quantise import convert
 from .store_commands import COMMANDS as STORE_COMMANDS
@@ -49,7 +50,7 @@ def convert_file(checkpoint: str, output: str) -> None:
 def describe(model: IntegerModel) -> Table:
     """What a user wants to know of a model: dimensions, bytes by use, origin."""
     shape = model.shape
-    packed = [model[f"{name}.trits"] for name in matrix_shapes(shape)]
+    packed = [model[f"{name}.trits"] for name in matrices(shape)]
     ternary_bytes = sum(trits.nbytes for trits in packed)
     embedding_bytes = model["embedding.codes"].nbytes + model["embedding.scale"].nbytes
     total_bytes = sum(tensor.nbytes for tensor in model.tensors.values())

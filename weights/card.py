@@ -22,11 +22,12 @@ from tokenizers import Tokenizer
 from sim.golden_device import GoldenDevice
 from sim.losses import Report, evaluate
 
+from .architectures.mmfree import matrices
 from .checkpoint import Checkpoint
 from .commandline import OneLineParser, program
 from .errors import ModelError
 from .files import ZOO, read_json, read_text, user_path, write_file
-from .model import IntegerModel, check_target, matrix_shapes
+from .model import IntegerModel, check_target
 from .packing import count_nonzero
 from .quantise import convert
 from .text import decode, encode_prompt, open_tokenizer
@@ -97,7 +98,7 @@ class Run:
 def model_rows(model: IntegerModel, path: Path) -> Rows:
     """Shape and sizes of a model file."""
     shape = model.shape
-    packed = [model[f"{name}.trits"] for name in matrix_shapes(shape)]
+    packed = [model[f"{name}.trits"] for name in matrices(shape)]
     ternary = sum(trits.nbytes for trits in packed)
     embedding = model["embedding.codes"].nbytes + model["embedding.scale"].nbytes
     tokenizer = model["tokenizer"].nbytes

@@ -10,15 +10,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-import reprlib
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from tokenizers import Tokenizer
 
+from .architectures.mmfree import DEFAULT_RATIO, LARGEST_DIMENSIONS, ModelShape
 from .errors import ModelError
 from .files import read_json, read_text
 from .tensorfile import TensorFile, widen
@@ -43,89 +42,6 @@ BLOCK_ELEMENTS = 1 << 18
 """Elements that `Checkpoint.blocks` reads at a time: 1 MB of float32, which stays in cache."""
 
 HASHED_BYTES = 1 << 20  # read at a time for the digest
-
-LARGEST_DIMENSIONS = {
-    "hidden": 1 << 16,
-    "layers": 1 << 10,
-    "intermediate": 1 << 16,
-    "vocabulary": 1 << 20,
-}
-"""Sums of 2**16 codes just fit the accumulators' 24 bits. The other two are far beyond any model
-and keep a damaged number from asking for endless memory."""
-
-DEFAULT_RATIO = 4
-"""Of a layer's intermediate to its hidden width, before two thirds of it are taken."""
-
-MIXER_PROJECTIONS = ("i_proj", "f_proj", "g_proj", "o_proj")
-
-
-@dataclass(frozen=True, kw_only=True)
-class ModelShape:
-    """The dimensions of a model, all that its tensors' shapes depend on.
-
-    Members
-    -------
-    hidden : width of the residual stream and of a layer's state
-    layers : number of blocks
-    intermediate : width of the gated linear unit; its gate matrix has twice as many rows
-    vocabulary : number of tokens
-    """
-
-    hidden: int
-    layers: int
-    intermediate: int
-    vocabulary: int
-
-    def __post_init__(self) -> None:
-        for name, largest in LARGEST_DIMENSIONS.items():
-            value = getattr(self, name)
-            if type(value) is not int or not 1 <= value <= largest:
-                raise ValueError(
-                    f"{name} must be a positive integer up to {largest}, not {reprlib.repr(value)}"
-                )
-
-    @staticmethod
-    def default_intermediate(hidden: int, ratio: int | float = DEFAULT_RATIO) -> int:
-        """Upstream's rule for a configuration without `intermediate_size`:
-        two thirds of ``hidden * ratio``, up to the next multiple of 256."""
-        double = hidden * ratio * 2
-        third = double // 3 if isinstance(double, int) else int(double / 3)
-        return 256 * -(-third // 256)
-
-    @property
-    def ternary_shapes(self) -> dict[str, tuple[int, int]]:
-        """Upstream's name, without ``.weight``, and (rows, columns) of every ternary matrix."""
-        d, m = self.hidden, self.intermediate
-        shapes: dict[str, tuple[int, int]] = {}
-        for n in range(self.layers):
-            for projection in MIXER_PROJECTIONS:
-                shapes[f"model.layers.{n}.attn.{projection}"] = (d, d)
-            shapes[f"model.layers.{n}.mlp.gate_proj"] = (2 * m, d)
-            shapes[f"model.layers.{n}.mlp.down_proj"] = (d, m)
-        shapes["lm_head"] = (self.vocabulary, d)
-        return shapes
-
-    @property
-    def tensor_shapes(self) -> dict[str, tuple[int, ...]]:
-        """Upstream's name and shape of each of the 15 * layers + 5 tensors."""
-        d = self.hidden
-        shapes: dict[str, tuple[int, ...]] = {
-            "model.embeddings.weight": (self.vocabulary, d),
-            "model.lower_bounds": (self.layers, d),
-        }
-        for n in range(self.layers):
-            for norm in ("attn_norm", "attn.g_norm", "mlp_norm"):
-                shapes[f"model.layers.{n}.{norm}.weight"] = (d,)
-        shapes["model.norm.weight"] = (d,)
-        for name, (rows, columns) in self.ternary_shapes.items():
-            shapes[f"{name}.weight"] = (rows, columns)
-            shapes[f"{name}.norm.weight"] = (columns,)
-        return shapes
-
-    @property
-    def ternary_weights(self) -> int:
-        """Number of ternary weights in the layers and the head."""
-        return sum(rows * columns for rows, columns in self.ternary_shapes.values())
 
 
 class Checkpoint:

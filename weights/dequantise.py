@@ -15,10 +15,11 @@ import math
 
 import numpy as np
 
+from .architectures.mmfree import EMBEDDING, LOWER_BOUNDS, Matrix, matrices, norms
 from .checkpoint import NORM_EPSILON, Checkpoint
 from .errors import ModelError
 from .fixed import EMBEDDING_SHIFT, Scale, sum_shift
-from .model import IntegerModel, matrix_shapes
+from .model import IntegerModel
 from .quantise import CODE_MAX, GATE_FRACTION, GATED_FRACTION
 
 UNIT = 2.0**-15
@@ -48,8 +49,6 @@ class DequantisedCheckpoint(Checkpoint):
         self.start_token, self.end_tokens = model.start_token, model.end_tokens
         self.tokenizer_json = model.tokenizer_json
         self._tensors: dict[str, np.ndarray] = {}
-        # Upstream's name of each ternary matrix by ours; both list them in the same order.
-        self._names = dict(zip(matrix_shapes(self.shape), self.shape.ternary_shapes, strict=True))
         self._fill()
 
     def digest(self) -> str:
@@ -64,48 +63,36 @@ class DequantisedCheckpoint(Checkpoint):
         self._tensors[name] = values.astype(np.float32)
 
     def _fill(self) -> None:
-        model = self.model
+        model, shape = self.model, self.shape
         step = np.ldexp(1.0, -(model.residual_fraction + EMBEDDING_SHIFT))
         rows = model["embedding.scale"][:, None] * step
-        self._put("model.embeddings.weight", model["embedding.codes"] * rows)
-        self._put("model.lower_bounds", self._lower_bounds())
-        for n in range(self.shape.layers):
-            ours, theirs = f"layers.{n}", f"model.layers.{n}"
-            norm = self._block_norm(f"{ours}.attn", f"{theirs}.attn_norm")
-            for projection in "ifg":
-                self._matrix(f"{ours}.attn.{projection}", norm)
-            unit = self._gate_norm_unit(n)
-            gate_norm = model[f"{ours}.attn.o.norm"]
-            self._put(f"{theirs}.attn.g_norm.weight", gate_norm * unit)
-            self._matrix(f"{ours}.attn.o", gate_norm)
-            norm = self._block_norm(f"{ours}.mlp", f"{theirs}.mlp_norm")
-            self._matrix(f"{ours}.mlp.gate", norm)
-            self._matrix(f"{ours}.mlp.down", None)
-        self._matrix("head", self._block_norm("head", "model.norm"))
-
-    def _block_norm(self, ours: str, theirs: str) -> np.ndarray:
-        codes = self.model[f"{ours}.norm"]
-        self._put(f"{theirs}.weight", codes * UNIT)
-        return codes
+        self._put(EMBEDDING, model["embedding.codes"] * rows)
+        self._put(LOWER_BOUNDS, self._lower_bounds())
+        units = {f"layers.{n}.attn.o.norm": self._gate_norm_unit(n) for n in range(shape.layers)}
+        for name, upstream in norms(shape).items():
+            self._put(upstream, model[name] * units.get(name, UNIT))
+        for matrix in matrices(shape).values():
+            self._matrix(matrix)
 
     def _gate_norm_unit(self, n: int) -> float:
         """The unit of layer n's table `o.norm`, which its epsilon tells exactly."""
         unit = math.sqrt(NORM_EPSILON / _value(self.model.scale(f"layers.{n}.attn.o.epsilon")))
         return 2.0 ** round(math.log2(unit) - (sum_shift(self.shape.hidden) - GATED_FRACTION))
 
-    def _matrix(self, ours: str, norm: np.ndarray | None) -> None:
-        """Latents and inner norm of a matrix whose input `norm`, in codes, has multiplied."""
-        theirs, trits = self._names[ours], self.model.trits(ours)
-        gain = self.model[f"{ours}.gain"].astype(np.float64)
-        beta = _value(self.model.scale(f"{ours}.scale")) * CODE_MAX / math.sqrt(gain.size)
-        if norm is None:
+    def _matrix(self, matrix: Matrix) -> None:
+        """Latents and inner norm of a matrix, whose gain the norm before it is part of."""
+        trits = self.model.trits(matrix.name)
+        gain = self.model[f"{matrix.name}.gain"].astype(np.float64)
+        beta = _value(self.model.scale(f"{matrix.name}.scale")) * CODE_MAX / math.sqrt(gain.size)
+        if matrix.norm is None:
             inner, beta = gain * UNIT, beta / UNIT
         else:
+            norm = self.model[matrix.norm]
             inner = np.divide(gain, norm, out=np.zeros_like(gain), where=norm != 0)
-        self._put(f"{theirs}.norm.weight", inner)
+        self._put(matrix.inner_norm, inner)
         # The mean magnitude of all, zeros included, is to be beta.
         size = beta / max(np.count_nonzero(trits) / trits.size, 1 / trits.size)
-        self._put(f"{theirs}.weight", trits * size)
+        self._put(matrix.weight, trits * size)
 
     def _lower_bounds(self) -> np.ndarray:
         """Logarithms of the steps from each layer's bound to the next; the first has the rest."""

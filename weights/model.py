@@ -1,8 +1,9 @@
 """The integer model: one file, made once from a checkpoint, that every board runs.
 
 ``docs/arithmetic.md`` lists the tensors and what they mean. The file is safetensors; its metadata
-has one entry, ``tritstream``, a JSON object with format, version, the model's shape, the digest of
-the checkpoint it was made from and a digest of everything in the file.
+has one entry, ``tritstream``, a JSON object with format, version, the model's architecture and
+shape, the digest of the checkpoint it was made from and a digest of everything in the file. A file
+that names no architecture is of the first one, `mmfree`.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ from typing import Any
 
 import numpy as np
 
-from .checkpoint import ModelShape
+from .architectures import mmfree
+from .architectures.mmfree import ModelShape, matrices, norms
 from .errors import ModelError
 from .files import parse_json
 from .fixed import MODEL_EXPONENT_BITS, RESIDUAL_FRACTIONS, Scale
@@ -56,19 +58,6 @@ class TensorLayout:
     lowest: int | None = None
 
 
-def matrix_shapes(shape: ModelShape) -> dict[str, tuple[int, int]]:
-    """Name and (rows, columns) of each ternary matrix, in the order in which a token uses them."""
-    d, m = shape.hidden, shape.intermediate
-    matrices: dict[str, tuple[int, int]] = {}
-    for n in range(shape.layers):
-        for projection in "ifgo":
-            matrices[f"layers.{n}.attn.{projection}"] = (d, d)
-        matrices[f"layers.{n}.mlp.gate"] = (2 * m, d)
-        matrices[f"layers.{n}.mlp.down"] = (d, m)
-    matrices["head"] = (shape.vocabulary, d)
-    return matrices
-
-
 def tensor_layouts(shape: ModelShape) -> dict[str, TensorLayout]:
     """Every tensor of an integer model of that shape but ``tokenizer``, whose length varies."""
     codes, table = np.dtype(np.int8), np.dtype(np.int16)
@@ -77,18 +66,19 @@ def tensor_layouts(shape: ModelShape) -> dict[str, TensorLayout]:
     layouts = {
         "embedding.codes": TensorLayout(type=codes, shape=(shape.vocabulary, d), lowest=-127),
         "embedding.scale": TensorLayout(type=table, shape=(shape.vocabulary,), lowest=0),
-        "head.norm": TensorLayout(type=table, shape=(d,), lowest=0),
     }
+    for name in norms(shape):
+        lowest = -32767 if name.endswith(".o.norm") else 0
+        layouts[name] = TensorLayout(type=table, shape=(d,), lowest=lowest)
     for n in range(shape.layers):
-        for name in ("attn.norm", "attn.lower_bound", "mlp.norm"):
-            layouts[f"layers.{n}.{name}"] = TensorLayout(type=table, shape=(d,), lowest=0)
-        layouts[f"layers.{n}.attn.o.norm"] = TensorLayout(type=table, shape=(d,), lowest=-32767)
+        name = f"layers.{n}.attn.lower_bound"
+        layouts[name] = TensorLayout(type=table, shape=(d,), lowest=0)
         for name in ("attn.o.epsilon", "mlp.down.epsilon"):
             layouts[f"layers.{n}.{name}"] = TensorLayout(type=scale, shape=(2,))
-    for name, (rows, columns) in matrix_shapes(shape).items():
-        layouts[f"{name}.gain"] = TensorLayout(type=table, shape=(columns,), lowest=-32767)
+    for name, matrix in matrices(shape).items():
+        layouts[f"{name}.gain"] = TensorLayout(type=table, shape=(matrix.columns,), lowest=-32767)
         layouts[f"{name}.trits"] = TensorLayout(
-            type=packed, shape=(rows, packed_columns(columns)), lowest=0
+            type=packed, shape=(matrix.rows, packed_columns(matrix.columns)), lowest=0
         )
         layouts[f"{name}.scale"] = TensorLayout(type=scale, shape=(2,))
     return layouts
@@ -166,8 +156,8 @@ class IntegerModel:
             self.tensors["tokenizer"].tobytes().decode()
         except UnicodeDecodeError as error:
             raise ValueError(f"tokenizer must be UTF-8 text ({error})") from error
-        for name, (_, columns) in matrix_shapes(self.shape).items():
-            if not is_packed(self.tensors[f"{name}.trits"], columns):
+        for name, matrix in matrices(self.shape).items():
+            if not is_packed(self.tensors[f"{name}.trits"], matrix.columns):
                 raise ValueError(f"{name}.trits must hold packed trits only")
 
     def _check_scale(self, name: str) -> None:
@@ -194,7 +184,7 @@ class IntegerModel:
 
     def trits(self, matrix: str) -> np.ndarray:
         """``int8`` trits (rows, columns) of a matrix, such as ``"layers.0.attn.i"``."""
-        _, columns = matrix_shapes(self.shape)[matrix]
+        columns = matrices(self.shape)[matrix].columns
         return unpack(self.tensors[f"{matrix}.trits"], columns)
 
     @property
@@ -318,8 +308,16 @@ def _read_facts(file: TensorFile, any_version: bool = False) -> dict[str, Any]:
         raise ModelError(
             f"{file.path}: not an integer model; make one with 'python -m weights convert'"
         ) from error
-    if version != VERSION and not any_version:
+    if any_version:
+        return facts
+    if version != VERSION:
         raise ModelError(
             f"{file.path}: format version {version}, but this program reads {VERSION}; {MAKE_AGAIN}"
+        )
+    architecture = facts.get("architecture", mmfree.NAME)
+    if architecture != mmfree.NAME:
+        raise ModelError(
+            f"{file.path}: architecture {reprlib.repr(architecture)}, but this program runs "
+            f"{mmfree.NAME!r}; use another model"
         )
     return facts

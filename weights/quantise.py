@@ -8,10 +8,11 @@ so memory holds the packed model and one block.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
+from .architectures.mmfree import EMBEDDING, LOWER_BOUNDS, Matrix, matrices, norms
 from .checkpoint import NORM_EPSILON, Checkpoint
 from .errors import ModelError
 from .fixed import (
@@ -100,7 +101,7 @@ def quantise_embedding(
     scales = row_scales(peaks, residual_fraction)
     steps = np.ldexp(scales, -(residual_fraction + EMBEDDING_SHIFT))
     codes = np.zeros((checkpoint.shape.vocabulary, checkpoint.shape.hidden), dtype=np.int8)
-    for rows, block in checkpoint.blocks("model.embeddings.weight"):
+    for rows, block in checkpoint.blocks(EMBEDDING):
         step = steps[rows, None]
         ratio = np.divide(block, step, out=np.zeros(block.shape), where=step > 0)
         codes[rows] = np.rint(ratio).clip(-CODE_MAX, CODE_MAX)
@@ -130,6 +131,7 @@ class _Conversion:
     def __init__(self, checkpoint: Checkpoint, progress: Progress) -> None:
         self.checkpoint = checkpoint
         self.shape = checkpoint.shape
+        self.matrices, self.norms = matrices(self.shape), norms(self.shape)
         self.progress = progress
         self.tensors: dict[str, np.ndarray] = {}
         self.weights_done = 0
@@ -138,14 +140,14 @@ class _Conversion:
 
     def run(self) -> IntegerModel:
         checkpoint = self.checkpoint
-        bounds = gate_codes(lower_bounds(self.read("model.lower_bounds")))
+        bounds = gate_codes(lower_bounds(self.read(LOWER_BOUNDS)))
         for n in range(self.shape.layers):
             self.tensors[f"layers.{n}.attn.lower_bound"] = bounds[n]
             self.mixer(n)
             self.channel_mixer(n)
-        self.normed_input("head", "model.norm", {"head": "lm_head"})
+        self.normed_input("head.norm")
         peaks = np.concatenate(
-            [np.abs(block).max(axis=1) for _, block in checkpoint.blocks("model.embeddings.weight")]
+            [np.abs(block).max(axis=1) for _, block in checkpoint.blocks(EMBEDDING)]
         ).astype(np.float64)
         limit = embedding_fraction(float(peaks.max()))
         if limit is not None:
@@ -173,46 +175,41 @@ class _Conversion:
 
     def mixer(self, n: int) -> None:
         """Layer n's token mixer: its four matrices and their norms."""
-        ours, theirs = f"layers.{n}.attn", f"model.layers.{n}.attn"
-        self.normed_input(
-            ours,
-            f"model.layers.{n}.attn_norm",
-            {f"{ours}.{p}": f"{theirs}.{p}_proj" for p in "ifg"},
-        )
-        gate_norm = self.read(f"{theirs}.g_norm.weight")
-        inner = self.read(f"{theirs}.o_proj.norm.weight")
-        self.tensors[f"{ours}.o.norm"], norm_exponent = table(gate_norm)
-        beta = self.matrix(f"{ours}.o", f"{theirs}.o_proj", gate_norm * inner, norm_exponent)
+        name = f"layers.{n}.attn"
+        output, norm = self.matrices[f"{name}.o"], f"{name}.o.norm"
+        self.normed_input(f"{name}.norm")
+        gate_norm = self.read(self.norms[norm])
+        inner = self.read(output.inner_norm)
+        self.tensors[norm], norm_exponent = table(gate_norm)
+        beta = self.matrix(output, gate_norm * inner, norm_exponent)
         self.limit_residual(inner, beta)
         unit = 2 * (self.sum_shift - GATED_FRACTION + norm_exponent)
-        self.scale(f"{ours}.o.epsilon", math.ldexp(NORM_EPSILON, -unit))
+        self.scale(f"{output.name}.epsilon", math.ldexp(NORM_EPSILON, -unit))
 
     def channel_mixer(self, n: int) -> None:
         """Layer n's gated linear unit: its two matrices and their norms."""
-        ours, theirs = f"layers.{n}.mlp", f"model.layers.{n}.mlp"
-        self.normed_input(
-            ours, f"model.layers.{n}.mlp_norm", {f"{ours}.gate": f"{theirs}.gate_proj"}
-        )
-        inner = self.read(f"{theirs}.down_proj.norm.weight")
-        beta = self.matrix(f"{ours}.down", f"{theirs}.down_proj", inner, 0)
+        down = self.matrices[f"layers.{n}.mlp.down"]
+        self.normed_input(f"layers.{n}.mlp.norm")
+        inner = self.read(down.inner_norm)
+        beta = self.matrix(down, inner, 0)
         self.limit_residual(inner, beta)
         unit = 2 * (self.sum_shift - GATED_FRACTION)
-        self.scale(f"{ours}.down.epsilon", math.ldexp(NORM_EPSILON * inner.size, -unit))
+        self.scale(f"{down.name}.epsilon", math.ldexp(NORM_EPSILON * inner.size, -unit))
 
-    def normed_input(self, ours: str, block_norm: str, matrices: Mapping[str, str]) -> None:
+    def normed_input(self, norm: str) -> None:
         """A block norm's table, and the matrices whose doubly normed input starts from it."""
-        outer = self.read(f"{block_norm}.weight")
-        self.tensors[f"{ours}.norm"], norm_exponent = table(np.sqrt(outer**2 + NORM_EPSILON))
-        for name, source in matrices.items():
-            inner = self.read(f"{source}.norm.weight")
-            self.matrix(name, source, outer * inner, norm_exponent)
+        outer = self.read(self.norms[norm])
+        self.tensors[norm], norm_exponent = table(np.sqrt(outer**2 + NORM_EPSILON))
+        for matrix in self.matrices.values():
+            if matrix.norm == norm:
+                self.matrix(matrix, outer * self.read(matrix.inner_norm), norm_exponent)
 
-    def matrix(self, name: str, source: str, gain: np.ndarray, norm_exponent: int) -> float:
+    def matrix(self, matrix: Matrix, gain: np.ndarray, norm_exponent: int) -> float:
         """Trits, gain table and output scale of a matrix. Returns its ``beta``."""
-        checkpoint, weight = self.checkpoint, f"{source}.weight"
-        beta = mean_magnitude(checkpoint.blocks(weight))
+        checkpoint, name = self.checkpoint, matrix.name
+        beta = mean_magnitude(checkpoint.blocks(matrix.weight))
         packed = []
-        for _, latents in checkpoint.blocks(weight):
+        for _, latents in checkpoint.blocks(matrix.weight):
             packed.append(pack(ternarise(latents, beta)))
             self.weights_done += latents.size
             self.progress(self.weights_done, self.shape.ternary_weights)

@@ -21,7 +21,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 from urllib.parse import quote, urlsplit, urlunsplit
 
-from .checkpoint import ModelShape, read_shape
+from .architectures.mmfree import ModelShape
+from .checkpoint import read_shape
 from .errors import ModelError
 from .files import FULL, read_json, read_toml, user_folder, user_path
 

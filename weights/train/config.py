@@ -9,7 +9,7 @@ from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from ..checkpoint import ModelShape
+from ..architectures.mmfree import ModelShape
 from ..errors import ModelError
 from ..files import read_toml
 
@@ -40,7 +40,7 @@ class ModelConfig:
 
     Members
     -------
-    hidden, layers, intermediate, vocabulary : as in `weights.checkpoint.ModelShape`
+    hidden, layers, intermediate, vocabulary : as in `weights.architectures.mmfree.ModelShape`
     architecture : ``matmul-free``, or ``transformer`` to compare with (LLaMA-like: RMSNorm,
         SwiGLU, rotary positions); blocks of equal width have equally many weights
     ternary : weights in {-1, 0, +1} and int8 activations; otherwise both in full precision

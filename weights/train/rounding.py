@@ -18,6 +18,7 @@ import numpy as np
 
 from sim.losses import FloatBackend, measure
 
+from ..architectures.mmfree import matrices
 from ..checkpoint import Checkpoint
 from ..commandline import OneLineParser, program
 from ..files import read_text, user_path
@@ -53,8 +54,8 @@ class RoundedCheckpoint(Checkpoint):
         super().__init__(directory)
         self.changed = 0
         self._kept: dict[str, np.ndarray] = {}
-        for matrix in self.shape.ternary_shapes:
-            name = f"{matrix}.weight"
+        for matrix in matrices(self.shape).values():
+            name = matrix.weight
             exact, _ = trits_of(super()._read(name, None))
             _, beta = trits_of(self._read(name, None))
             if keep_trits:

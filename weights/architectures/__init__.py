@@ -1,0 +1,1 @@
+"""Architectures of models, one module each."""
