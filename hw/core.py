@@ -122,7 +122,7 @@ class Core(wiring.Component):
     def _operands(self, m):
         """Memories beside the units that read and write them."""
         engine, vector, activations = self.engine, self.vector, self.activations
-        connect(m, engine.weights, self.weights.read)
+        connect(m, engine.weights, self.weights.rows)
         connect(m, vector.tables, self.tables.read)
         connect(m, vector.multiplicands, self.multiplicands.read)
         connect(m, vector.vectors, self.vectors.read)

@@ -1,6 +1,7 @@
 """A machine: what is built, timed and estimated."""
 
 from dataclasses import dataclass
+from typing import Protocol
 
 from hw.arch.geometry import Geometry
 from hw.memory.block import TableStoreParameters, WeightStoreParameters
@@ -23,12 +24,36 @@ class BlockRam:
 
     readback: bool = True
 
+    def weight_store(self, geometry: Geometry) -> WeightStoreParameters:
+        return WeightStoreParameters.from_geometry(geometry, readback=self.readback)
+
+    def table_store(self, geometry: Geometry) -> TableStoreParameters:
+        return TableStoreParameters.from_geometry(geometry, readback=self.readback)
+
+
+class RowStoreParameters(Protocol):
+    """What a machine knows of the store behind its engine."""
+
+    @property
+    def latency(self) -> int:
+        """Cycles from a row's transfer to its data."""
+
+    def create(self):
+        """A component with ``rows``, an ``In(RowStreamSignature)``, and ``host``."""
+
+
+class RowMemory(Protocol):
+    """A kind of memory that can hold the weights."""
+
+    def weight_store(self, geometry: Geometry) -> RowStoreParameters:
+        """The store of all weight rows of a geometry."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Stores:
     """What holds the memories that the host loads."""
 
-    weights: BlockRam = BlockRam()
+    weights: RowMemory = BlockRam()
     tables: BlockRam = BlockRam()
     program: BlockRam = BlockRam()
 
@@ -61,7 +86,9 @@ class Machine:
 
     @property
     def engine(self) -> EngineParameters:
-        return EngineParameters.from_geometry(self.geometry, fanout=self.fanout)
+        return EngineParameters.from_geometry(
+            self.geometry, fanout=self.fanout, row_latency=self.weights.latency
+        )
 
     @property
     def vector(self) -> VectorParameters:
@@ -76,13 +103,9 @@ class Machine:
         return NormaliserParameters(width=STATISTIC_BITS)
 
     @property
-    def weights(self) -> WeightStoreParameters:
-        return WeightStoreParameters.from_geometry(
-            self.geometry, readback=self.stores.weights.readback
-        )
+    def weights(self) -> RowStoreParameters:
+        return self.stores.weights.weight_store(self.geometry)
 
     @property
     def tables(self) -> TableStoreParameters:
-        return TableStoreParameters.from_geometry(
-            self.geometry, readback=self.stores.tables.readback
-        )
+        return self.stores.tables.table_store(self.geometry)

@@ -5,14 +5,15 @@ from dataclasses import replace
 
 import pytest
 from amaranth.back import rtlil
-from amaranth.hdl import Elaboratable, Module, Signal, signed
+from amaranth.hdl import Elaboratable, Module, Mux, Signal, signed
 from amaranth.lib import wiring
 from amaranth.lib.memory import Memory
 from amaranth.sim import Simulator
 
 from hw import build
 from hw.boards import board
-from hw.pipeline import KEEP_SCRIPT
+from hw.machine import Machine
+from hw.pipeline import KEEP_SCRIPT, delay
 from hw.units.engine import EngineParameters, TernaryEngine
 
 SHAPES = [
@@ -27,42 +28,55 @@ SHAPES = [
 ]
 
 
-def parameters(rows, columns, elements, read_latency=2, fanout=16, **sizes):
+def parameters(rows, columns, elements, read_latency=2, fanout=16, more_latency=0, **sizes):
     depths = {"weight_rows": 600, "activation_rows": 50, "beats": 300} | sizes
     return EngineParameters(
         rows=rows,
         columns=columns,
         elements=elements,
         read_latency=read_latency,
+        row_latency=read_latency + more_latency,
         fanout=fanout,
         **depths,
     )
 
 
 class Bench(Elaboratable):
-    """The engine between two memories with contents."""
+    """The engine between two memories with contents; ``late`` keeps its rows from it."""
 
     def __init__(self, parameters, weights, activations):
         self.engine = TernaryEngine(parameters)
-        self.memories = [
-            (self.engine.weights, 2 * parameters.lanes, weights),
-            (self.engine.activations, 8 * parameters.columns, activations),
-        ]
+        self.weights, self.activations = weights, activations
+        self.late = Signal()
 
     def elaborate(self, platform):
         m = Module()
-        m.submodules.engine = self.engine
-        for port, width, rows in self.memories:
-            memory = Memory(shape=width, depth=len(rows), init=rows)
+        m.submodules.engine = engine = self.engine
+        p, rows = engine.parameters, engine.weights
+
+        def read(address, width, words, latency):
+            memory = Memory(shape=width, depth=len(words), init=words)
             m.submodules += memory
-            read = memory.read_port()
-            m.d.comb += read.addr.eq(port.address)
-            value = read.data
-            for _ in range(self.engine.parameters.read_latency - 1):
-                delayed = Signal.like(value)
-                m.d.sync += delayed.eq(value)
-                value = delayed
-            m.d.comb += port.data.eq(value)
+            port = memory.read_port()
+            m.d.comb += port.addr.eq(address)
+            return delay(m, port.data, latency - 1, name="data")
+
+        width = 8 * p.columns
+        codes = read(engine.activations.address, width, self.activations, p.read_latency)
+        m.d.comb += engine.activations.data.eq(codes)
+
+        number, taken = Signal.like(rows.first), Signal()
+        with m.If(rows.seek):
+            m.d.sync += number.eq(rows.first)
+        with m.Elif(taken):
+            m.d.sync += number.eq(number + 1)
+        row = read(number, 2 * p.lanes, self.weights, p.row_latency)
+        there = delay(m, taken, p.row_latency, name="there")
+        m.d.comb += [
+            rows.valid.eq(~self.late),
+            taken.eq(rows.valid & rows.ready),
+            rows.data.eq(Mux(there, row, ~row)),
+        ]
         return m
 
 
@@ -70,8 +84,11 @@ def pack(values, width):
     return sum((v & ((1 << width) - 1)) << (width * i) for i, v in enumerate(values))
 
 
-def run(parameters, commands, seed=0):
-    """Commands are (groups, chunks, bank, codes, trits); returns sums and timing."""
+def run(parameters, commands, seed=0, late=None):
+    """Commands are (groups, chunks, bank, codes, trits); returns sums and timing.
+
+    ``late`` says whether the next cycle has no row, given how many rows were taken so far.
+    """
     rng = random.Random(seed)
     p = parameters
     weights, activations, offers = [], [], []
@@ -98,9 +115,9 @@ def run(parameters, commands, seed=0):
             activations.append(pack(codes[k * p.columns : (k + 1) * p.columns], 8))
     assert len(weights) <= p.weight_rows and len(activations) <= p.activation_rows
     bench = Bench(p, weights, activations)
-    engine = bench.engine
+    engine, rows = bench.engine, bench.engine.weights
     banks = [{}, {}]
-    accepted, idle, writes, active = [], [], [], []
+    accepted, idle, writes, active, stalled = [], [], [], [], []
 
     async def offer(ctx):
         for fields in offers:
@@ -115,19 +132,26 @@ def run(parameters, commands, seed=0):
                 await ctx.tick().until(~engine.busy)
 
     async def watch(ctx):
-        cycle, was_busy = 0, False
+        cycle, was_busy, taken = 0, False, 0
         signals = [engine.command.valid & engine.command.ready, engine.busy, engine.active]
+        signals += [rows.ready & ~rows.valid, rows.ready & rows.valid]
         signals += [engine.sums.enable, engine.sums.bank, engine.sums.address]
         signals += [engine.sums.data[i] for i in range(p.elements)]
-        async for _, _, accept, busy, at_work, enable, bank, address, *sums in ctx.tick().sample(
-            *signals
-        ):
+        async for (
+            _, _, accept, busy, at_work, stall, take, enable, bank, address, *sums,
+        ) in ctx.tick().sample(*signals):  # fmt: skip
+            if late:
+                taken += take
+                ctx.set(bench.late, late(taken))
             if was_busy and not busy:
                 idle.append(cycle)
             if accept:
                 assert not busy
                 accepted.append(cycle)
                 active.append(0)
+                stalled.append(0)
+            if stall:
+                stalled[-1] += 1
             if enable:
                 assert busy
                 writes.append(cycle)
@@ -157,7 +181,7 @@ def run(parameters, commands, seed=0):
         results.append(got)
         written += count
     assert len(writes) == written
-    return results, list(zip(accepted, idle, active, strict=True)), writes
+    return results, list(zip(accepted, idle, active, stalled, strict=True)), writes
 
 
 def matrix(rng, p, groups, chunks, extreme=None):
@@ -187,8 +211,8 @@ def test_products(shape):
         codes, trits = matrix(rng, p, groups, chunks)
         results, timing, writes = run(p, [(groups, chunks, 0, codes, trits)], seed=groups)
         assert results == [p.compute(codes, trits)]
-        [(accepted, idle, active)] = timing
-        assert idle - accepted == p.cycles(groups, chunks)
+        [(accepted, idle, active, stalled)] = timing
+        assert idle - accepted == p.cycles(groups, chunks) and not stalled
         assert idle - writes[-1] == 1
         assert active == groups * chunks
 
@@ -220,12 +244,45 @@ def test_command_stream(seed):
         groups, chunks = rng.randint(1, 5), rng.randint(1, 5)
         commands.append((groups, chunks, rng.randrange(2), *matrix(rng, p, groups, chunks)))
     results, timing, _ = run(p, commands, seed=seed)
-    for (groups, chunks, _, codes, trits), got, (accepted, idle, active) in zip(
+    check(p, commands, results, timing)
+
+
+def check(p, commands, results, timing):
+    for (groups, chunks, _, codes, trits), got, (accepted, idle, active, stalled) in zip(
         commands, results, timing, strict=True
     ):
         assert got == p.compute(codes, trits)
-        assert idle - accepted == p.cycles(groups, chunks)
+        assert idle - accepted == p.cycles(groups, chunks) + stalled
         assert active == groups * chunks
+
+
+@pytest.mark.parametrize("more_latency", [0, 2])
+@pytest.mark.parametrize("shape", [(1, 1, 1, 1, 1), *SHAPES[2:6]], ids=str)
+def test_late_rows(shape, more_latency):
+    """Rows that come late, of groups longer and shorter than their drain, cost their lateness."""
+    p = parameters(*shape, more_latency=more_latency, beats=1200)
+    rng = random.Random(more_latency)
+    sizes = [(1, 1), (3, 1), (3, max(1, p.drain_beats - 1)), (4, 2), (2, p.drain_beats + 3)]
+    for chance in (0.3, 0.6, 0.9):
+        commands = [
+            (groups, chunks, rng.randrange(2), *matrix(rng, p, groups, chunks))
+            for groups, chunks in sizes
+        ]
+        results, timing, _ = run(p, commands, seed=1, late=lambda _, c=chance: rng.random() < c)
+        check(p, commands, results, timing)
+        assert any(stalled for *_, stalled in timing)
+
+
+def test_one_late_row():
+    """Three chunks of sum 4, the second one a cycle late: 12, where its restart would leave 4."""
+    p = parameters(1, 4, 1)
+    command = (1, 3, 0, [1] * 12, [[1] * 12])
+    once = iter([True])
+    results, [(accepted, idle, active, stalled)], _ = run(
+        p, [command], late=lambda taken: taken == 1 and next(once, False)
+    )
+    assert results == [[12]] and (active, stalled) == (3, 1)
+    assert idle - accepted == p.cycles(1, 3) + 1
 
 
 def test_share_of_peak():
@@ -241,6 +298,7 @@ def test_share_of_peak():
         ({"rows": 0}, "rows must be a positive integer, not 0"),
         ({"columns": 1.5}, "columns must be a positive integer, not 1.5"),
         ({"rows": 3}, r"rows must be a multiple of elements \(2\), not 3"),
+        ({"row_latency": 2}, r"row_latency must be at least read_latency \(3\), not 2"),
     ],
 )
 def test_parameters(change, message):
@@ -299,7 +357,7 @@ def test_no_multiplier(tmp_path, monkeypatch):
 def test_copies_are_in_what_is_built(tmp_path):
     """Synthesis of a whole plan keeps a reset for each unit and a control for each lane."""
     geometry = replace(board("sim_tiny").geometry, elements=2)
-    plan = build.plan(replace(board("ulx3s_85f"), geometry=geometry))
+    plan = build.plan(replace(board("ulx3s_85f"), machine=Machine(geometry=geometry)))
     place = build.Workplace(plan, tmp_path, say=lambda text: None)
     place.run("synthesis", plan.commands[0], "top.rpt", outputs=["top.json"])
     cells = json.loads((place.path / "top.json").read_text())["modules"]["top"]["cells"]

@@ -25,7 +25,7 @@ def test_options_reach_the_core():
     assert core.scalar.parameters == machine.scalar and machine.scalar.digits_per_cycle == 4
     assert core.vector.parameters == machine.vector
     assert core.normaliser.parameters == machine.normaliser
-    stores = (core.weights, core.tables, core.program)
+    stores = (core.weights.words, core.tables, core.program)
     assert [store.readback for store in stores] == [False, True, False]
 
 

@@ -5,7 +5,7 @@ import pytest
 from amaranth.sim import Simulator
 
 from hw.memory.bank import VectorBankParameters
-from hw.memory.block import BlockStore, TableStoreParameters, WeightStoreParameters
+from hw.memory.block import BlockStore, TableStoreParameters, WeightStore, WeightStoreParameters
 from hw.memory.signatures import (
     HOST_READ_LATENCY,
     HOST_WRITE_LATENCY,
@@ -57,7 +57,48 @@ def test_latencies_that_no_store_has(latency):
 
 def check_host_and_unit(store):
     """Half-words written in any order come back to the unit as words and to the host one by one."""
-    n = store.half_words
+    streams = isinstance(store, WeightStore)
+    words = store.words if streams else store
+    check_contents(store, words, read_rows if streams else read_words)
+
+
+async def read_words(ctx, store, expected, rng):
+    """A word per cycle, from anywhere."""
+    words = [0] + [rng.randrange(len(expected)) for _ in range(30)]
+    for i in range(len(words) + store.latency):
+        if i >= store.latency:
+            data = ctx.get(store.read.data)
+            if hasattr(data, "as_bits"):
+                data = data.as_bits()
+            assert data == expected[words[i - store.latency]]
+        if i < len(words):
+            ctx.set(store.read.address, words[i])
+        await ctx.tick()
+
+
+async def read_rows(ctx, store, expected, rng):
+    """From anywhere on a row per cycle, whenever it is asked for and never late."""
+    latency = store.parameters.latency
+    for _ in range(5):
+        first = rng.randrange(len(expected))
+        ctx.set(store.rows.first, first)
+        ctx.set(store.rows.seek, 1)
+        await ctx.tick()
+        ctx.set(store.rows.seek, 0)
+        left = list(range(first, len(expected)))
+        pipeline = [None] * latency
+        while left or any(row is not None for row in pipeline):
+            assert ctx.get(store.rows.valid)
+            ready = bool(left) and rng.random() < 0.7
+            ctx.set(store.rows.ready, ready)
+            row = pipeline.pop(0)
+            assert row is None or ctx.get(store.rows.data) == expected[row]
+            pipeline.append(left.pop(0) if ready else None)
+            await ctx.tick()
+
+
+def check_contents(store, block, read):
+    n = block.half_words
     rng = random.Random(n)
     contents = {}
 
@@ -69,7 +110,7 @@ def check_host_and_unit(store):
             await ctx.tick()
             ctx.set(store.host.write, 0)
 
-        addresses = list(range(store.depth * n))
+        addresses = list(range(block.depth * n))
         for _ in range(2):
             rng.shuffle(addresses)
             for address in addresses:
@@ -83,20 +124,11 @@ def check_host_and_unit(store):
         await ctx.tick().repeat(HOST_WRITE_LATENCY - 1)
 
         expected = [
-            sum(contents[word * n + h] << (16 * h) for h in range(n)) for word in range(store.depth)
+            sum(contents[word * n + h] << (16 * h) for h in range(n)) for word in range(block.depth)
         ]
-        words = [0] + [rng.randrange(store.depth) for _ in range(30)]
-        for i in range(len(words) + store.latency):
-            if i >= store.latency:
-                data = ctx.get(store.read.data)
-                if hasattr(data, "as_bits"):
-                    data = data.as_bits()
-                assert data == expected[words[i - store.latency]]
-            if i < len(words):
-                ctx.set(store.read.address, words[i])
-            await ctx.tick()
+        await read(ctx, store, expected, rng)
 
-        if store.readback:
+        if block.readback:
             ctx.set(store.host.read, 1)
             for i in range(len(addresses) + HOST_READ_LATENCY):
                 if i >= HOST_READ_LATENCY:

@@ -14,6 +14,7 @@ from hw.memory.signatures import (
     READ_LATENCY,
     HostSignature,
     ReadSignature,
+    RowStreamSignature,
 )
 from hw.parameters import require_positive
 from hw.pipeline import delay
@@ -131,11 +132,14 @@ class WeightStoreParameters:
         Rows.
     readback : bool
         Whether the host can read, too; a multiplexer over the row.
+    latency : int
+        Cycles from a row's transfer to its data; as for `BlockStore`.
     """
 
     lanes: int
     depth: int
     readback: bool = True
+    latency: int = READ_LATENCY
 
     def __post_init__(self):
         require_positive(self)
@@ -155,12 +159,43 @@ class WeightStoreParameters:
         return WeightStore(self)
 
 
-class WeightStore(BlockStore):
-    """``BlockStore`` of weight rows; lane l is bits ``[2 * l +: 2]``."""
+class WeightStore(wiring.Component):
+    """Weight rows in block RAM, never late; lane l is bits ``[2 * l +: 2]``.
+
+    Members
+    -------
+    rows : ``In(RowStreamSignature(depth, 2 * lanes))``
+        A row per cycle, from the cycle after a seek on.
+    host : ``In(HostSignature(depth * half_words))``
+        As of `BlockStore`.
+    """
 
     def __init__(self, parameters: WeightStoreParameters):
         self.parameters = p = parameters
-        super().__init__(p.depth, p.half_words, unsigned(TRIT_BITS * p.lanes), p.readback)
+        width = TRIT_BITS * p.lanes
+        self.words = BlockStore(p.depth, p.half_words, unsigned(width), p.readback, p.latency)
+        super().__init__(
+            {
+                "rows": In(RowStreamSignature(p.depth, width)),
+                "host": In(HostSignature(p.depth * p.half_words)),
+            }
+        )
+
+    def elaborate(self, platform):
+        m = Module()
+        m.submodules.words = words = self.words
+        wiring.connect(m, wiring.flipped(self.host), words.host)
+        address = Signal.like(words.read.address)
+        m.d.comb += [
+            words.read.address.eq(address),
+            self.rows.valid.eq(1),
+            self.rows.data.eq(words.read.data),
+        ]
+        with m.If(self.rows.ready):
+            m.d.sync += address.eq(address + 1)
+        with m.If(self.rows.seek):
+            m.d.sync += address.eq(self.rows.first)
+        return m
 
 
 @dataclass(frozen=True, kw_only=True)

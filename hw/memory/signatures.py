@@ -49,6 +49,39 @@ class ReadSignature(wiring.Signature):
         super().__init__({"address": Out(range(depth)), "data": In(shape)})
 
 
+class RowStreamSignature(wiring.Signature):
+    """A reader's side of a store that is read from front to back, and that may be late.
+
+    After a ``seek`` the rows from ``first`` on come one behind the other until the next ``seek``,
+    however many the reader takes; it knows no end, because what is read next lies there. A row
+    passes in a cycle in which ``valid`` and ``ready`` are high, and its data are there the store's
+    latency later: a store that is read through registers knows that much before that it has a row,
+    and its reader needs the time to fetch what it combines with the row.
+
+    Members
+    -------
+    seek : ``Out(1)``
+        Taken at once, even where it comes before the store has found the row of the last one.
+    first : ``Out(range(depth))``
+    ready : ``Out(1)``
+        The reader takes a row. Never in the cycle of a ``seek``.
+    valid : ``In(1)``
+        There is one. From the cycle after a ``seek`` on, it is one of the new rows.
+    data : ``In(width)``
+    """
+
+    def __init__(self, depth: int, width: int):
+        super().__init__(
+            {
+                "seek": Out(1),
+                "first": Out(range(depth)),
+                "ready": Out(1),
+                "valid": In(1),
+                "data": In(width),
+            }
+        )
+
+
 class WriteSignature(wiring.Signature):
     """A writer's side of a beat-wide memory.
 

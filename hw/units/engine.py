@@ -8,9 +8,9 @@ from amaranth.lib.wiring import In, Out
 
 from hw.arch.arithmetic import CODE_BITS, TRIT_BITS
 from hw.arch.memories import memories
-from hw.memory.signatures import READ_LATENCY, ReadSignature, SumSignature
+from hw.memory.signatures import READ_LATENCY, ReadSignature, RowStreamSignature, SumSignature
 from hw.parameters import require_positive
-from hw.pipeline import KEEP
+from hw.pipeline import KEEP, delay
 from hw.units.commands import EngineCommand
 from hw.units.row import TernaryRow
 
@@ -32,7 +32,9 @@ class EngineParameters:
     beats : int
         Depth of the deeper one of the banks that it writes.
     read_latency : int
-        Cycles from an address to its data, of both memories.
+        Cycles from an address of the activation memory to its data.
+    row_latency : int
+        Cycles from a weight row's transfer to its data; at least ``read_latency``.
     fanout : int
         Rows of lanes served by one copy of the activation register.
     """
@@ -44,6 +46,7 @@ class EngineParameters:
     activation_rows: int
     beats: int
     read_latency: int = READ_LATENCY
+    row_latency: int = READ_LATENCY
     fanout: int = 16
 
     def __post_init__(self):
@@ -51,6 +54,11 @@ class EngineParameters:
         if self.rows % self.elements:
             raise ValueError(
                 f"rows must be a multiple of elements ({self.elements}), not {self.rows!r}"
+            )
+        if self.row_latency < self.read_latency:
+            raise ValueError(
+                f"row_latency must be at least read_latency ({self.read_latency}), "
+                f"not {self.row_latency!r}"
             )
 
     @classmethod
@@ -82,18 +90,21 @@ class EngineParameters:
 
     @property
     def latency(self) -> int:
-        """Cycles from the address of a group's last chunk until its last sum is in the bank.
+        """Cycles from the transfer of a group's last row until its last sum is in the bank.
 
         The read, the broadcast register, the tree, the accumulator, and the drain.
         """
-        return self.read_latency + 1 + self.levels + 1 + self.drain_beats
+        return self.row_latency + 1 + self.levels + 1 + self.drain_beats
 
     def period(self, chunks: int) -> int:
         """Cycles from one group to the next."""
         return max(chunks, self.drain_beats)
 
     def cycles(self, groups: int, chunks: int) -> int:
-        """Cycles from the acceptance of a command to the first one in which ``busy`` is low."""
+        """Cycles from the acceptance of a command to the first one in which ``busy`` is low.
+
+        Of a store that is never late; each cycle of waiting for a row is one more.
+        """
         return (groups - 1) * self.period(chunks) + chunks + self.latency
 
     def compute(self, codes, trits) -> list[int]:
@@ -110,13 +121,16 @@ class EngineParameters:
 class TernaryEngine(wiring.Component):
     """Product of a ternary matrix with a vector of int8 codes, from memory to memory.
 
-    For groups g and chunks k it reads row ``weights + g * chunks + k`` of the weight store (the
-    address only ever counts up) and row ``activations + k`` of the activation memory; lane
-    ``r * columns + c`` of a weight row is its bits ``[2 * lane +: 2]``. Row r of group g goes to
-    element ``r % elements`` of beat ``dest + g * drain_beats + r // elements``. Sums are 24 bits.
+    For groups g and chunks k it takes row ``weights + g * chunks + k`` of the weight store (it asks
+    once for the first one, all others follow) and reads row ``activations + k`` of the activation
+    memory; lane ``r * columns + c`` of a weight row is its bits ``[2 * lane +: 2]``. Row r of group
+    g goes to element ``r % elements`` of beat ``dest + g * drain_beats + r // elements``. Sums are
+    24 bits.
 
     A chunk per cycle; a group takes ``max(chunks, drain_beats)`` cycles, the whole
-    ``parameters.cycles(groups, chunks)``. There is no back-pressure.
+    ``parameters.cycles(groups, chunks)`` and one cycle more for each in which ``weights.ready`` is
+    high and ``weights.valid`` low: a row that is not there yet stops everything that leads to its
+    transfer, and nothing behind it. So a row that comes late costs its lateness, and no sum.
 
     Members
     -------
@@ -127,7 +141,7 @@ class TernaryEngine(wiring.Component):
         cycle with ``busy`` low is the new value.
     active : ``Out(1)``
         A chunk enters the lanes.
-    weights : ``Out(ReadSignature(weight_rows, 2 * lanes))``
+    weights : ``Out(RowStreamSignature(weight_rows, 2 * lanes))``
     activations : ``Out(ReadSignature(activation_rows, 8 * columns))``
     sums : ``Out(SumSignature(beats, elements))``
     """
@@ -139,7 +153,7 @@ class TernaryEngine(wiring.Component):
                 "command": In(stream.Signature(EngineCommand)),
                 "busy": Out(1),
                 "active": Out(1),
-                "weights": Out(ReadSignature(p.weight_rows, TRIT_BITS * p.lanes)),
+                "weights": Out(RowStreamSignature(p.weight_rows, TRIT_BITS * p.lanes)),
                 "activations": Out(ReadSignature(p.activation_rows, CODE_BITS * p.columns)),
                 "sums": Out(SumSignature(p.beats, p.elements)),
             }
@@ -150,30 +164,36 @@ class TernaryEngine(wiring.Component):
         p = self.parameters
         command = self.command.payload
 
-        # Addresses: one chunk per cycle, then a pause if the drain takes longer than the chunks.
+        # Rows: one chunk per cycle, then a pause if the drain takes longer than the chunks. Time
+        # stands still here while a row is awaited, the pause included, or drains would meet.
         chunks = Signal(COUNT_BITS)  # less one, as all counts here
         chunks_left = Signal(COUNT_BITS)
         groups_left = Signal(COUNT_BITS)
         drain_left = Signal(range(p.drain_beats))
         first_activation = Signal(range(p.activation_rows))
+        activation = Signal(range(p.activation_rows))
         issuing = Signal()
         waiting = Signal()
+        taken = Signal()
         last = Signal()
         final = Signal()
         begin = Signal()
         m.d.comb += [
             self.command.ready.eq(~self.busy),
-            last.eq(issuing & (chunks_left == 0)),
+            self.weights.seek.eq(self.command.valid & self.command.ready),
+            self.weights.first.eq(command.weights),
+            self.weights.ready.eq(issuing),
+            taken.eq(issuing & self.weights.valid),
+            last.eq(taken & (chunks_left == 0)),
             final.eq(last & (groups_left == 0)),
             begin.eq((last | waiting) & ~final & (drain_left == 0)),
         ]
-        with m.If(issuing):
+        with m.If(taken):
             m.d.sync += [
-                self.weights.address.eq(self.weights.address + 1),
-                self.activations.address.eq(self.activations.address + 1),
+                activation.eq(activation + 1),
                 chunks_left.eq(chunks_left - 1),
             ]
-        with m.If(drain_left != 0):
+        with m.If((drain_left != 0) & (taken | ~issuing)):
             m.d.sync += drain_left.eq(drain_left - 1)
         with m.If(last):
             m.d.sync += issuing.eq(0), waiting.eq(~final)
@@ -181,17 +201,16 @@ class TernaryEngine(wiring.Component):
             m.d.sync += [
                 issuing.eq(1),
                 waiting.eq(0),
-                self.activations.address.eq(first_activation),
+                activation.eq(first_activation),
                 chunks_left.eq(chunks),
                 groups_left.eq(groups_left - 1),
                 drain_left.eq(p.drain_beats - 1),
             ]
-        with m.If(self.command.valid & self.command.ready):
+        with m.If(self.weights.seek):
             m.d.sync += [
                 self.busy.eq(1),
                 issuing.eq(1),
-                self.weights.address.eq(command.weights),
-                self.activations.address.eq(command.activations),
+                activation.eq(command.activations),
                 first_activation.eq(command.activations),
                 chunks.eq(command.chunks - 1),
                 chunks_left.eq(command.chunks - 1),
@@ -201,14 +220,17 @@ class TernaryEngine(wiring.Component):
                 self.sums.address.eq(command.dest),
             ]
 
+        early = p.row_latency - p.read_latency
+        m.d.comb += self.activations.address.eq(delay(m, activation, early, name="activation"))
+
         # What accompanies a chunk: presence, the end of its group, the end of the command.
-        flags = [Cat(issuing, last, final)]
-        for _ in range(p.read_latency + p.levels + 1):
+        flags = [Cat(taken, last, final)]
+        for _ in range(p.row_latency + p.levels + 1):
             stage = Signal(3)
             m.d.sync += stage.eq(flags[-1])
             flags.append(stage)
-        present, ends, _ = flags[p.read_latency + p.levels]
-        m.d.comb += self.active.eq(flags[p.read_latency][0])
+        present, ends, _ = flags[p.row_latency + p.levels]
+        m.d.comb += self.active.eq(flags[p.row_latency][0])
 
         # Lanes.
         trits = Signal(data.ArrayLayout(TRIT_BITS, p.lanes), reset_less=True)
@@ -223,8 +245,8 @@ class TernaryEngine(wiring.Component):
             m.d.comb += [
                 row.codes.eq(codes),
                 Cat(row.trits).eq(Cat(trits[r * p.columns + c] for c in range(p.columns))),
-                row.restart.eq(~present | ends),
-                row.capture.eq(ends),
+                row.present.eq(present),
+                row.last.eq(ends),
             ]
             if r + p.elements < p.rows:
                 m.d.comb += row.above.eq(rows[r + p.elements].sum)

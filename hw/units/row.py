@@ -15,18 +15,17 @@ class TernaryRow(wiring.Component):
     carry of one of the row's adders, of which there are as many as lanes, the accumulator's
     included. Level k of the tree has 8 + k bits and a register.
 
-    Throughput is a chunk per cycle. A chunk that is at the inputs in cycle t is in ``sum`` in cycle
-    t + levels + 1 when ``capture`` was high in cycle t + levels - 1, and ``restart`` of that very
-    cycle makes the next chunk the first one of a new sum.
+    Throughput is a chunk per cycle. A chunk that is at the inputs in cycle t is marked by
+    ``present`` of cycle t + levels - 1, and a missing one adds nothing. With ``last`` of that cycle
+    the sum is complete, and in ``sum`` in cycle t + levels + 1; the next chunk begins a new one.
 
     Members
     -------
     codes : ``In(ArrayLayout(signed(8), columns))``
     trits : ``In(ArrayLayout(2, columns))``
-    restart : ``In(1)``
-        The chunk whose term tree ends in the next cycle is not carried over: it is the last one of
-        its group, or none.
-    capture : ``In(1)``
+    present : ``In(1)``
+        There is a chunk whose term tree ends in the next cycle.
+    last : ``In(1)``
         It is the last one of its group.
     above : ``In(signed(24))``
         What ``sum`` becomes in all other cycles: the drain is a shift register over rows.
@@ -41,8 +40,8 @@ class TernaryRow(wiring.Component):
             {
                 "codes": In(data.ArrayLayout(signed(CODE_BITS), columns)),
                 "trits": In(data.ArrayLayout(TRIT_BITS, columns)),
-                "restart": In(1),
-                "capture": In(1),
+                "present": In(1),
+                "last": In(1),
                 "above": In(signed(SUM_BITS)),
                 "sum": Out(signed(SUM_BITS)),
             }
@@ -70,15 +69,18 @@ class TernaryRow(wiring.Component):
                 level.append(register(nodes[-1]))
             nodes, carries = level, [register(carry) for carry in carries]
 
-        restart = Signal(init=1, attrs=KEEP)
-        capture = Signal(attrs=KEEP)
+        present = Signal(attrs=KEEP)
+        last = Signal(init=1, attrs=KEEP)  # a reset leaves nothing in the accumulator
         accumulator = Signal(signed(SUM_BITS), reset_less=True)
         total = Signal(signed(SUM_BITS))
         held = Signal(signed(SUM_BITS), reset_less=True)
-        m.d.sync += restart.eq(self.restart), capture.eq(self.capture)
+        m.d.sync += present.eq(self.present), last.eq(self.last)
         m.d.comb += total.eq(add(accumulator, nodes[0], carries.pop()))
-        # The restart is a synchronous reset of the flip-flop: it costs no logic.
-        m.d.sync += accumulator.eq(Mux(restart, 0, total))
-        m.d.sync += held.eq(Mux(capture, total, self.above))
+        # Synchronous reset and clock enable of the flip-flop: they cost no logic.
+        with m.If(last):
+            m.d.sync += accumulator.eq(0)
+        with m.Elif(present):
+            m.d.sync += accumulator.eq(total)
+        m.d.sync += held.eq(Mux(last, total, self.above))
         m.d.comb += self.sum.eq(held)
         return m

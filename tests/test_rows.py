@@ -1,0 +1,66 @@
+"""A whole machine whose weights come late, against the golden model: later, and never wrong."""
+
+import pytest
+
+from host.device import LinkDevice
+from hw.arch.geometry import Geometry
+from hw.core import Core
+from hw.machine import Machine, Stores
+from sim.checkpoints import RandomCheckpoint
+from sim.device import SimulatedPort
+from sim.golden_device import GoldenDevice
+from sim.timing import predict
+from tests.late_rows import LateRows
+from weights.checkpoint import Checkpoint, ModelShape
+from weights.model import IntegerModel
+from weights.quantise import convert
+
+SIZES = {
+    "weight_rows": 900, "table_words": 1500, "descriptors": 160, "sums": 48, "multiplicands": 24,
+    "vectors": 64, "states": 32, "activations": 48, "tokens": 24,
+}  # fmt: skip
+# A drain of as many beats as a group has chunks, of more, and of fewer.
+MACHINES = {
+    "2x4x1": Geometry(rows=2, columns=4, elements=1, **SIZES),
+    "12x8x1": Geometry(rows=12, columns=8, elements=1, **SIZES),
+    "8x4x4": Geometry(rows=8, columns=4, elements=4, **SIZES),
+}
+SHAPE = ModelShape(hidden=10, layers=2, intermediate=17, vocabulary=29)
+PROMPT = [3, 28, 0, 11]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> IntegerModel:
+    folder = tmp_path_factory.mktemp("model")
+    RandomCheckpoint(shape=SHAPE, dtype="fp32", seed=7).write(folder)
+    return convert(Checkpoint(folder))
+
+
+def opened(machine: Machine) -> LinkDevice:
+    core = Core(machine=machine, board_name="late", clock_hz=1_000_000, digest=bytes(16))
+    return LinkDevice(SimulatedPort(core))
+
+
+def generations(device) -> list[list[int]]:
+    """Of a store that goes on being late in its own way, each one meets another lateness."""
+    return [
+        list(device.generate(PROMPT[: 1 + seed % 4], 6, temperature=seed / 4, seed=seed))
+        for seed in range(8)
+    ]
+
+
+@pytest.mark.whole
+@pytest.mark.parametrize("name", MACHINES)
+def test_tokens_equal_golden(name, model):
+    golden = GoldenDevice()
+    golden.load(model)
+    expected = generations(golden)
+    memory = LateRows(chance=150, longest=5, latency=5, seed=0xC0FFEE)
+    machine = Machine(geometry=MACHINES[name], stores=Stores(weights=memory))
+    with opened(machine) as device:
+        device.load(model)
+        assert generations(device) == expected
+        list(device.generate(PROMPT[:1], 6))
+        on_time, counted = predict(device.image, machine).totals(chosen=6), device.totals()
+        assert counted.engine_cycles == on_time.engine_cycles  # a row each
+        assert 0 < counted.cycles - on_time.cycles <= memory.longest * on_time.engine_cycles
