@@ -3,7 +3,8 @@
 import pytest
 
 from hw import boards
-from hw.build.estimate import CAPACITY, arrange, estimate
+from hw.build.estimate import arrange, estimate
+from hw.families import ecp5, of
 
 
 @pytest.mark.parametrize(
@@ -24,11 +25,11 @@ from hw.build.estimate import CAPACITY, arrange, estimate
     ],
 )
 def test_block_rams_of_a_memory(depth, width, granularity, expected):
-    assert arrange(depth, width, granularity) == expected
+    assert arrange(ecp5.FAMILY.memories.shapes, depth, width, granularity) == expected
 
 
 def test_block_rams_and_dsp_of_a_machine_that_was_built():
-    result = estimate(boards.board("ulx3s_85f").machine)
+    result = estimate(boards.board("ulx3s_85f").machine, ecp5.FAMILY)
     assert (result["bram"], result["dsp"]) == (203, 14)
     assert result["lut4"] == pytest.approx(18990, rel=0.1)
     assert result["ff"] == pytest.approx(10380, rel=0.1)
@@ -38,5 +39,6 @@ def test_board_fits_by_estimate():
     for name in boards.names():
         board = boards.board(name)
         if not board.simulated:
-            for resource, value in estimate(board.machine).items():
-                assert value <= CAPACITY[board.device][resource]
+            family = of(board.device)
+            for resource, value in estimate(board.machine, family).items():
+                assert value <= family.parts[board.device][resource]

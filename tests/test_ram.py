@@ -10,7 +10,8 @@ from amaranth.hdl import Array, Elaboratable, Module, Signal
 from amaranth.lib.memory import Memory
 from amaranth.sim import Simulator
 
-from hw.build.plan import SETTINGS
+from hw.build.plan import SCRIPT
+from hw.families.output_registers import OUTPUT_REGISTERS
 from hw.memory.ram import Ram, parts
 from hw.pipeline import KEEP
 
@@ -144,8 +145,8 @@ def test_output_registers(tmp_path, monkeypatch):
     design = Followers()
     (tmp_path / "top.il").write_text(rtlil.convert(design, name="top", ports=design.ports()))
     (tmp_path / "top.ys").write_text(
-        f"read_rtlil top.il\n{SETTINGS['script_after_read']}\nsynth_ecp5 -top top\n"
-        f"write_json before.json\n{SETTINGS['script_after_synth']}\nwrite_json after.json\n"
+        f"read_rtlil top.il\n{SCRIPT}\nsynth_ecp5 -top top\n"
+        f"write_json before.json\n{OUTPUT_REGISTERS}\nwrite_json after.json\n"
     )
     assert run_yosys(["-q", "top.ys"]) == 0
     before, after = (

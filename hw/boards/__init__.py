@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from hw.arch.geometry import Geometry
 from hw.arch.protocol import DIGEST_BYTES
+from hw.links.uart import Uart
+from hw.links.usb import UsbSerial
 from hw.machine import Machine
 from weights.errors import ReportedError, UsageError
 
@@ -29,13 +31,13 @@ class Board:
     machine : Machine
     clock_hz : int
         Clock of the machine, made from the board's own by a PLL.
-    baud : int or None
-        Rate of the board's UART; must divide the clock to within 2 %.
+    link : Uart, UsbSerial or None
+        How the board talks to its host.
     platform : str or None
-        ``module:class`` of the amaranth-boards platform. None for a simulated board, which
-        needs neither that package nor any tool.
+        ``module:class`` of an Amaranth platform, most often of amaranth-boards. None for a
+        simulated board, which needs neither that package nor any tool.
     device : str or None
-        Part number, the key of ``hw.build.estimate.CAPACITY``.
+        Part, as a family of `hw.families` names it.
     seed : int
         Of the placer: one that met the timing.
     model : str
@@ -45,19 +47,17 @@ class Board:
     name: str
     machine: Machine
     clock_hz: int
-    baud: int | None = None
+    link: Uart | UsbSerial | None = None
     platform: str | None = None
     device: str | None = None
     seed: int = 1
     model: str = "stories-small"
 
     def __post_init__(self):
-        if (self.platform is None) != (self.baud is None):
-            raise BoardError(f"a board with a platform, and no other, must have a baud: {self!r}")
-        if self.baud is not None and not 0.98 < self.divisor * self.baud / self.clock_hz < 1.02:
-            raise BoardError(
-                f"baud must divide a clock of {self.clock_hz} Hz to within 2 %, not {self.baud!r}"
-            )
+        if (self.platform is None) != (self.link is None):
+            raise BoardError(f"a board with a platform, and no other, must have a link: {self!r}")
+        if self.link is not None:
+            self.link.check(self.clock_hz)
 
     @property
     def geometry(self) -> Geometry:
@@ -69,18 +69,13 @@ class Board:
         """Whether the board exists in simulation only."""
         return self.platform is None
 
-    @property
-    def divisor(self) -> int:
-        """Clock cycles per bit of the UART."""
-        return round(self.clock_hz / self.baud)
-
-    def create_platform(self):
-        """A new platform object of amaranth-boards; a platform serves one build."""
+    def platform_class(self) -> type:
+        """The class of the board's platform, as its package has it."""
         if self.simulated:
             raise BoardError(f"{self.name} is a simulated board: there is no hardware of it")
         module, _, name = self.platform.partition(":")
         try:
-            return getattr(importlib.import_module(module), name)()
+            return getattr(importlib.import_module(module), name)
         except AttributeError as error:
             raise BoardError(
                 f"platform must be a module and a class of it, not {self.platform!r}"

@@ -2,6 +2,7 @@
 
 from hw.arch.geometry import Geometry
 from hw.boards import Board
+from hw.links.uart import Uart
 from hw.machine import Machine
 
 # Holds d = 128, m = 512, 3 layers, 1,024 tokens: 917,504 trits are 3,584 rows of 256; 1,024
@@ -12,7 +13,7 @@ BOARD = Board(
     platform="amaranth_boards.ulx3s:ULX3S_85F_Platform",
     device="LFE5U-85F",
     clock_hz=60_000_000,
-    baud=1_000_000,
+    link=Uart(baud=1_000_000),
     seed=3941886635174578767,
     machine=Machine(
         geometry=Geometry(

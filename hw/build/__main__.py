@@ -10,6 +10,7 @@ from hw.boards import board
 from hw.build.estimate import estimate
 from hw.build.report import table
 from hw.build.steps import LIMIT_MINUTES, build, check_size, draw_seeds
+from hw.families import of
 from sim.speed import find_speed
 from weights.commandline import OneLineParser, program
 from weights.files import user_path
@@ -47,7 +48,7 @@ def main(arguments=None) -> int:
         )
     target = board(options.board)
     if options.estimate_only:
-        print(table(target, estimate(target.machine)))
+        print(table(target, estimate(target.machine, of(target.device))))
         check_size(target)
         return 0
     first = target.seed if options.seed is None else options.seed
@@ -63,7 +64,7 @@ def main(arguments=None) -> int:
         say=lambda text: print(text, flush=True),
     )
     print(table(target, report["estimate"], report))
-    print(options.output / target.name / "top.bit")
+    print(options.output / target.name / of(target.device).bitstream)
     return 0
 
 

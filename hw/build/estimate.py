@@ -6,17 +6,13 @@ to 1,024 lanes and vector units of 1 to 8 elements synthesised for ECP5 by yosys
 what is left of the whole ULX3S-85F machine (256 lanes, 2 elements) is the fixed part.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from hw.arch.memories import Kind, memories
-from hw.boards import BoardError
+from hw.families import of
+from hw.families.family import Family
 from hw.machine import Machine
-
-CELLS = {"lut4": "TRELLIS_COMB", "ff": "TRELLIS_FF", "bram": "DP16KD", "dsp": "MULT18X18D"}
-"""Resources by the names of reports, and of the cells that nextpnr counts for them."""
-
-CAPACITY = {"LFE5U-85F": {"lut4": 83640, "ff": 83640, "bram": 208, "dsp": 156}}
-"""Of devices, by part number."""
 
 NEAR = 0.97
 """Share of a resource from which on placing and routing are likely to be in trouble."""
@@ -29,29 +25,24 @@ REMEDIES = {
 }
 """What of a geometry makes each resource smaller."""
 
-SHAPES = ((16384, 1), (8192, 2), (4096, 4), (2048, 9), (1024, 18), (512, 36))
-"""Depth and width that one block RAM can have."""
-
-BLOCK_RAM_COST, LUT_RAM_COST = 128, 4
-"""Weights by which synthesis chooses between a block RAM and LUTs as 16 x 4 bits of memory."""
-
-LUTS_PER_LUT_RAM = 6
 LUTS_PER_BANK_BIT = 0.6  # of the multiplexer behind block RAMs that are not deep enough
 LUTS_PER_ELEMENT, LUTS_PER_LANE, LUTS_PER_ROW, LUTS_PER_WEIGHT_BIT = 1970, 19.1, 39, 1.1
 FLIP_FLOPS_PER_ELEMENT, FLIP_FLOPS_PER_LANE, FLIP_FLOPS_PER_ROW = 1324, 13.2, 34
 FIXED_LUTS, FIXED_FLIP_FLOPS = 5140, 3650
 PACKING = 1.08  # LUTs after packing, where carry chains begin and end, to LUTs before
-DSP_PER_ELEMENT = 7
 
 
-def arrange(depth: int, width: int, granularity: int | None = None) -> tuple[int, int]:
+def arrange(
+    shapes: Sequence[tuple[int, int]], depth: int, width: int, granularity: int | None = None
+) -> tuple[int, int]:
     """(block RAMs, banks) of a memory in the shape that needs fewest; banks share the outputs.
 
-    ``granularity`` is the width that has a write enable of its own.
+    ``granularity`` is the width that has a write enable of its own, ``shapes`` are those of a block
+    RAM.
     """
     part = granularity or width
     choices = []
-    for d, w in SHAPES:
+    for d, w in shapes:
         if granularity and w >= granularity:
             across = -(-(width // part) // (w // granularity))
         else:
@@ -61,8 +52,9 @@ def arrange(depth: int, width: int, granularity: int | None = None) -> tuple[int
     return min(choices)
 
 
-def estimate(machine: Machine) -> dict[str, int]:
+def estimate(machine: Machine, family: Family) -> dict[str, int]:
     """``lut4``, ``ff``, ``bram`` and ``dsp`` of a machine."""
+    made_of = family.memories
     g = machine.geometry
     luts = FIXED_LUTS + LUTS_PER_ELEMENT * g.elements
     luts += LUTS_PER_LANE * g.lanes + LUTS_PER_ROW * g.rows + LUTS_PER_WEIGHT_BIT * 2 * g.lanes
@@ -72,18 +64,19 @@ def estimate(machine: Machine) -> dict[str, int]:
     for memory in memories(g).values():
         if memory.kind == Kind.FLIP_FLOPS:
             continue
-        blocks, banks = arrange(memory.words, memory.bits, memory.item if memory.parts else None)
+        granularity = memory.item if memory.parts else None
+        blocks, banks = arrange(made_of.shapes, memory.words, memory.bits, granularity)
         lut_rams = -(-memory.words // 16) * -(-memory.bits // 4)
-        if lut_rams * LUT_RAM_COST < blocks * BLOCK_RAM_COST:
-            luts += memory.copies * LUTS_PER_LUT_RAM * lut_rams
+        if made_of.luts and lut_rams * made_of.lut_cost < blocks * made_of.block_cost:
+            luts += memory.copies * made_of.luts * lut_rams
         else:
             block_rams += memory.copies * blocks
             luts += memory.copies * LUTS_PER_BANK_BIT * memory.bits * (banks - 1)
     return {
-        "lut4": round(PACKING * luts),
+        "lut4": round(family.luts * PACKING * luts),
         "ff": round(flip_flops),
         "bram": block_rams,
-        "dsp": DSP_PER_ELEMENT * g.elements,
+        "dsp": family.dsp_per_element * g.elements,
     }
 
 
@@ -104,12 +97,11 @@ class Fit:
 
 
 def check_fit(guess: dict[str, int], device: str) -> Fit:
-    """What an `estimate` means for a device of ``CAPACITY``; ``BoardError`` for another one."""
-    if device not in CAPACITY:
-        raise BoardError(f"device must be one of {', '.join(CAPACITY)}, not {device!r}")
+    """What an `estimate` means for a device of a family; ``PartError`` for another one."""
+    has = of(device).parts[device]
     lacks, warnings = [], []
     for name, need in guess.items():
-        available = CAPACITY[device][name]
+        available = has[name]
         if need > available:
             lacks.append(f"{name} needs about {need} of {available}: reduce {REMEDIES[name]}")
         elif need >= NEAR * available:

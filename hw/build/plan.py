@@ -4,29 +4,26 @@ import json
 import warnings
 from dataclasses import dataclass, field
 
+from amaranth.build import ResourceError
 from amaranth.hdl import UnusedElaboratable
 
 from hw.arch.protocol import DIGEST_BYTES
 from hw.boards import Board
 from hw.build import BuildError
-from hw.build.output_registers import OUTPUT_REGISTERS
+from hw.families import of
+from hw.families.family import Family
 from hw.pipeline import KEEP_SCRIPT
 
-SETTINGS = {
-    # No memory here uses what it reads from a row that is being written, so the tools may leave out
-    # the logic that would define it: 43 flip-flops and 36 LUTs for a block RAM of 512 x 16.
-    "script_after_read": (
-        "setparam -set COLLISION_X_MASK 1'1"
-        " t:$memrd_v2 r:CLK_ENABLE=1 %i r:COLLISION_X_MASK=1'0 %i r:TRANSPARENCY_MASK=1'0 %i; "
-        + KEEP_SCRIPT
-    ),
-    "script_after_synth": OUTPUT_REGISTERS,
-    # What the static placer makes converges with every seed that was tried, the default one's with
-    # few. router1 takes many times as long. Timing is judged here, so that a failure has a report.
-    "nextpnr_opts": "--placer static --router router2 --timing-allow-fail --report top.report",
-}
+SCRIPT = (
+    # No memory of ours uses what it reads from a row that is being written, so the tools may leave
+    # out the logic that would define it: 43 flip-flops and 36 LUTs for a block RAM of 512 x 16.
+    "setparam -set COLLISION_X_MASK 1'1"
+    " t:$memrd_v2 r:CLK_ENABLE=1 %i r:COLLISION_X_MASK=1'0 %i r:TRANSPARENCY_MASK=1'0 %i"
+    " top.usb* %d; " + KEEP_SCRIPT
+)
+"""What yosys does right after it has read the design."""
 
-SEED_FILES = ("top.tim", "top.report", "top.config", "top.bit", "top.svf")
+CELLS = "top.cells"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,13 +46,28 @@ class Plan:
     commands: tuple[list[str], ...]
     digest: bytes
 
-    def seeded(self, seed: int) -> tuple[list[str], ...]:
-        """Commands for one seed of the placer, each seed with files of its own."""
-        names = {name: f"seed-{seed}.{name.partition('.')[2]}" for name in SEED_FILES}
-        words = [[names.get(word, word) for word in command] for command in self.commands]
-        # The netlist says what each unit takes. It is not of the plan: it decides nothing.
-        words[1] += ["--write", f"seed-{seed}.cells", "--seed", str(seed)]
-        return tuple(words)
+    @property
+    def family(self) -> Family:
+        return of(self.board.device)
+
+    def seeded(self, seed: int) -> tuple[list[str], list[str]]:
+        """Commands that route and pack with one seed of the placer, which has its own files."""
+
+        def named(word):
+            return word if word in shared else seed_file(seed, word)
+
+        shared = {*self.files, self.family.netlist}
+        _, route, pack = ([named(word) for word in command] for command in self.commands)
+        if "--write" not in route:
+            # This netlist says what each unit takes. It is not of the plan: it decides nothing.
+            route += ["--write", seed_file(seed, CELLS)]
+        return [*route, "--seed", str(seed)], pack
+
+
+def seed_file(seed: int, name: str) -> str:
+    """A seed's name of a file ``top.*`` of the plan; other words are left as they are."""
+    stem, dot, rest = name.partition(".")
+    return f"seed-{seed}.{rest}" if stem == "top" and dot else name
 
 
 def plan(board: Board, core=None) -> Plan:
@@ -64,24 +76,28 @@ def plan(board: Board, core=None) -> Plan:
     from hw.top import Top
 
     core = core or board.core
+    family = of(board.device)
 
     def prepare(digest):
         # No places of sources: the text depends on the design alone. Nor Verilog to look at, which
         # needs a yosys.
-        options = {"emit_src": False, "debug_verilog": False, **SETTINGS}
+        options = {"emit_src": False, "debug_verilog": False, "script_after_read": SCRIPT}
+        options |= family.options(board.clock_hz)
         try:
-            platform = board.create_platform()
+            platform = family.platform(board.platform_class())()
             return platform.prepare(Top(board, core(digest)), "top", **options)
-        except (ValueError, NotImplementedError) as error:
+        except (ValueError, NotImplementedError, ResourceError) as error:
             warnings.simplefilter("ignore", UnusedElaboratable)  # of what was made until then
             raise BuildError(f"{board.name}: {error}") from error
 
     digest = prepare(bytes(DIGEST_BYTES)).digest(size=DIGEST_BYTES)
     files = prepare(digest).files
+    commands = json.loads(files["build_top.json"])["commands"]
     return Plan(
         board=board,
-        files={name: files[name] for name in ("top.il", "top.ys", "top.lpf")},
-        commands=tuple(json.loads(files["build_top.json"])["commands"]),
+        files={name: files[name] for name in family.files},
+        # Boards may have more, to program them.
+        commands=tuple(command for command in commands if command[0] in family.tools),
         digest=digest,
     )
 

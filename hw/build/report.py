@@ -8,7 +8,8 @@ from typing import Any
 
 from hw.boards import Board
 from hw.build import BuildError
-from hw.build.estimate import CAPACITY, CELLS
+from hw.families import of
+from hw.families.family import Family
 
 CONTEXTS = 1
 """Sequences that a machine works at side by side."""
@@ -20,7 +21,7 @@ def parse_utilisation(log: str) -> dict[str, tuple[int, int]]:
     return {cell: (int(used), int(available)) for cell, used, available in lines}
 
 
-def parse_report(text: str, clock_hz: int) -> dict:
+def parse_report(text: str, clock_hz: int, family: Family) -> dict:
     """What ``report.json`` takes from nextpnr's: resources and the clock.
 
     ``clock_mhz`` is that of the machine, ``critical_path`` its slowest path with the nanoseconds
@@ -28,9 +29,12 @@ def parse_report(text: str, clock_hz: int) -> dict:
     """
     report = json.loads(text)
     result = {}
-    for name, cell in CELLS.items():
-        entry = report["utilization"][cell]
-        result[name] = {"used": entry["used"], "available": entry["available"]}
+    for name, cells in family.cells.items():
+        entries = [report["utilization"][cell] for cell in cells]
+        result[name] = {
+            "used": sum(entry["used"] for entry in entries),
+            "available": entries[0]["available"],
+        }
     required = clock_hz / 1e6
     clocks = report["fmax"]
     ours = [n for n, c in clocks.items() if math.isclose(c["constraint"], required, rel_tol=1e-3)]
@@ -53,7 +57,7 @@ def parse_report(text: str, clock_hz: int) -> dict:
     return result
 
 
-def lut4_by_unit(netlist: dict) -> dict[str, int]:
+def lut4_by_unit(netlist: dict, family: Family) -> dict[str, int]:
     """LUTs of each unit of the core in the netlist that nextpnr writes, by the names of cells.
 
     ``other`` is what belongs to none. Carry chains begin and end in LUTs that nextpnr adds without
@@ -62,10 +66,10 @@ def lut4_by_unit(netlist: dict) -> dict[str, int]:
     (top,) = netlist["modules"].values()
     units, carries = {}, {}
     for name, cell in top["cells"].items():
-        if cell["type"] == CELLS["lut4"]:
+        if cell["type"] in family.cells["lut4"]:
             match = re.match(r"core\.([a-z]+)\.", name)
             units[name] = match[1] if match else None
-            for port in ("FCI", "FCO"):
+            for port in family.chains:
                 for net in cell["connections"].get(port, ()):
                     carries.setdefault(net, []).append(name)
     neighbours = {}
@@ -116,7 +120,7 @@ def compact_json(value: dict) -> str:
 
 def table(board: Board, guess: dict, report: dict | None = None) -> str:
     """Estimate and, if there is a report, measured figures, as text."""
-    available = CAPACITY.get(board.device, {})
+    available = of(board.device).parts[board.device] if board.device else {}
     lines = [f"{board.name}: {board.geometry.lanes} lanes"]
     lines.append(f"{'':8}{'estimate':>10}{'routed':>10}{'available':>11}")
     for name, value in guess.items():

@@ -2,7 +2,7 @@
 
 import contextlib
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -10,14 +10,15 @@ from pathlib import Path
 from hw.boards import Board
 from hw.build import BuildError
 from hw.build.estimate import check_fit, estimate
-from hw.build.plan import Plan, check_hardware, plan
+from hw.build.plan import Plan, check_hardware, plan, seed_file
 from hw.build.report import compact_json, parse_report, speed_keys
 from hw.build.tools import Workplace, reading
+from hw.families import of
 from weights.errors import ReportedError
 from weights.files import write_file
 from weights.locks import locked
 
-PUBLISHED = ("top.bit", "report.json", "profile.svg")
+PUBLISHED = ("report.json", "profile.svg")
 
 LIMIT_MINUTES = 30.0
 """A router that has not converged by then seldom does."""
@@ -33,7 +34,7 @@ class Routed:
 
 
 def _route(place: Workplace, plan: Plan, seed: int, minutes: float | None) -> Routed:
-    _, route, _ = plan.seeded(seed)
+    route, _ = plan.seeded(seed)
     name = f"seed-{seed}"
     report = f"{name}.report"
     try:
@@ -41,12 +42,13 @@ def _route(place: Workplace, plan: Plan, seed: int, minutes: float | None) -> Ro
             name,
             route,
             f"{name}.tim",
-            outputs=(f"{name}.config", report, f"{name}.units"),
+            outputs=(seed_file(seed, plan.family.routed), report, f"{name}.units"),
             minutes=minutes,
-            finish=lambda: place.count_units(name),
+            finish=lambda: place.count_units(seed),
         )
         with reading(place.path / report):
-            result = parse_report((place.path / report).read_text(), plan.board.clock_hz)
+            text = (place.path / report).read_text()
+            result = parse_report(text, plan.board.clock_hz, plan.family)
     except BuildError as error:
         place.say(f"{name}: {error}")
         return Routed(failure=error)
@@ -55,8 +57,10 @@ def _route(place: Workplace, plan: Plan, seed: int, minutes: float | None) -> Ro
 
 
 @contextlib.contextmanager
-def folder_of(directory: Path, say: Callable[[str], None]) -> Iterator[None]:
-    """A board's folder, without what was published there, for one build at a time.
+def folder_of(
+    directory: Path, published: Sequence[str], say: Callable[[str], None]
+) -> Iterator[None]:
+    """A board's folder, without what was ``published`` there, for one build at a time.
 
     Another one waits. Raises BuildError if the folder cannot be written to.
     """
@@ -65,7 +69,7 @@ def folder_of(directory: Path, say: Callable[[str], None]) -> Iterator[None]:
             directory.mkdir(parents=True, exist_ok=True)
             waiting = f"another build works in {directory}: waiting for it"
             stack.enter_context(locked(directory / ".lock", lambda: say(waiting)))
-            for name in PUBLISHED:
+            for name in published:
                 (directory / name).unlink(missing_ok=True)
         except OSError as error:
             raise BuildError(
@@ -79,7 +83,7 @@ def check_size(board: Board, say=print):
     """Says before anything runs whether the estimate fits; raises BuildError if it does not."""
     if board.simulated:
         return
-    fit = check_fit(estimate(board.machine), board.device)
+    fit = check_fit(estimate(board.machine, of(board.device)), board.device)
     for warning in fit.warnings:
         say(f"warning: {warning}")
     if fit.lacks:
@@ -133,7 +137,7 @@ def build(
     """
     directory = Path(output) / board.name
     check_hardware(board)
-    with folder_of(directory, say):
+    with folder_of(directory, (of(board.device).bitstream, *PUBLISHED), say):
         check_size(board, say)
         the_plan = plan(board, core)
         place = Workplace(the_plan, directory, say)
@@ -146,7 +150,8 @@ def build(
             raise BuildError(f"{model}: {error}") from None
 
         synthesis, *_ = the_plan.commands
-        seconds = {"yosys": place.run("synthesis", synthesis, "top.rpt", outputs=["top.json"])}
+        netlist = the_plan.family.netlist
+        seconds = {"yosys": place.run("synthesis", synthesis, "top.rpt", outputs=[netlist])}
         seeds = list(seeds)
         with ThreadPoolExecutor(jobs) as pool:
             try:
@@ -169,12 +174,12 @@ def build(
         )
         result, seconds["nextpnr"] = routed[seed].result, routed[seed].seconds
         if result["passed"]:
-            pack = the_plan.seeded(seed)[-1]
-            bitstream = f"seed-{seed}.bit"
-            seconds["ecppack"] = place.run(
+            _, pack = the_plan.seeded(seed)
+            bitstream = seed_file(seed, the_plan.family.bitstream)
+            seconds[pack[0]] = place.run(
                 f"pack-{seed}", pack, f"pack-{seed}.log", outputs=[bitstream]
             )
-        units = place.units(f"seed-{seed}")
+        units = place.units(seed)
         if units is None:
             say(f"seed-{seed}: no netlist tells the units' LUTs")
         report = {
@@ -185,7 +190,7 @@ def build(
             "lut4_by_unit": units,
             "lanes": board.geometry.lanes,
             "geometry": asdict(board.geometry),
-            "estimate": estimate(board.machine),
+            "estimate": estimate(board.machine, the_plan.family),
             "seed": seed,
             "seeds": {str(s): t.result and t.result["clock_mhz"] for s, t in tried.items()},
             "failures": {str(s): str(t.failure) for s, t in tried.items() if t.failure},
@@ -203,5 +208,5 @@ def build(
                 f"timing failed: {result['clock_mhz']:.2f} MHz of "
                 f"{result['clock_required_mhz']:g} MHz (log: {place.path / f'seed-{seed}.tim'})"
             )
-        write_file(directory / "top.bit", (place.path / bitstream).read_bytes())
+        write_file(directory / the_plan.family.bitstream, (place.path / bitstream).read_bytes())
         return report

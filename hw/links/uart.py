@@ -1,9 +1,13 @@
 """Serial line: 8 data bits, no parity, one stop bit, least significant bit first."""
 
+from dataclasses import dataclass
+
 from amaranth.hdl import Cat, Module, Signal
-from amaranth.lib import stream, wiring
+from amaranth.lib import io, stream, wiring
 from amaranth.lib.cdc import FFSynchronizer
 from amaranth.lib.wiring import In, Out
+
+from hw.links.pins import request_raw
 
 BITS = 8
 DIVISOR_MIN = 4
@@ -137,3 +141,48 @@ class UartTransmitter(wiring.Component):
                 self.line.eq(bits[0]),
             ]
         return m
+
+
+@dataclass(frozen=True, kw_only=True)
+class Uart:
+    """A link over a board's UART.
+
+    Parameters
+    ----------
+    baud : int
+        Bits per second; must divide the machine's clock to within 2 %.
+    resource : str
+        Name of the platform's resource, with ``rx`` and ``tx`` as the board sees them.
+    """
+
+    baud: int
+    resource: str = "uart"
+
+    @property
+    def clocks(self) -> dict[str, int]:
+        """Rates of clock domains that the link needs beside the machine's."""
+        return {}
+
+    def check(self, clock_hz: int):
+        """Raises ValueError for a clock of the machine that does not suit."""
+        if not 0.98 < self.divisor(clock_hz) * self.baud / clock_hz < 1.02:
+            raise ValueError(
+                f"baud must divide a clock of {clock_hz} Hz to within 2 %, not {self.baud!r}"
+            )
+
+    def divisor(self, clock_hz: int) -> int:
+        """Clock cycles per bit."""
+        return round(clock_hz / self.baud)
+
+    def attach(self, m: Module, platform, core, clock_hz: int):
+        """Adds a core and what lies between its streams ``rx`` and ``tx`` and the board's pins."""
+        pins = request_raw(platform, self.resource)
+        divisor = self.divisor(clock_hz)
+        m.submodules.rx_pin = rx_pin = io.Buffer("i", pins.rx)
+        m.submodules.tx_pin = tx_pin = io.Buffer("o", pins.tx)
+        m.submodules.receiver = receiver = UartReceiver(divisor=divisor)
+        m.submodules.transmitter = transmitter = UartTransmitter(divisor=divisor)
+        m.submodules.core = core
+        wiring.connect(m, receiver.bytes, core.rx)
+        wiring.connect(m, core.tx, transmitter.bytes)
+        m.d.comb += [receiver.line.eq(rx_pin.i), tx_pin.o.eq(transmitter.line)]

@@ -1,0 +1,20 @@
+"""Families of devices: all that a build must know of one. `of` alone tells them apart."""
+
+from hw.families import ecp5, gowin, ice40
+from hw.families.family import Family
+from weights.errors import ReportedError
+
+FAMILIES = (ecp5.FAMILY, gowin.FAMILY, ice40.FAMILY)
+
+
+class PartError(ReportedError, ValueError):
+    """No family has such a part."""
+
+
+def of(part: str | None) -> Family:
+    """The family of a part; ``PartError`` with those that are known if none has it."""
+    for family in FAMILIES:
+        if part in family.parts:
+            return family
+    known = ", ".join(name for family in FAMILIES for name in family.parts)
+    raise PartError(f"device must be one of {known}, not {part!r}")

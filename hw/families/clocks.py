@@ -1,0 +1,33 @@
+"""What clocks are made of in every family: the board's oscillator, and a start after the PLL's."""
+
+from amaranth.hdl import ClockDomain, ClockSignal, Module, Signal
+from amaranth.lib import io
+from amaranth.lib.cdc import FFSynchronizer
+
+
+def add_oscillator(m: Module, platform) -> Signal:
+    """The clock that the board itself has."""
+    pin = platform.request(platform.default_clk, dir="-")
+    m.submodules.clock_pin = clock_pin = io.Buffer("i", pin)
+    return clock_pin.i
+
+
+def add_start(m: Module, oscillator: Signal, locked: Signal) -> Signal:
+    """What opens clocks' gates once a PLL has been locked for a while, in cycles of its reference.
+
+    Configuration has given every register its initial value by then, and nothing has been clocked
+    since, so that this start is the reset: it takes no fan-out, no logic and no slice control set,
+    as a reset net to every register would.
+    """
+    m.domains.reference = ClockDomain("reference", reset_less=True, local=True)
+    running, enable = (Signal() for _ in range(2))
+    m.submodules.locked = FFSynchronizer(locked, running, o_domain="reference", stages=3)
+    # A lock that comes and goes while the PLL settles does not count.
+    settled = Signal(8)
+    with m.If(~running):
+        m.d.reference += settled.eq(0)
+    with m.Elif(~settled.all()):
+        m.d.reference += settled.eq(settled + 1)
+    m.d.reference += enable.eq(settled.all())
+    m.d.comb += ClockSignal("reference").eq(oscillator)
+    return enable

