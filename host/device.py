@@ -8,7 +8,7 @@ import random
 import struct
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -95,32 +95,18 @@ class LinkDevice:
     ----------
     port : Port
         Closed by `close`.
-    name : str
-        What messages call the device.
-    patience : float
-        Seconds to wait for an answer, beside what the device needs to work it out.
-    attempts : int
-        How often a command is sent before the device counts as silent.
-    clock_hz : float or None
-        Cycles per second that a device reaches at least; what it reports unless given.
+    options
+        Of the `Link`.
     """
 
-    def __init__(
-        self,
-        port: Port,
-        *,
-        name: str = "device",
-        patience: float = 0.5,
-        attempts: int = 6,
-        clock_hz: float | None = None,
-    ):
-        self.name = name
+    def __init__(self, port: Port, **options: Any):
+        self._link = Link(port, **options)
+        self.name = self._link.name
         self.image: Image | None = None
-        self._link = Link(port, name=name, patience=patience, attempts=attempts, clock_hz=clock_hz)
         self._session = 0
         self._run_id = random.randrange(1, 1 << 32)
         self._running = False
-        self._turns = Turns(name)
+        self._turns = Turns(self.name)
         self._totals = Totals()
         self._counters: list[int] = []
 

@@ -49,7 +49,13 @@ class Link:
     """
 
     def __init__(
-        self, port: Port, *, name: str, patience: float, attempts: int, clock_hz: float | None
+        self,
+        port: Port,
+        *,
+        name: str = "device",
+        patience: float = 0.5,
+        attempts: int = 6,
+        clock_hz: float | None = None,
     ):
         self.name = name
         self.attempts = attempts

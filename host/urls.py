@@ -20,7 +20,7 @@ from host.ports import serial_port, simulated_port, simulation
 from hw.arch.protocol import SLOWEST_HZ
 
 SIMULATED: dict[str, Any] = {"patience": 20, "attempts": 3, "clock_hz": SLOWEST_HZ}
-"""What a `LinkDevice` is told of a simulated device, whose time is the processor's."""
+"""What a `LinkDevice` is told of a simulated device, which has the time of the processor."""
 
 CLEAR_CACHE = "remove the folder tritstream/sim in the user's cache"
 

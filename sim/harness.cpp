@@ -1,4 +1,4 @@
-// Byte streams in and out of a verilated core, for sim/device.py through ctypes.
+// Byte streams in and out of a verilated core, for `sim.device` through ctypes.
 //
 // A core has the ports clk, rst, rx__{valid,ready,payload} and tx__{valid,ready,payload}; Verilator
 // spells the second of two underscores ___05F. Inputs change while the clock is low; a byte passes
