@@ -168,6 +168,7 @@ class Core(wiring.Component):
         stores = {row.space: getattr(self, name) for name, row in rows if row.kind == Kind.STORE}
         window = Window(bus, spaces(self.geometry), stores)
         window.connect(m)
+        request = window.request
         address = window.address
         m.d.comb += [
             self.sums.read.address.eq(
@@ -179,10 +180,10 @@ class Core(wiring.Component):
                 Mux(running, sequencer.register_address, address(MemorySpace.REGISTERS))
             ),
             self.host_token_read.addr.eq(address(MemorySpace.TOKENS)),
-            self.token_write.addr.eq(Mux(running, sequencer.token_address, bus.address)),
-            self.token_write.data.eq(Mux(running, sequencer.token_write_data, bus.write_data)),
+            self.token_write.addr.eq(Mux(running, sequencer.token_address, request.address)),
+            self.token_write.data.eq(Mux(running, sequencer.token_write_data, request.write_data)),
             self.token_write.en.eq(
-                sequencer.token_write | (bus.write & (bus.space == MemorySpace.TOKENS))
+                sequencer.token_write | (request.write & (request.space == MemorySpace.TOKENS))
             ),
         ]
         window.show(

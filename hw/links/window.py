@@ -5,15 +5,16 @@ from amaranth.utils import bits_for, exact_log2
 
 from hw.arch.memories import HALF_WORD_BITS, Memory
 from hw.arch.protocol import MemorySpace
-from hw.memory.signatures import ADDRESS_STAGES, HOST_READ_LATENCY, READ_LATENCY
+from hw.memory.signatures import ADDRESS_STAGES, HOST_READ_LATENCY, READ_LATENCY, BusSignature
 from hw.pipeline import delay
 
 
 class Window:
-    """The host's access to everything on the bus.
+    """The host's access to everything on the bus, a cycle after the link's.
 
-    Stores take it as it is; everything else is read beside them with the same latency: an address
-    ``ADDRESS_STAGES`` later, its word ``READ_LATENCY`` later, its half next.
+    What the link finds in one cycle goes all over the chip in the next. Stores take it as it is;
+    everything else is read beside them with the same latency: an address ``ADDRESS_STAGES`` later,
+    its word ``READ_LATENCY`` later, its half next.
 
     Parameters
     ----------
@@ -23,6 +24,11 @@ class Window:
         Of `hw.arch.memories.spaces`.
     stores : mapping of MemorySpace to BlockStore
         Spaces that are stores of whole words with a host side of their own.
+
+    Attributes
+    ----------
+    request
+        The bus as it was a cycle ago.
     """
 
     def __init__(self, bus, memories: dict[MemorySpace, Memory], stores):
@@ -32,7 +38,9 @@ class Window:
 
     def connect(self, m: Module):
         """Connect the stores, and bring the half-word's address to all others."""
-        bus = self.bus
+        self.request = bus = BusSignature().create(path=("request",))
+        for name in ("space", "address", "write_data", "write", "read"):
+            m.d.sync += getattr(bus, name).eq(getattr(self.bus, name))
         for space, store in self.stores.items():
             here = bus.space == space
             m.d.comb += [
@@ -79,7 +87,7 @@ class Window:
             MemorySpace.COUNTERS: counter.word_select(half[0], HALF_WORD_BITS),
             MemorySpace.TOTALS: totals.word_select(half[:last], HALF_WORD_BITS),
         }
-        space = delay(m, bus.space, HOST_READ_LATENCY - 1, name="host_space")
+        space = delay(m, self.request.space, HOST_READ_LATENCY - 1, name="host_space")
         word = Signal(HALF_WORD_BITS)
         with m.Switch(space):
             for key, value in words.items():
@@ -92,5 +100,5 @@ class Window:
             with m.Default():
                 m.d.comb += bus.read_data.eq(word)
         m.d.comb += bus.read_valid.eq(
-            delay(m, bus.read, HOST_READ_LATENCY, name="host_read", reset_less=False)
+            delay(m, self.request.read, HOST_READ_LATENCY, name="host_read", reset_less=False)
         )
