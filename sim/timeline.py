@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from html import escape
 from itertools import groupby
 
-from hw.arch.program import ScalarOp, Unit, VectorOp
+from hw.arch.operations import VectorOp
+from hw.arch.program import ScalarOp, Unit
 from hw.control.sequencer import Sequencer
 from sim.timing import TimedStep, Timing
 

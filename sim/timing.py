@@ -14,11 +14,11 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from host.compiler import Image
-from hw.arch.program import ControlOp, Descriptor, ScalarOp, Unit, VectorOp, Wait, unroll
+from hw.arch.operations import OPERATIONS, VectorOp
+from hw.arch.program import ControlOp, Descriptor, ScalarOp, Unit, Wait, unroll
 from hw.arch.protocol import Totals
 from hw.control.sequencer import Sequencer
 from hw.machine import Machine
-from hw.units.vector import MEASURED
 
 WAITS = {Unit.ENGINE: Wait.ENGINE, Unit.VECTOR: Wait.VECTOR, Unit.SCALAR: Wait.SCALAR}
 ALL = Wait.ENGINE | Wait.VECTOR | Wait.SCALAR
@@ -136,7 +136,7 @@ class UnitClock:
             case Unit.VECTOR:
                 op = VectorOp(step.op)
                 last = cycle + units.vector.cycles(step.length, op)
-                if op not in MEASURED:
+                if not OPERATIONS[op].measured:
                     return {Unit.VECTOR: last + 1}
                 # The last busy cycle hands the statistic over; its scale goes to the registers.
                 write = last + units.normaliser.latency

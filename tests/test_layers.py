@@ -5,7 +5,8 @@ import random
 from amaranth.sim import Simulator
 
 from hw.arch.geometry import Geometry
-from hw.arch.program import ControlOp, Descriptor, Space, Stride, Unit, VectorOp, unroll
+from hw.arch.operations import VectorOp
+from hw.arch.program import ControlOp, Descriptor, Space, Stride, Unit, unroll
 from hw.control.counters import StepCounters
 from hw.control.layers import Layers
 

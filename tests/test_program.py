@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from hw.arch.operations import VectorOp
 from hw.arch.program import (
     FIELDS,
     ControlOp,
@@ -12,7 +13,6 @@ from hw.arch.program import (
     Space,
     Stride,
     Unit,
-    VectorOp,
     Wait,
     unroll,
 )

@@ -7,7 +7,8 @@ from amaranth.hdl import Value
 from amaranth.sim import Simulator
 
 from hw.arch.arithmetic import HIDDEN_BITS, RESIDUAL_BITS, SUM_BITS
-from hw.arch.program import Space, VectorOp
+from hw.arch.operations import OPERATIONS, Statistic, Table, VectorOp
+from hw.arch.program import Space
 from hw.units.commands import VectorCommand
 from hw.units.vector import VectorParameters
 from hw.units.vector_unit import VectorUnit
@@ -23,19 +24,6 @@ WIDTHS = {
 }
 READ = ("tables", "vectors", "sums", "multiplicands", "states")
 WRITTEN = ("vectors", "states", "activations")
-TARGETS = {
-    VectorOp.EMBED: "vectors",
-    VectorOp.QUANT: "activations",
-    VectorOp.SILU: "vectors",
-    VectorOp.UPDATE: "states",
-    VectorOp.GATE: "vectors",
-    VectorOp.RESIDUAL: "vectors",
-}
-OPERANDS = {
-    VectorOp.EMBED: {"tables"},
-    VectorOp.UPDATE: {"vectors", "states"},
-    VectorOp.RESIDUAL: {"vectors"},
-}
 BEATS = 64
 PARAMETERS = {
     elements: VectorParameters(
@@ -135,10 +123,16 @@ class Bench:
             fields["first"] = self.rng.getrandbits(1)
         if command.op in (VectorOp.SILU, VectorOp.UPDATE, VectorOp.RESIDUAL):
             fields["b_register"] = self.rng.getrandbits(1)
-        expected = p.compute(command, self.memories)
+        row = OPERATIONS[command.op]
+        main = {Space(command.space).name.lower()} if row.table != Table.ROW else set()
+        tables = {"tables"} if row.table != Table.NOTHING else set()
+        self.operands = {*main, *tables, *row.reads}
+        expected = p.compute(command, {name: self.memories[name] for name in self.operands})
+        assert bool(expected.elements) == (row.writes is not None)
+        assert (expected.value is not None) == row.measured
+        assert (expected.choice is not None) == (row.statistic == Statistic.CHOICE)
         previous_choice = ctx.get(dut.choice)
         self.writes.clear()
-        self.operands = OPERANDS.get(command.op, set()) | {Space(command.space).name.lower()}
         stall = self.rng.choice((0, 0, 1, 5))
 
         for _ in range(self.rng.choice((0, 0, 1, 3))):
@@ -176,9 +170,9 @@ class Bench:
         choice = previous_choice if expected.choice is None else expected.choice
         assert ctx.get(dut.choice) == choice, name
         if expected.elements:
-            target = TARGETS[command.op]
+            target = row.writes
             dest = command.dest
-            if command.op == VectorOp.QUANT:
+            if target == "activations":
                 dest *= p.columns // p.elements
             beats = -(-command.length // p.elements)
             assert set(self.writes) == {(target, dest + i) for i in range(beats)}, name

@@ -11,6 +11,7 @@ from host.compiler.image import Image
 from host.compiler.layout import ceil_div, pack_tables, pack_weights
 from host.errors import FitError
 from hw.arch.geometry import Geometry
+from hw.arch.operations import VectorOp
 from hw.arch.program import (
     CONSTANTS_PER_ROW,
     DESCRIPTOR_BITS,
@@ -20,7 +21,6 @@ from hw.arch.program import (
     Space,
     Stride,
     Unit,
-    VectorOp,
     Wait,
     immediate,
     unroll,

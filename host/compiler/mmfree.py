@@ -6,7 +6,8 @@ from host.compiler.assembler import Assembler, check_fit
 from host.compiler.image import Image
 from host.compiler.layout import ceil_div, pack_embedding
 from hw.arch.geometry import Geometry
-from hw.arch.program import INVERSE_TEMPERATURE, ControlOp, ScalarOp, Space, Unit, VectorOp, Wait
+from hw.arch.operations import VectorOp
+from hw.arch.program import INVERSE_TEMPERATURE, ControlOp, ScalarOp, Space, Unit, Wait
 from weights.fixed import (
     EMBEDDING_SHIFT,
     FULL_SCALE,

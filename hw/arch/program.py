@@ -23,6 +23,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
+from hw.arch.operations import which
+
 DESCRIPTOR_BITS = 128
 CONSTANT_BITS = 32
 CONSTANTS_PER_ROW = DESCRIPTOR_BITS // CONSTANT_BITS
@@ -48,20 +50,6 @@ class ControlOp(enum.IntEnum):
     END = 0  # the token is done once every unit is idle
     PREFILL_END = 1  # the same, for prompt tokens after which nothing is chosen
     REPEAT = 2  # back to step ``dest``, until the steps from there have run ``length`` times
-
-
-class VectorOp(enum.IntEnum):
-    """Steps of the vector unit; formulas in docs/arithmetic.md. P is register ``a``, K is ``b``."""
-
-    EMBED = 0  # vectors[dest] = row of the token; row = address + token * operand; result: peak
-    NORM = 1  # space[source] with table or K, shift; result: energy
-    PEAK = 2  # space[source] with table, shift 15; result: peak of the gained vector
-    QUANT = 3  # the same, then codes = gained * K into activations[dest]
-    SILU = 4  # space[source] * K -> silu -> vectors[dest]
-    UPDATE = 5  # states[dest] from space[source] * K, candidate vectors[operand], bounds at address
-    GATE = 6  # silu(space[source] * K) * (multiplicands[operand] >> address) -> vectors[dest]; peak
-    RESIDUAL = 7  # vectors[dest] = vectors[operand] + space[source] * K; result: peak
-    CHOOSE = 8  # running maximum of space[source] * K plus noise; the next token
 
 
 class ScalarOp(enum.IntEnum):
@@ -206,7 +194,7 @@ class Stride:
             address += layer * by_unit.get(step.unit, self.constants)
         if step.unit == Unit.VECTOR:
             source += layer * self.states * (step.space == Space.STATES)
-            dest += layer * self.states * (step.op == VectorOp.UPDATE)
+            dest += layer * self.states * (step.op in which(writes="states"))
         return replace(step, address=address, source=source, dest=dest)
 
 

@@ -6,7 +6,8 @@ from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
 
 from hw.arch.geometry import Geometry
-from hw.arch.program import CONSTANTS_PER_ROW, FIELDS, Space, Stride, Unit, VectorOp
+from hw.arch.operations import which
+from hw.arch.program import CONSTANTS_PER_ROW, FIELDS, Space, Stride, Unit
 
 DescriptorLayout = data.StructLayout(
     {name: signed(width) if is_signed else unsigned(width) for name, width, is_signed in FIELDS}
@@ -71,6 +72,6 @@ class Layers(wiring.Component):
         is_vector = step.unit == Unit.VECTOR
         with m.If(is_vector & (step.space == Space.STATES)):
             m.d.comb += moved.source.eq(step.source + offsets["states"])
-        with m.If(is_vector & (step.op == VectorOp.UPDATE)):
+        with m.If(is_vector & (step.op.matches(*which(writes="states")))):
             m.d.comb += moved.dest.eq(step.dest + offsets["states"])
         return m

@@ -29,7 +29,7 @@ EngineCommand = data.StructLayout(
 
 VectorCommand = data.StructLayout(
     {
-        "op": 4,  # hw.arch.program.VectorOp
+        "op": 4,  # hw.arch.operations.VectorOp
         "space": 2,  # hw.arch.program.Space of the main operand
         "b_register": 1,
         "shift": signed(7),

@@ -19,7 +19,8 @@ from hw.arch.arithmetic import (
     saturate,
 )
 from hw.arch.memories import HALF_WORD_BITS
-from hw.arch.program import Space, VectorOp
+from hw.arch.operations import Statistic, Table, VectorOp, which
+from hw.arch.program import Space
 from hw.pipeline import delay
 from hw.units.noise import WORD_BITS
 from hw.units.tables import DrawNormaliser, TableUnit
@@ -59,6 +60,11 @@ def any_of(op, *ops: VectorOp):
     while len(hits) > 1:
         hits = [hits[0] | hits[1], *hits[2:]]
     return hits[0]
+
+
+def has(op, **row):
+    """Whether the row of ``op`` in ``hw.arch.operations`` has these values."""
+    return any_of(op, *which(**row))
 
 
 class VectorLane(wiring.Component):
@@ -113,7 +119,7 @@ class VectorLane(wiring.Component):
 
         # 1: main operand and its coefficient
         operand = Signal(signed(RESIDUAL_BITS), reset_less=True)
-        with m.If(op == VectorOp.EMBED):
+        with m.If(has(op, table=Table.ROW)):
             m.d.sync += operand.eq(self.code)
         with m.Else(), m.Switch(self.control.space):
             for space, source in (
@@ -143,9 +149,9 @@ class VectorLane(wiring.Component):
 
         # 6: argument of the gate, or term of the result
         term = Signal(signed(WIDE_BITS), reset_less=True)
-        narrow = any_of(op, VectorOp.SILU, VectorOp.UPDATE, VectorOp.GATE)
+        is_gate = has(op, gate=True)
         m.d.sync += term.eq(
-            Mux(narrow, saturate(rounded, HIDDEN_BITS), saturate(rounded, WIDE_BITS))
+            Mux(is_gate, saturate(rounded, HIDDEN_BITS), saturate(rounded, WIDE_BITS))
         )
 
         # 7 to 12: gate and noise
@@ -155,7 +161,7 @@ class VectorLane(wiring.Component):
             normaliser.word.eq(self.word),
             table_unit.draw.eq(normaliser.draw),
             table_unit.argument.eq(term),
-            table_unit.sample.eq(op == VectorOp.CHOOSE),
+            table_unit.sample.eq(has(op, statistic=Statistic.CHOICE)),
         ]
         term = delay(m, term, TableUnit.LATENCY - 1, name="term_to_bound")
         bound = Signal(signed(HALF_WORD_BITS), reset_less=True)
@@ -205,7 +211,7 @@ class VectorLane(wiring.Component):
 
         # 16: rounded and added in one carry chain: the rounding bit enters below bit 0
         twice = Signal(signed(WIDE_BITS + 1))
-        is_product = any_of(op, VectorOp.SILU, VectorOp.GATE)
+        is_product = has(op, gate=True, writes="vectors")
         with m.If(is_update):
             m.d.comb += twice.eq((product << 1) >> 15)
         with m.Elif(is_product):

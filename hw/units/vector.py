@@ -13,7 +13,8 @@ from hw.arch.arithmetic import (
     saturate,
     shift_amount,
 )
-from hw.arch.program import Space, VectorOp
+from hw.arch.operations import OPERATIONS, Table, VectorOp
+from hw.arch.program import Space
 from hw.memory.signatures import READ_LATENCY
 from hw.parameters import require_positive
 from hw.units.commands import TOKEN_BITS
@@ -26,12 +27,6 @@ from weights.fixed import GAIN_SHIFT, HIDDEN_FRACTION
 EMBED_CYCLES = TOKEN_BITS + 1
 """Cycles that EMBED takes before its first beat: the row's address and its scale."""
 
-SCALED = (VectorOp.SILU, VectorOp.UPDATE, VectorOp.GATE, VectorOp.RESIDUAL, VectorOp.CHOOSE)
-NORMED = (VectorOp.NORM, VectorOp.PEAK, VectorOp.QUANT)
-PEAKED = (VectorOp.EMBED, VectorOp.PEAK, VectorOp.GATE, VectorOp.RESIDUAL)
-MEASURED = (VectorOp.NORM, *PEAKED)
-"""Operations that leave a statistic."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
@@ -40,7 +35,7 @@ class Outcome:
     Parameters
     ----------
     elements : list of int
-        Elements from ``dest`` on; none for NORM, PEAK and CHOOSE.
+        Elements from ``dest`` on, of an operation that writes.
     value, exponent : int or None
         The statistic.
     choice : int or None
@@ -110,7 +105,7 @@ class VectorParameters:
 
     def cycles(self, length: int, op: VectorOp = VectorOp.NORM) -> int:
         """Cycles that ``busy`` stays high if the statistic is taken at once."""
-        extra = EMBED_CYCLES if op == VectorOp.EMBED else 0
+        extra = EMBED_CYCLES if OPERATIONS[op].table == Table.ROW else 0
         return -(-length // self.elements) + self.latency + extra
 
     def compute(self, command, memories) -> Outcome:
@@ -121,9 +116,10 @@ class VectorParameters:
         command
             Has the fields of ``VectorCommand`` as attributes.
         memories : mapping of str to sequence of int
-            Elements of ``vectors``, ``sums``, ``multiplicands``, ``states`` and ``tables``.
+            Elements of those memories that the operation reads, by name.
         """
         length, op = command.length, VectorOp(command.op)
+        table = OPERATIONS[op].table
         mantissa, exponent = command.b.mantissa, command.b.exponent
 
         def read(memory: str, beat: int, first: int = 0):
@@ -133,7 +129,7 @@ class VectorParameters:
         def peaked(elements):
             return Outcome(elements=elements, value=max(map(abs, elements)), exponent=0)
 
-        if op == VectorOp.EMBED:
+        if table == Table.ROW:
             row = command.address + command.token * command.operand
             scale, *_ = read("tables", row)
             words = read("tables", row, self.elements)
@@ -143,7 +139,7 @@ class VectorParameters:
             return peaked(x)
 
         main = read(Space(command.space).name.lower(), command.source)
-        if op in NORMED:
+        if table == Table.COEFFICIENTS:
             block = block_shift(command.a.exponent)
             main = [v >> block for v in main]
             if op == VectorOp.NORM and command.b_register:

@@ -15,19 +15,19 @@ from hw.arch.arithmetic import (
     shift_amount,
 )
 from hw.arch.memories import HALF_WORD_BITS
-from hw.arch.program import VectorOp
+from hw.arch.operations import Statistic, Table, VectorOp, late_reads
 from hw.memory.signatures import ReadSignature, WriteSignature
 from hw.pipeline import KEEP, delay
 from hw.units.commands import INDEX_BITS, TOKEN_BITS, VectorCommand, raw_layout
-from hw.units.lane import LaneControl, VectorLane, any_of
+from hw.units.lane import LaneControl, VectorLane, any_of, has
 from hw.units.noise import NoiseParameters
 from hw.units.statistics import STATISTIC_BITS, Statistics
-from hw.units.vector import NORMED, PEAKED, SCALED, VectorParameters
+from hw.units.vector import VectorParameters
 from weights.fixed import EXPONENT_BITS, GAIN_SHIFT
 
 
 class VectorUnit(wiring.Component):
-    """Executes the ``VectorOp`` steps of ``hw.arch.program``, ``elements`` elements per cycle.
+    """Executes the steps of ``hw.arch.operations``, ``elements`` elements per cycle.
 
     ``docs/arithmetic.md`` has the formulas. Every step is one pass over its vector; ``busy`` is
     high for ``parameters.cycles(length, op)`` cycles from the cycle after the command is taken, and
@@ -43,8 +43,7 @@ class VectorUnit(wiring.Component):
     command : In(stream.Signature(VectorCommand))
         Taken while not busy.
     statistic : Out(stream.Signature(raw_layout(48)))
-        After EMBED, GATE and RESIDUAL the largest magnitude of the result; after PEAK that of the
-        gained vector; after NORM the energy; for register ``result`` of the command.
+        Of the operations that leave one, for register ``result`` of the command.
     busy : Out(1)
         Until all is written and the statistic was taken.
     choice : Out(16)
@@ -128,7 +127,7 @@ class VectorUnit(wiring.Component):
             noise.state.eq(offered.noise),
             noise.step.eq(beat[data_at + VectorLane.WORD - 1]),
             statistics.clear.eq(accept),
-            statistics.choose.eq(command.op == VectorOp.CHOOSE),
+            statistics.choose.eq(has(command.op, statistic=Statistic.CHOICE)),
             statistics.valid.eq(beat[data_at + VectorLane.ENERGY]),
             *(
                 statistics.present[number].eq(
@@ -158,13 +157,14 @@ class VectorUnit(wiring.Component):
                 row_of.append(Signal(name=f"{name}_{cycle + 1}"))
                 m.d.sync += row_of[-1].eq(row_of[-2])
 
-        has_energy = op == VectorOp.NORM
-        has_statistic = has_energy | any_of(op, *PEAKED)
+        has_energy = has(op, statistic=Statistic.ENERGY)
+        has_statistic = has_energy | has(op, statistic=Statistic.PEAK)
+        of_gained = has(op, table=Table.COEFFICIENTS, statistic=Statistic.PEAK)
         reach = Signal(signed(EXPONENT_BITS), reset_less=True)
         exponent = Signal(signed(EXPONENT_BITS), reset_less=True)
         m.d.sync += [
             reach.eq(command.shift + block_shift(command.a.exponent)),
-            exponent.eq(Mux(has_energy, reach << 1, Mux(op == VectorOp.PEAK, reach, 0))),
+            exponent.eq(Mux(has_energy, reach << 1, Mux(of_gained, reach, 0))),
         ]
         m.d.comb += [
             self.statistic.payload.value.eq(Mux(has_energy, statistics.energy, statistics.peak)),
@@ -179,7 +179,7 @@ class VectorUnit(wiring.Component):
                 m.d.sync += [beats.eq((offered.length - 1) >> levels), bits.eq(0)]
                 with m.If(self.command.valid):
                     m.next = "RUN"
-                    with m.If(offered.op == VectorOp.EMBED):
+                    with m.If(has(offered.op, table=Table.ROW)):
                         m.next = "ROW"
             with m.State("ROW"):
                 m.d.comb += row.eq(1)
@@ -198,7 +198,7 @@ class VectorUnit(wiring.Component):
                 m.next = "REPORT"
             with m.State("REPORT"):
                 m.d.comb += self.statistic.valid.eq(has_statistic)
-                with m.If(op == VectorOp.CHOOSE):
+                with m.If(has(op, statistic=Statistic.CHOICE)):
                     m.d.sync += self.choice.eq(statistics.index)
                 with m.If(self.statistic.ready | ~has_statistic):
                     m.next = "IDLE"
@@ -210,15 +210,16 @@ class VectorUnit(wiring.Component):
         op, scale = command.op, command.b
         control = Signal(LaneControl, reset_less=True)
         scaled = Signal(reset_less=True)
-        greedy = (op == VectorOp.CHOOSE) & command.greedy
+        gained = has(op, table=Table.COEFFICIENTS)
+        greedy = has(op, statistic=Statistic.CHOICE) & command.greedy
         excess = Signal(signed(EXPONENT_BITS + 1), reset_less=True)
         code_excess = Signal(signed(EXPONENT_BITS + 1), reset_less=True)
         m.d.sync += [
-            scaled.eq(any_of(op, *SCALED) | (op == VectorOp.NORM) & command.b_register),
+            scaled.eq(has(op, scaled=True) | (op == VectorOp.NORM) & command.b_register),
             control.op.eq(op),
             control.space.eq(command.space),
-            control.block.eq(Mux(any_of(op, *NORMED), block_shift(command.a.exponent), 0)),
-            control.tabled.eq(any_of(op, *NORMED) & ~scaled),
+            control.block.eq(Mux(gained, block_shift(command.a.exponent), 0)),
+            control.tabled.eq(gained & ~scaled),
             excess.eq(command.shift - Mux(scaled, scale.exponent, 0)),
             control.amount.eq(Mux(greedy, 0, shift_amount(excess))),
             control.factor.eq(Mux(op == VectorOp.SILU, 1 << PRODUCT_SHIFT, scale.mantissa)),
@@ -237,16 +238,14 @@ class VectorUnit(wiring.Component):
         offered = self.command.payload
         op = offered.op
         late_beat = beat[VectorLane.LATE]
-        for port, late, late_base in (
-            (self.vectors, any_of(op, VectorOp.UPDATE, VectorOp.RESIDUAL), offered.operand),
-            (self.multiplicands, op == VectorOp.GATE, offered.operand),
-            (self.states, op == VectorOp.UPDATE, offered.dest),
-            (self.sums, Const(0), offered.source),
-        ):
+        for memory in ("vectors", "multiplicands", "states", "sums"):
+            port, late_ops = getattr(self, memory), late_reads(memory)
+            late = any_of(op, *late_ops) if late_ops else Const(0)
+            (base,) = set(late_ops.values()) or {"source"}
             is_late = Signal()
             with m.If(self.command.ready):
                 m.d.sync += [
-                    port.address.eq(Mux(late, late_base, offered.source)),
+                    port.address.eq(Mux(late, offered[base], offered.source)),
                     is_late.eq(late),
                 ]
             with m.Elif(Mux(is_late, late_beat, beat[0])):
@@ -263,8 +262,8 @@ class VectorUnit(wiring.Component):
                 address.eq(offered.address),
                 stride.eq(offered.operand),
                 token.eq(offered.token),
-                embed.eq(op == VectorOp.EMBED),
-                update.eq(op == VectorOp.UPDATE),
+                embed.eq(has(op, table=Table.ROW)),
+                update.eq(has(op, table=Table.BOUNDS)),
                 odd.eq(0),
             ]
         with m.Else():
@@ -294,16 +293,13 @@ class VectorUnit(wiring.Component):
         beats_per_row = exact_log2(p.columns // p.elements)
         address = Signal(max(len(self.activations_write.address), 16), reset_less=True)
         with m.If(self.command.ready):
-            is_row = offered.op == VectorOp.QUANT
+            is_row = has(offered.op, writes="activations")
             m.d.sync += address.eq(Mux(is_row, offered.dest << beats_per_row, offered.dest))
         with m.Elif(written):
             m.d.sync += address.eq(address + 1)
-        for port, enable in (
-            (
-                self.vectors_write,
-                any_of(op, VectorOp.EMBED, VectorOp.SILU, VectorOp.GATE, VectorOp.RESIDUAL),
-            ),
-            (self.states_write, op == VectorOp.UPDATE),
-            (self.activations_write, op == VectorOp.QUANT),
-        ):
-            m.d.comb += [port.enable.eq(written & enable), port.address.eq(address)]
+        for memory in ("vectors", "states", "activations"):
+            port = getattr(self, f"{memory}_write")
+            m.d.comb += [
+                port.enable.eq(written & has(op, writes=memory)),
+                port.address.eq(address),
+            ]
