@@ -25,6 +25,10 @@ class RefusedError(DeviceError):
         self.reason = reason
 
 
+class LostError(DeviceError):
+    """A device does not hold what this host put there: its model is not to be trusted."""
+
+
 class FitError(HostError):
     """A model is larger than the device."""
 

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 import host.device
+import host.runs
 from host.compiler import Image
 from host.device import LinkDevice
 from host.errors import DeviceError, FitError, UsageError
@@ -227,8 +228,8 @@ def test_run_without_end():
 
 
 def test_run_whose_polls_are_never_answered(monkeypatch):
-    monkeypatch.setattr(host.device, "STALLED_SECONDS", 0.05)
-    monkeypatch.setattr(host.device, "SLOWEST_HZ", 1e9)
+    monkeypatch.setattr(host.runs, "STALLED_SECONDS", 0.05)
+    monkeypatch.setattr(host.runs, "SLOWEST_HZ", 1e9)
     port = FakePort(FakeDevice(pace=0))
     device = loaded(port)
     port.intercept = lambda frame: (
