@@ -16,7 +16,10 @@ KEEP_SCRIPT = (
 
 
 def delay(m: Module, value, cycles: int, *, name: str, reset_less: bool = True):
-    """``value`` as it was ``cycles`` cycles ago; undefined after a reset if ``reset_less``."""
+    """``value`` as it was ``cycles`` cycles ago; undefined after a reset if ``reset_less``.
+
+    A pipeline of many stages names them in an ``IntEnum``, and ``cycles`` is a difference of two.
+    """
     for cycle in range(cycles):
         register = Signal.like(value, name=f"{name}_{cycle + 1}", reset_less=reset_less)
         m.d.sync += register.eq(value)

@@ -1,5 +1,7 @@
 """Datapath of one element of the vector unit."""
 
+import enum
+
 from amaranth.hdl import Cat, Const, Module, Mux, Signal, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
@@ -67,21 +69,40 @@ def has(op, **row):
     return any_of(op, *which(**row))
 
 
+class Stage(enum.IntEnum):
+    """When what belongs to one element is where: cycles after its main operand comes."""
+
+    MAIN = 0  # main operand and coefficient come
+    OPERAND = 1  # both are chosen
+    NORMAL = 2  # the operand is shifted by its block's amount
+    PRODUCT = 3
+    COARSE = 4  # the product is shifted by all of its amount but ``FINE_BITS``
+    ROUNDED = 5
+    TERM = 6  # argument of the gate, or term of the result
+    WORD = TERM - DrawNormaliser.LATENCY  # the random word comes
+    GATE = TERM + TableUnit.LATENCY  # sigmoid and noise, and what is multiplied by the gate
+    BOUND = GATE - 1  # the lower bound comes
+    LATE = GATE + 1  # product with the gate; late operands come
+    FACTORS = LATE + 1  # of the last product, and what its result is added to
+    ENERGY = FACTORS + 1  # the last product
+    RESULT = ENERGY + 1
+
+
 class VectorLane(wiring.Component):
     """One element per cycle through every formula of ``VectorOp``.
 
-    ``docs/arithmetic.md`` has the formulas. Data that meet in one result enter at different times;
-    the times below count from the cycle of the main operand. All of ``control`` but ``constant``
-    (from the main operand's cycle) is constant while a step's elements are under way.
+    ``docs/arithmetic.md`` has the formulas. Data that meet in one result enter at different stages.
+    All of ``control`` but ``constant`` (from ``Stage.MAIN`` on) is constant while a step's elements
+    are under way.
 
     Members
     -------
     control : In(LaneControl)
     vector, sum, multiplicand, state, code : In
-        Main operand, chosen by ``op`` and ``space``, at 0; candidate or residual (``vector``),
-        gate factor (``multiplicand``) and hidden state (``state``) at ``LATE``.
+        Main operand, chosen by ``op`` and ``space``, at ``MAIN``; candidate or residual
+        (``vector``), gate factor (``multiplicand``) and hidden state (``state``) at ``LATE``.
     table : In(signed(16))
-        Coefficient at 0, or lower bound at ``BOUND``.
+        Coefficient at ``MAIN``, or lower bound at ``BOUND``.
     word : In(32)
         Random word at ``WORD``.
     energy : Out(31)
@@ -91,14 +112,6 @@ class VectorLane(wiring.Component):
     result_code : Out(signed(8))
         QUANT's code at ``RESULT``.
     """
-
-    ARGUMENT = 6
-    WORD = ARGUMENT - DrawNormaliser.LATENCY
-    GATE = ARGUMENT + TableUnit.LATENCY
-    BOUND = GATE - 1
-    LATE = GATE + 1
-    ENERGY = LATE + 2
-    RESULT = ENERGY + 1
 
     control: In(LaneControl)
     vector: In(signed(RESIDUAL_BITS))
@@ -117,7 +130,7 @@ class VectorLane(wiring.Component):
         op = self.control.op
         is_update = op == VectorOp.UPDATE
 
-        # 1: main operand and its coefficient
+        # OPERAND, with its coefficient
         operand = Signal(signed(RESIDUAL_BITS), reset_less=True)
         with m.If(has(op, table=Table.ROW)):
             m.d.sync += operand.eq(self.code)
@@ -133,28 +146,28 @@ class VectorLane(wiring.Component):
         coefficient = Signal(signed(COEFFICIENT_BITS), reset_less=True)
         m.d.sync += coefficient.eq(Mux(self.control.tabled, self.table, self.control.constant))
 
-        # 2, 3: normal operand and product
+        # NORMAL, PRODUCT
         normal = Signal(signed(NORMAL_BITS), reset_less=True)
         m.d.sync += normal.eq(operand >> self.control.block)
-        coefficient = delay(m, coefficient, 1, name="coefficient")
+        coefficient = delay(m, coefficient, Stage.NORMAL - Stage.OPERAND, name="coefficient")
         product = Signal(signed(PRODUCT_BITS), reset_less=True)
         m.d.sync += product.eq(normal * coefficient)
 
-        # 4, 5: round_shift in two halves
+        # COARSE, ROUNDED: round_shift in two halves
         coarse = Signal(signed(PRODUCT_BITS + 1), reset_less=True)
         multiple = Cat(Const(0, FINE_BITS), self.control.amount[FINE_BITS:])
         m.d.sync += coarse.eq((product << 1) >> multiple)
         rounded = Signal(signed(PRODUCT_BITS), reset_less=True)
         m.d.sync += rounded.eq(((coarse >> self.control.amount[:FINE_BITS]) + 1) >> 1)
 
-        # 6: argument of the gate, or term of the result
+        # TERM
         term = Signal(signed(WIDE_BITS), reset_less=True)
         is_gate = has(op, gate=True)
         m.d.sync += term.eq(
             Mux(is_gate, saturate(rounded, HIDDEN_BITS), saturate(rounded, WIDE_BITS))
         )
 
-        # 7 to 12: gate and noise
+        # GATE
         m.submodules.normaliser = normaliser = DrawNormaliser()
         m.submodules.table_unit = table_unit = TableUnit()
         m.d.comb += [
@@ -163,7 +176,7 @@ class VectorLane(wiring.Component):
             table_unit.argument.eq(term),
             table_unit.sample.eq(has(op, statistic=Statistic.CHOICE)),
         ]
-        term = delay(m, term, TableUnit.LATENCY - 1, name="term_to_bound")
+        term = delay(m, term, Stage.BOUND - Stage.TERM, name="term_to_bound")
         bound = Signal(signed(HALF_WORD_BITS), reset_less=True)
         gated = Signal(signed(HIDDEN_BITS), reset_less=True)
         m.d.sync += [
@@ -171,14 +184,14 @@ class VectorLane(wiring.Component):
             gated.eq(Mux(is_update, GATE_ONE - self.table, term)),
         ]
 
-        # 13: product with the gate
+        # LATE
         product = Signal(signed(HIDDEN_BITS + COEFFICIENT_BITS - 1), reset_less=True)
         m.d.sync += product.eq(gated * table_unit.gate)
-        bound = delay(m, bound, 1, name="bound")
-        noise = delay(m, table_unit.noise, 1, name="noise")
-        term = delay(m, term, 2, name="term_to_late")
+        bound = delay(m, bound, Stage.LATE - Stage.GATE, name="bound")
+        noise = delay(m, table_unit.noise, Stage.LATE - Stage.GATE, name="noise")
+        term = delay(m, term, Stage.LATE - Stage.BOUND, name="term_to_late")
 
-        # 14: factors of the last product, and what its result is added to
+        # FACTORS
         silu = round_shift(product, 15)
         forget = minimum((bound + silu)[: COEFFICIENT_BITS + 1], GATE_MAX)
         state = Mux(self.control.first, 0, self.state)
@@ -202,14 +215,14 @@ class VectorLane(wiring.Component):
                 scaled = noise << (HIDDEN_FRACTION - GUMBEL_UNIT)
                 m.d.sync += base.eq(Mux(self.control.sample, scaled, 0))
 
-        # 15: the last product
+        # ENERGY
         product = Signal(signed(PRODUCT_BITS), reset_less=True)
         m.d.sync += product.eq(left * right)
         m.d.comb += self.energy.eq(product)
-        base = delay(m, base, 1, name="base")
-        term = delay(m, term, 2, name="term_to_result")
+        base = delay(m, base, Stage.ENERGY - Stage.FACTORS, name="base")
+        term = delay(m, term, Stage.ENERGY - Stage.LATE, name="term_to_result")
 
-        # 16: rounded and added in one carry chain: the rounding bit enters below bit 0
+        # RESULT: rounded and added in one carry chain: the rounding bit enters below bit 0
         twice = Signal(signed(WIDE_BITS + 1))
         is_product = has(op, gate=True, writes="vectors")
         with m.If(is_update):

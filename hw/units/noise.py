@@ -110,14 +110,16 @@ class NoiseGenerator(wiring.Component):
 
     ``words[l]`` is ``l + 1`` steps after the last word of the cycle before, so that the word of
     beat b and lane l is ``b * elements + l + 1`` steps after the loaded state. The last word is
-    the whole state. One cycle of latency from ``step`` to ``words``, one beat per cycle.
+    the whole state. ``LATENCY`` from ``step`` to ``words``, one beat per cycle.
 
     Members
     -------
     load, state : In, starts the sequence after ``state`` (never 0)
-    step : In(1), the next ``elements`` words appear in the next cycle
+    step : In(1), the next ``elements`` words
     words : Out(ArrayLayout(32, elements)), held between steps
     """
+
+    LATENCY = 1
 
     def __init__(self, parameters: NoiseParameters):
         self.parameters = parameters

@@ -54,8 +54,9 @@ class Statistics(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         levels = exact_log2(self.elements)
+        root = 1 + levels  # cycles until what comes with ``valid`` is masked and through a tree
         valid = [self.valid]
-        for cycle in range(levels + 2):
+        for cycle in range(root + 1):
             valid.append(Signal(name=f"valid_{cycle + 1}"))
             m.d.sync += valid[-1].eq(valid[-2])
 
@@ -74,7 +75,7 @@ class Statistics(wiring.Component):
             nodes = sums
         with m.If(self.clear):
             m.d.sync += self.energy.eq(0)
-        with m.Elif(valid[levels + 1]):
+        with m.Elif(valid[root]):
             m.d.sync += self.energy.eq(self.energy + nodes[0])
 
         # Keys or magnitudes: a tree of the larger and its lane, then the largest so far. The left
@@ -107,7 +108,7 @@ class Statistics(wiring.Component):
         beat = Signal(INDEX_BITS - levels, reset_less=True)
         with m.If(self.clear):
             m.d.sync += [best.eq(least), beat.eq(0)]
-        with m.Elif(valid[levels + 2]):
+        with m.Elif(valid[root + 1]):
             m.d.sync += beat.eq(beat + 1)
             with m.If(key > best):
                 m.d.sync += [best.eq(key), self.index.eq(Cat(lane, beat))]

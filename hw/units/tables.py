@@ -1,5 +1,7 @@
 """Sigmoid and Gumbel noise: one interpolating table unit per lane."""
 
+import enum
+
 from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.memory import Memory
@@ -87,11 +89,23 @@ class DrawNormaliser(wiring.Component):
         return m
 
 
+class TableStage(enum.IntEnum):
+    """When what belongs to one result is where: cycles after its argument or draw."""
+
+    ARGUMENT = 0
+    SEGMENT = 1  # and the fraction within it
+    READ = 2  # the entry, out of the table
+    ENTRY = 3  # out of the register behind it
+    PRODUCT = 4
+    VALUE = 5  # interpolated
+    RESULT = 6
+
+
 class TableUnit(wiring.Component):
     """Sigmoid of an argument or Gumbel noise of a draw: one table, one small multiplier.
 
     ``y = base[segment] + round_shift(delta[segment] * fraction, 12)``, the formulas of
-    :func:`sigmoid` and :func:`gumbel`. Six cycles of latency, one result per cycle.
+    :func:`sigmoid` and :func:`gumbel`. ``LATENCY`` cycles later, one result per cycle.
 
     Members
     -------
@@ -102,7 +116,7 @@ class TableUnit(wiring.Component):
     noise : Out(signed(18)), Gumbel noise in units of 2**-12
     """
 
-    LATENCY = 6
+    LATENCY = TableStage.RESULT
 
     sample: In(1)
     argument: In(signed(HIDDEN_BITS))
@@ -113,7 +127,7 @@ class TableUnit(wiring.Component):
     def elaborate(self, platform):
         m = Module()
 
-        # 1: segment and fraction
+        # SEGMENT
         negative = self.argument[-1]
         magnitude = Signal(MAGNITUDE_BITS)
         absolute = Mux(negative, -self.argument, self.argument)[:HIDDEN_BITS]
@@ -128,7 +142,7 @@ class TableUnit(wiring.Component):
         octaves = Signal(BASE_BITS - 1)
         m.d.sync += octaves.eq(Mux(last, beyond[self.draw.octave[:4]], 0))
 
-        # 2, 3: entry
+        # READ, ENTRY
         entries = sigmoid_table() + gumbel_table()
         m.submodules.table = table = Memory(
             shape=EntryLayout,
@@ -137,19 +151,19 @@ class TableUnit(wiring.Component):
         )
         port = table.read_port()
         m.d.comb += port.addr.eq(index)
-        entry = delay(m, port.data, 1, name="entry")
-        fraction = delay(m, fraction, 2, name="fraction")
+        entry = delay(m, port.data, TableStage.ENTRY - TableStage.READ, name="entry")
+        fraction = delay(m, fraction, TableStage.ENTRY - TableStage.SEGMENT, name="fraction")
 
-        # 4, 5: interpolation
+        # PRODUCT, VALUE: interpolation
         product = Signal(signed(DELTA_BITS + FRACTION_BITS))
         m.d.sync += product.eq(entry.delta * fraction)
-        base = delay(m, entry.base, 1, name="base")
+        base = delay(m, entry.base, TableStage.PRODUCT - TableStage.ENTRY, name="base")
         value = Signal(signed(BASE_BITS))
         m.d.sync += value.eq(base + round_shift(product, FRACTION_BITS))
 
-        # 6: results
-        octaves = delay(m, octaves, 4, name="octaves")
-        negative = delay(m, negative, 5, name="negative")
+        # RESULT
+        octaves = delay(m, octaves, TableStage.VALUE - TableStage.SEGMENT, name="octaves")
+        negative = delay(m, negative, TableStage.VALUE - TableStage.ARGUMENT, name="negative")
         m.d.sync += [
             self.gate.eq(sigmoid_gate(value, negative)),
             self.noise.eq(value + octaves),

@@ -18,7 +18,7 @@ from hw.arch.program import Space
 from hw.memory.signatures import READ_LATENCY
 from hw.parameters import require_positive
 from hw.units.commands import TOKEN_BITS
-from hw.units.lane import VectorLane
+from hw.units.lane import Stage
 from hw.units.noise import NoiseParameters
 from hw.units.statistics import Statistics
 from hw.units.tables import gumbel, sigmoid
@@ -96,7 +96,7 @@ class VectorParameters:
     @property
     def write_delay(self) -> int:
         """Cycles from the address of a beat's main operand to the write of its result."""
-        return self.read_latency + VectorLane.RESULT
+        return self.read_latency + Stage.RESULT
 
     @property
     def latency(self) -> int:

@@ -19,7 +19,7 @@ from hw.arch.operations import Statistic, Table, VectorOp, late_reads
 from hw.memory.signatures import ReadSignature, WriteSignature
 from hw.pipeline import KEEP, delay
 from hw.units.commands import INDEX_BITS, TOKEN_BITS, VectorCommand, raw_layout
-from hw.units.lane import LaneControl, VectorLane, any_of, has
+from hw.units.lane import LaneControl, Stage, VectorLane, any_of, has
 from hw.units.noise import NoiseParameters
 from hw.units.statistics import STATISTIC_BITS, Statistics
 from hw.units.vector import VectorParameters
@@ -125,14 +125,12 @@ class VectorUnit(wiring.Component):
         m.d.comb += [
             noise.load.eq(accept),
             noise.state.eq(offered.noise),
-            noise.step.eq(beat[data_at + VectorLane.WORD - 1]),
+            noise.step.eq(beat[data_at + Stage.WORD - noise.LATENCY]),
             statistics.clear.eq(accept),
             statistics.choose.eq(has(command.op, statistic=Statistic.CHOICE)),
-            statistics.valid.eq(beat[data_at + VectorLane.ENERGY]),
+            statistics.valid.eq(beat[data_at + Stage.ENERGY]),
             *(
-                statistics.present[number].eq(
-                    ~last[data_at + VectorLane.ENERGY] | (present >= number)
-                )
+                statistics.present[number].eq(~last[data_at + Stage.ENERGY] | (present >= number))
                 for number in range(p.elements)
             ),
         ]
@@ -237,7 +235,7 @@ class VectorUnit(wiring.Component):
         """Read addresses, which count at the beats that need them; returns EMBED's odd beats."""
         offered = self.command.payload
         op = offered.op
-        late_beat = beat[VectorLane.LATE]
+        late_beat = beat[Stage.LATE]
         for memory in ("vectors", "multiplicands", "states", "sums"):
             port, late_ops = getattr(self, memory), late_reads(memory)
             late = any_of(op, *late_ops) if late_ops else Const(0)
@@ -256,7 +254,7 @@ class VectorUnit(wiring.Component):
         stride = Signal(len(address), reset_less=True)
         token = Signal(TOKEN_BITS, reset_less=True)
         embed, update, odd = Signal(), Signal(), Signal()
-        count = Mux(embed, scale | beat[0] & odd, Mux(update, beat[VectorLane.BOUND], beat[0]))
+        count = Mux(embed, scale | beat[0] & odd, Mux(update, beat[Stage.BOUND], beat[0]))
         with m.If(self.command.ready):
             m.d.sync += [
                 address.eq(offered.address),
