@@ -765,7 +765,7 @@ def test_model_that_does_not_fit(board, tools, tmp_path):
 
 
 def test_errors_are_one_line(capsys, tmp_path):
-    assert program.main(["ulx4m", "--output", str(tmp_path)]) == 1
+    assert program.main(["ulx4m", "--output", str(tmp_path)]) == 2
     assert program.main(["sim_small", "--output", str(tmp_path)]) == 1
     errors = capsys.readouterr().err.splitlines()
     assert len(errors) == 2

@@ -3,6 +3,7 @@
 import importlib
 import pkgutil
 from dataclasses import dataclass
+from typing import Any
 
 from hw.arch.geometry import Geometry
 from hw.arch.protocol import DIGEST_BYTES
@@ -69,9 +70,9 @@ class Board:
         """Whether the board exists in simulation only."""
         return self.platform is None
 
-    def platform_class(self) -> type:
+    def platform_class(self) -> Any:
         """The class of the board's platform, as its package has it."""
-        if self.simulated:
+        if self.platform is None:
             raise BoardError(f"{self.name} is a simulated board: there is no hardware of it")
         module, _, name = self.platform.partition(":")
         try:

@@ -56,9 +56,9 @@ def estimate(machine: Machine, family: Family) -> dict[str, int]:
     """``lut4``, ``ff``, ``bram`` and ``dsp`` of a machine."""
     made_of = family.memories
     g = machine.geometry
-    luts = FIXED_LUTS + LUTS_PER_ELEMENT * g.elements
+    luts: float = FIXED_LUTS + LUTS_PER_ELEMENT * g.elements
     luts += LUTS_PER_LANE * g.lanes + LUTS_PER_ROW * g.rows + LUTS_PER_WEIGHT_BIT * 2 * g.lanes
-    flip_flops = FIXED_FLIP_FLOPS + FLIP_FLOPS_PER_ELEMENT * g.elements
+    flip_flops: float = FIXED_FLIP_FLOPS + FLIP_FLOPS_PER_ELEMENT * g.elements
     flip_flops += FLIP_FLOPS_PER_LANE * g.lanes + FLIP_FLOPS_PER_ROW * g.rows
     block_rams = 0
     for memory in memories(g).values():

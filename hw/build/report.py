@@ -28,7 +28,7 @@ def parse_report(text: str, clock_hz: int, family: Family) -> dict:
     spent in cells and in wires, ``passed`` whether every clock meets its constraint.
     """
     report = json.loads(text)
-    result = {}
+    result: dict[str, Any] = {}
     for name, cells in family.cells.items():
         entries = [report["utilization"][cell] for cell in cells]
         result[name] = {
@@ -64,7 +64,8 @@ def lut4_by_unit(netlist: dict, family: Family) -> dict[str, int]:
     a name; they count for the unit of their chain.
     """
     (top,) = netlist["modules"].values()
-    units, carries = {}, {}
+    units: dict[str, str | None] = {}
+    carries: dict[int | str, list[str]] = {}
     for name, cell in top["cells"].items():
         if cell["type"] in family.cells["lut4"]:
             match = re.match(r"core\.([a-z]+)\.", name)
@@ -72,7 +73,7 @@ def lut4_by_unit(netlist: dict, family: Family) -> dict[str, int]:
             for port in family.chains:
                 for net in cell["connections"].get(port, ()):
                     carries.setdefault(net, []).append(name)
-    neighbours = {}
+    neighbours: dict[str, list[str]] = {}
     for cells in carries.values():
         for name in cells:
             neighbours.setdefault(name, []).extend(cells)

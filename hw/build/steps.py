@@ -83,7 +83,9 @@ def check_size(board: Board, say=print):
     """Says before anything runs whether the estimate fits; raises BuildError if it does not."""
     if board.simulated:
         return
-    fit = check_fit(estimate(board.machine, of(board.device)), board.device)
+    guess = estimate(board.machine, of(board.device))
+    assert board.device is not None  # or it would have no family
+    fit = check_fit(guess, board.device)
     for warning in fit.warnings:
         say(f"warning: {warning}")
     if fit.lacks:

@@ -40,7 +40,7 @@ def find_tool(name: str, family: Family) -> list[str]:
     else:
         packages = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
         path = shutil.which(name) or shutil.which(tool.program or tool.package, path=packages)
-        found = path and [os.path.abspath(path)]
+        found = [os.path.abspath(path)] if path else None
     if not found:
         raise BuildError(
             f"{wanted or name} is not there: install {tool.package} "

@@ -53,7 +53,7 @@ class Pll:
         """The PLL between ``reference`` and ``outputs``."""
         feedback = Signal()
         used = dict(zip(OUTPUTS, self.divisors, strict=False))
-        parameters = {}
+        parameters: dict[str, str | int] = {}
         for name, divisor in used.items():
             parameters |= {
                 f"p_{name}_ENABLE": "ENABLED",

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from amaranth.hdl import ClockDomain, ClockSignal, Const, Instance, Module, Signal
 
@@ -97,7 +98,7 @@ def make_clocks(m: Module, platform, rates: Mapping[str, int]):
     m.submodules.gate = Instance("DQCE", i_CLKIN=output, i_CE=enable, o_CLKOUT=ClockSignal(name))
 
 
-def with_himbaechel(platform: type) -> type:
+def with_himbaechel(platform: Any) -> type:
     """A platform of Amaranth's that runs nextpnr-himbaechel, not its retired predecessor."""
     tools = {
         "_apicula_required_tools": list(TOOLS),
