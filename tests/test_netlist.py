@@ -4,6 +4,7 @@ import random
 import re
 from collections import Counter
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 from amaranth.hdl import Module
@@ -13,6 +14,9 @@ from amaranth.lib.wiring import In, Out
 from host.device import LinkDevice
 from host.urls import SIMULATED
 from hw.boards import board
+from hw.build import BuildError
+from hw.build.netlist import synthesise
+from hw.families import of
 from sim.checkpoints import RandomCheckpoint
 from sim.device import SimulatedPort
 from sim.golden_device import GoldenDevice
@@ -168,13 +172,18 @@ def test_cells_do_what_the_data_sheet_says(tmp_path):
             assert out >> 36 * len(MEMORIES) == a * b % (1 << 36)
 
 
+REGISTERED = {"REGMODE_A": "OUTREG", "REGMODE_B": "OUTREG"}
+
+
 def cell(kind: str, pins=(), **parameters) -> dict:
-    memory = {"CLKA": [2], "CLKB": [2], "CEA": ["1"]} if kind == "DP16KD" else {}
-    widths = {"DATA_WIDTH_A": "100100", "DATA_WIDTH_B": "100100"} if kind == "DP16KD" else {}
+    connections, settings = {}, {}
+    if kind == "DP16KD":
+        connections = {"CLKA": [2], "CLKB": [2], "CEA": ["1"], "OCEA": ["1"], "OCEB": ["1"]}
+        settings = {"DATA_WIDTH_A": "100100", "DATA_WIDTH_B": "100100"}
     return {
         "type": kind,
-        "parameters": {**widths, **parameters},
-        "connections": {**memory, **dict(pins)},
+        "parameters": {**settings, **parameters},
+        "connections": {**connections, **dict(pins)},
         "port_directions": {},
     }
 
@@ -189,19 +198,32 @@ def cell(kind: str, pins=(), **parameters) -> dict:
         (cell("DP16KD", {"RSTB": ["1"]}), "whose RSTB is not 0"),
         (cell("DP16KD", {"CLKB": [9]}), "two clocks"),
         (cell("DP16KD", {"DOA3": [3]}, DATA_WIDTH_B="1001"), "port A reads"),
+        (cell("DP16KD", REGMODE_B="OUTREG"), "half an output register"),
+        (cell("DP16KD", {"OCEA": ["0"]}, **REGISTERED), "half an output register"),
         (cell("MULT18X18D", REG_OUTPUT_CLK="CLK0"), "no model of REG_OUTPUT_CLK = 'CLK0'"),
         (cell("MULT18X18D", {"SOURCEA": [4]}), "whose SOURCEA is not 0"),
     ],
 )
 def test_cells_without_a_model_are_refused(wrong, message):
     right = {
-        "ram": cell("DP16KD", {"DOA3": [3]}, INITVAL_00="0" * 320, REGMODE_B="OUTREG"),
+        "ram": cell("DP16KD", {"DOA3": [3]}, INITVAL_00="0" * 320, **REGISTERED),
         "product": cell("MULT18X18D", {"SOURCEA": ["0"]}),
         "lut": {"type": "LUT4", "parameters": {}, "connections": {"A": [3]}},
     }
     check_cells(right)
     with pytest.raises(NetlistError, match=message):
         check_cells({**right, "wrong": wrong})
+
+
+def test_boards_that_cannot_be_driven_are_refused(tmp_path):
+    for function in (with_fast_line, netlist_verilog):
+        with pytest.raises(NetlistError, match=r"orangecrab_85f: only .* with a UART"):
+            function(board("orangecrab_85f"))
+    with pytest.raises(BuildError, match="sim_tiny is a simulated board"):
+        netlist_verilog(board("sim_tiny"))
+    other = replace(board("ulx3s_85f"), device="GW2A-18C")
+    with pytest.raises(BuildError, match="only netlists for an ECP5"):
+        synthesise(SimpleNamespace(family=of(other.device), board=other), tmp_path)
 
 
 # Whole boards --------------------------------------------------------------------------------

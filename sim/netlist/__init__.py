@@ -7,15 +7,15 @@ the serial line is ``serial.v``, so that `SimulatedPort` drives the board's pins
 
 import functools
 import importlib.util
-import json
 import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
 
 from hw.boards import Board
-from hw.build.plan import plan
-from hw.build.tools import Workplace, reading
+from hw.build.netlist import synthesise
+from hw.build.plan import check_hardware, plan
+from hw.links.uart import Uart
 from sim.device import SimulatedPort
 from sim.libraries import Progress, announce, library
 from weights.errors import ReportedError
@@ -78,6 +78,13 @@ def check_cells(cells: dict[str, dict]) -> None:
             if pins["CLKA"] != pins["CLKB"] and pins["CEA"] != ["0"]:
                 raise NetlistError(f"{kind} {name}: no model of one with two clocks")
             wide = int(cell["parameters"]["DATA_WIDTH_B"], 2) == 36
+            if "OUTREG" in cell["parameters"].values() and wide:
+                # Lattice does not say which enable and which mode the lower half obeys.
+                halves = [(cell["parameters"].get(f"REGMODE_{p}"), pins[f"OCE{p}"]) for p in "AB"]
+                if halves != [("OUTREG", ["1"])] * 2:
+                    raise NetlistError(
+                        f"{kind} {name}: no model of one with half an output register"
+                    )
             outputs = {bit for n in range(18) for bit in pins.get(f"DOA{n}", ())}
             if not wide and outputs & read:
                 raise NetlistError(f"{kind} {name}: no model of one whose port A reads")
@@ -113,8 +120,20 @@ def models() -> str:
 
 
 def with_fast_line(board: Board) -> Board:
-    """The board with the fastest serial line: what differs are constants of its UART."""
-    return replace(board, baud=board.clock_hz // FASTEST_DIVISOR)
+    """The board with the fastest serial line: what differs are constants of its UART.
+
+    Raises NetlistError for one without a UART.
+    """
+    uart = _uart(board)
+    return replace(board, link=replace(uart, baud=board.clock_hz // FASTEST_DIVISOR))
+
+
+def _uart(board: Board) -> Uart:
+    if not isinstance(board.link, Uart):
+        raise NetlistError(
+            f"{board.name}: only the netlist of a board with a UART can be simulated"
+        )
+    return board.link
 
 
 def netlist_verilog(
@@ -140,26 +159,23 @@ def netlist_verilog(
     NetlistError
         When it has cells without a model.
     """
-    the_plan = plan(board, core)
-    place = Workplace(the_plan, Path(output) / board.name, say)
-    synthesis, *_ = the_plan.commands
-    place.run("synthesis", synthesis, "top.rpt", outputs=["top.json"])
+    check_hardware(board)
+    uart = _uart(board)
+    place, top = synthesise(plan(board, core), output, say)
+    check_cells(top["cells"])
     # Private names are short: most of a simulator's work is reading.
     script = "read_json top.json; delete t:$scopeinfo; rename -hide; write_verilog -noattr top.v"
-    command = [synthesis[0], "-q", "-p", script]
-    place.run("netlist", command, "netlist.log", outputs=["top.v"])
-    with reading(place.path / "top.json"):
-        top = json.loads((place.path / "top.json").read_text())["modules"]["top"]
-    check_cells(top["cells"])
+    place.run("netlist", ["yosys", "-q", "-p", script], "netlist.log", outputs=["top.v"])
     text = (place.path / "top.v").read_text()
     text = re.sub(r'\bTRELLIS_IO #\(\s*\.DIR\("(\w+)"\)\s*\)', r"TRELLIS_IO_\1", text)
     serial = (HERE / "serial.v").read_text()
-    return "\n".join((models(), serial, _core(board, top["ports"]), text))
+    return "\n".join((models(), serial, _core(board, uart, top["ports"]), text))
 
 
-def _core(board: Board, ports: dict[str, dict]) -> str:
-    clock = f"{board.create_platform().default_clk}_0__io"
-    for pin in (clock, "uart_0__rx__io", "uart_0__tx__io"):
+def _core(board: Board, uart: Uart, ports: dict[str, dict]) -> str:
+    clock = f"{board.platform_class().default_clk}_0__io"
+    rx, tx = (f"{uart.resource}_0__{name}__io" for name in ("rx", "tx"))
+    for pin in (clock, rx, tx):
         if pin not in ports:
             raise NetlistError(f"{board.name}: it has no pin {pin}, by which its netlist is driven")
     return f"""
@@ -169,12 +185,12 @@ module core (
     output tx__valid, output [7:0] tx__payload, input tx__ready
 );
     wire to_board, from_board;
-    serial #(.DIVISOR({board.divisor})) serial (
+    serial #(.DIVISOR({uart.divisor(board.clock_hz)})) serial (
         .clk(clk), .to_board(to_board), .from_board(from_board),
         .send_valid(rx__valid), .send(rx__payload), .send_ready(rx__ready),
         .received_valid(tx__valid), .received(tx__payload), .received_ready(tx__ready)
     );
-    top top (.{clock}(clk), .uart_0__rx__io(to_board), .uart_0__tx__io(from_board));
+    top top (.{clock}(clk), .{rx}(to_board), .{tx}(from_board));
 endmodule
 """
 

@@ -15,6 +15,7 @@ from host.compiler import compile_image
 from host.device import LinkDevice
 from host.urls import SIMULATED
 from hw.boards import board
+from hw.build.plan import check_hardware
 from sim.golden_device import GoldenDevice
 from sim.netlist import netlist_port, netlist_verilog, with_fast_line
 from sim.timing import predict
@@ -48,7 +49,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     path = find_model(options.model)
     model = IntegerModel.load(path)
     target = board(options.board)
-    if not options.slow_line and not target.simulated:
+    check_hardware(target)
+    if not options.slow_line:
         target = with_fast_line(target)
     verilog = netlist_verilog(target, output=options.output)
     start = time.monotonic()
