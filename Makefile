@@ -43,7 +43,7 @@ endif
 endif
 
 .NOTPARALLEL:
-.PHONY: help demo profile test quick sim bitstream lint clean
+.PHONY: help demo profile test quick sim bitstream budget lint clean
 
 help:
 	@awk -F ' ## ' '/^[a-z]+:.* ## / {split($$1, name, ":"); printf "make %-10s %s\n", name[1], $$2}' \
@@ -66,6 +66,9 @@ bitstream: $(VENV)/.with-build,sim ## bitstream, report: BOARD=ulx3s_85f SEEDS=n
 	$(RUN) -m hw.build "$$THE_BOARD" $(if $(value SEEDS),--seeds "$$THE_SEEDS") \
 		$(if $(value LIMIT),--limit "$$THE_LIMIT") \
 		$(if $(filter-out file,$(origin JOBS)),--jobs $(JOBS))
+
+budget: $(VENV)/.with-build ## what machines take of an ECP5, against hw/build/budget.json
+	$(RUN) -m hw.build.budget
 
 quick: lint $(VENV)/.with-sim,build,test ## lint and the tests that need no compiled machine
 	$(RUN) -m pytest -q -n $(JOBS) -m "not whole" tests

@@ -1,0 +1,84 @@
+"""Budgets: what cells cost, what is too much, and what the program says and writes."""
+
+import json
+
+import pytest
+
+from hw.boards import board
+from hw.build import budget
+from hw.build.netlist import count
+
+
+def netlist(**kinds: int) -> dict[str, dict]:
+    return {f"{kind}{n}": {"type": kind} for kind, many in kinds.items() for n in range(many)}
+
+
+def test_cells_cost_what_they_take_of_slices():
+    cells = netlist(
+        LUT4=5, CCU2C=3, TRELLIS_DPR16X4=2, TRELLIS_FF=7, DP16KD=4, MULT18X18D=1, PFUMX=9, DCCA=1
+    )
+    assert count(cells) == {"lut4": 5 + 2 * 3 + 6 * 2, "ff": 7, "bram": 4, "dsp": 1}
+
+
+@pytest.mark.parametrize(
+    ("taken", "over", "under"),
+    [
+        ({"lut4": 1030, "bram": 40}, [], []),
+        ({"lut4": 970, "bram": 40}, [], []),
+        ({"lut4": 1031, "bram": 41}, ["lut4 1,031 of 1,000 (+3.1%)"], []),
+        ({"lut4": 969, "bram": 42}, ["bram 42 of 40 (+5.0%)"], ["lut4 969 of 1,000 (-3.1%)"]),
+    ],
+)
+def test_three_per_cent_are_tolerated(taken, over, under):
+    assert budget.compare({"lut4": 1000, "bram": 40}, taken) == (over, under)
+
+
+def test_a_simulated_board_gets_pins():
+    target = budget.synthesised_board("sim_tiny")
+    assert target.machine == board("sim_tiny").machine and not target.simulated
+    assert budget.synthesised_board("ulx3s_85f") == board("ulx3s_85f")
+
+
+def test_checked_in_budgets_are_of_boards_and_of_all_resources():
+    budgets = json.loads(budget.BUDGET.read_text())
+    assert "sim_tiny" in budgets
+    for name, allowed in budgets.items():
+        assert not budget.synthesised_board(name).simulated
+        assert list(allowed) == ["lut4", "ff", "bram", "dsp"] and min(allowed.values()) > 1
+
+
+@pytest.fixture
+def machines(tmp_path, monkeypatch):
+    """Netlists by the rows of machines, in place of what yosys makes; the file of budgets."""
+    path = tmp_path / "budget.json"
+    path.write_text(json.dumps({"sim_tiny": {"lut4": 100, "ff": 50, "bram": 4, "dsp": 1}}))
+    cells: dict[str, dict] = {}
+    monkeypatch.setattr(budget, "BUDGET", path)
+    monkeypatch.setattr(budget, "plan", lambda board: board)
+    monkeypatch.setattr(budget, "synthesise", lambda board, *_, **__: (None, {"cells": cells}))
+    return path, cells
+
+
+def test_too_large_a_machine_is_an_error(machines, capsys):
+    path, cells = machines
+    before = path.read_text()
+    cells |= netlist(LUT4=104, TRELLIS_FF=50, DP16KD=4, MULT18X18D=1)
+    assert budget.main([]) == 1
+    out, err = capsys.readouterr()
+    assert "sim_tiny takes more than its budget: lut4 104 of 100 (+4.0%)" in out
+    assert err.count("\n") == 1 and "--update" in err
+    assert path.read_text() == before
+
+
+def test_a_small_machine_is_praised_and_update_writes(machines, capsys):
+    path, cells = machines
+    cells |= netlist(LUT4=100, TRELLIS_FF=40, DP16KD=4, MULT18X18D=1)
+    assert budget.main([]) == 0
+    assert "should be lowered: ff 40 of 50 (-20.0%)" in capsys.readouterr().out
+    assert budget.main(["--update"]) == 0
+    assert json.loads(path.read_text()) == {
+        "sim_tiny": {"lut4": 100, "ff": 40, "bram": 4, "dsp": 1}
+    }
+    capsys.readouterr()
+    assert budget.main([]) == 0
+    assert "lowered" not in capsys.readouterr().out
