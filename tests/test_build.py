@@ -24,7 +24,7 @@ from hw.build import BuildError, steps
 from hw.build import __main__ as program
 from hw.build.estimate import check_fit, estimate
 from hw.build.plan import plan
-from hw.build.report import compact_json, lut4_by_unit, parse_report
+from hw.build.report import compact_json, count_cells, lut4_by_unit, parse_report
 from hw.build.tools import explain, find_tool, tool_version
 from hw.families import PartError, ecp5
 from hw.links.uart import Uart
@@ -321,6 +321,13 @@ def test_report_of_nextpnr():
 
 def test_luts_belong_to_the_units_that_name_them():
     assert lut4_by_unit(NETLIST, ecp5.FAMILY) == {"engine": 5, "other": 3, "vector": 1}
+
+
+def test_cells_of_a_netlist():
+    cells = {"LUT4": 5, "CCU2C": 2, "TRELLIS_DPR16X4": 1, "TRELLIS_FF": 4, "DP16KD": 3, "DCCA": 1}
+    named = {f"{kind}_{n}": {"type": kind} for kind, count in cells.items() for n in range(count)}
+    netlist = {"modules": {"top": {"cells": named}}}
+    assert count_cells(netlist, ecp5.FAMILY) == {"lut4": 15, "ff": 4, "bram": 3, "dsp": 0}
 
 
 def test_reports_have_short_lists_in_one_line():
@@ -804,6 +811,36 @@ def test_command_line_begins_at_the_seed_of_the_board(board, tools, tmp_path, mo
     assert first == 5 and 1 << 32 < second < 1 << 63
     assert steps.draw_seeds(5, 2) == seen["seeds"] and seen["limit"] == 3 and seen["jobs"] == 2
     assert "5 LUT4 routed" in capsys.readouterr().out
+
+
+def test_synthesis_says_by_how_much_a_machine_is_too_large(tools, tmp_path, monkeypatch, capsys):
+    """Where the estimate says so a build does not begin, but its synthesis can be asked for."""
+    kinds = {"SB_LUT4": 7920, "SB_DFFE": 10, "SB_RAM40_4K": 45, "SB_MAC16": 8}
+    cells = {f"{kind}_{n}": {"type": kind} for kind, count in kinds.items() for n in range(count)}
+    netlist = json.dumps({"modules": {"top": {"cells": cells}}})
+    (tmp_path / "yosys").write_text(
+        f"#!{sys.executable}\nimport pathlib, sys\n"
+        "if '--version' in sys.argv: sys.exit(print('0.99'))\n"
+        f"pathlib.Path('top.json').write_text({netlist!r})"
+    )
+    for name in ("NEXTPNR_ICE40", "ICEPACK"):
+        monkeypatch.setenv(name, str(tmp_path / "nextpnr"))
+    options = ["icebreaker", "--output", str(tmp_path / "out")]
+    monkeypatch.setattr(steps, "plan", lambda board, core: plan(board, Echo))
+    assert program.main([*options, "--synthesis-only"]) == 1
+    captured = capsys.readouterr()
+    assert captured.err == (
+        "icebreaker does not fit iCE40UP5K: lut4 7920 of 5280 (1.5 times), "
+        "bram 45 of 30 (1.5 times)\n"
+    )
+    assert ["dsp", "7", "8", "8"] in [line.split() for line in captured.out.splitlines()]
+    assert not tools()
+    assert program.main(options) == 1
+    assert re.fullmatch(
+        r"icebreaker does not fit iCE40UP5K: lut4 needs about \d+ of 5280: .*; "
+        r"bram needs about \d+ of 30: .*\n",
+        capsys.readouterr().err,
+    )
 
 
 def test_estimate_of_what_does_not_fit_is_a_failure(board, monkeypatch, capsys):

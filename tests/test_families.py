@@ -1,11 +1,14 @@
 """Families of devices: their clocks, their parts, and what asks for them."""
 
+import json
 from fractions import Fraction
 
 import pytest
 
 from hw import boards, families
 from hw.build.plan import plan
+from hw.build.report import count_cells, parse_report
+from hw.build.tools import explain
 from hw.families import ecp5, gowin, ice40
 from tests.test_build import Echo
 
@@ -91,6 +94,101 @@ def test_plans_of_boards(name):
     seeded = [word for command in planned.seeded(3) for word in command]
     assert {"3", "seed-3.report"} <= set(seeded)
     assert not {family.routed, family.bitstream} & set(seeded)
+
+
+def report(clock, utilisation):
+    """What nextpnr reports, without most of it."""
+    return json.dumps(
+        {
+            "critical_paths": [{"from": "posedge clk", "to": "posedge clk", "path": []}],
+            "fmax": {"clk": clock},
+            "utilization": {
+                cell: {"used": used, "available": available}
+                for cell, (used, available) in utilisation.items()
+            },
+        }
+    )
+
+
+@pytest.mark.parametrize(
+    ("family", "clock", "utilisation", "expected"),
+    [  # of real runs of nextpnr 0.11.1
+        (
+            gowin.FAMILY,
+            {"achieved": 371.8854675292969, "constraint": 27},
+            {
+                **{"ALU": (60, 15552), "BSRAM": (0, 46), "DFF": (85, 15552), "LUT4": (85, 20736)},
+                **{"MULT18X18": (0, 48), "RAM16SDP4": (0, 648), "TBUF": (2, 0)},
+            },
+            {"lut4": (85, 20736), "ff": (85, 15552), "bram": (0, 46), "dsp": (0, 48)},
+        ),
+        (
+            ice40.FAMILY,
+            {"achieved": 63.4437255859375, "constraint": 12.000767707824707},
+            {"ICESTORM_DSP": (0, 8), "ICESTORM_LC": (105, 5280), "ICESTORM_RAM": (0, 30)},
+            {"lut4": (105, 5280), "ff": (105, 5280), "bram": (0, 30), "dsp": (0, 8)},
+        ),
+    ],
+)
+def test_reports_of_nextpnr(family, clock, utilisation, expected):
+    result = parse_report(report(clock, utilisation), round(clock["constraint"]) * 10**6, family)
+    assert {
+        name: (result[name]["used"], result[name]["available"]) for name in expected
+    } == expected
+    assert result["clock_mhz"] == round(clock["achieved"], 2) and result["passed"]
+
+
+ICE40_LOG = """\
+Info: Device utilisation:
+Info: \t         ICESTORM_LC:    9582/   5280   181%
+Info: \t        ICESTORM_RAM:     159/     30   530%
+Info: \t               SB_GB:       8/      8   100%
+
+ERROR: Unable to place cell 'core.weights.words.ram.tile_0_0.0.29_RAM', no BELs remaining
+"""
+
+GOWIN_LOG = """\
+Info: Device utilisation:
+Info: \t                LUT4:   10290/  20736    49%
+Info: \t                TBUF:       2/      0     0%
+Info: \t               BSRAM:      46/     46   100%
+ERROR: out of luck
+"""
+
+
+def test_logs_of_nextpnr():
+    """Also where a family counts cells that it has no places of."""
+    explained = explain("nextpnr-ice40", ICE40_LOG)
+    assert explained == "design does not fit: ICESTORM_LC 9582 of 5280, ICESTORM_RAM 159 of 30"
+    assert explain("nextpnr-himbaechel", GOWIN_LOG) == "nextpnr-himbaechel failed: out of luck"
+
+
+@pytest.mark.parametrize(
+    ("family", "cells", "expected"),
+    [  # as yosys 0.70 left them of the machines of two boards
+        (
+            gowin.FAMILY,
+            {
+                **{"LUT1": 396, "LUT2": 690, "LUT3": 3073, "LUT4": 2365, "ALU": 3193},
+                **{"DFF": 4360, "DFFE": 741, "DFFRE": 1273, "DFFR": 512, "DFFS": 18, "DFFSE": 41},
+                **{"RAM16SDP4": 23, "DPX9B": 20, "SDPX9B": 9, "DPB": 16, "SPX9": 1},
+                **{"MUX2_LUT5": 726, "MULT18X18": 4},
+            },
+            {"lut4": 6524 + 3193 + 8 * 23, "ff": 6945, "bram": 46, "dsp": 4},
+        ),
+        (
+            ice40.FAMILY,
+            {
+                **{"SB_LUT4": 6699, "SB_CARRY": 1497, "SB_RAM40_4K": 159, "SB_MAC16": 7},
+                **{"SB_DFF": 2363, "SB_DFFESR": 1473, "SB_DFFE": 288, "SB_DFFSR": 575},
+            },
+            {"lut4": 6699, "ff": 4699, "bram": 159, "dsp": 7},
+        ),
+    ],
+)
+def test_cells_of_synthesised_netlists(family, cells, expected):
+    named = {f"{kind}.{n}": {"type": kind} for kind, count in cells.items() for n in range(count)}
+    assert count_cells({"modules": {"top": {"cells": named}}}, family) == expected
 
 
 def test_a_new_board_of_a_family_is_one_file(tmp_path, monkeypatch):

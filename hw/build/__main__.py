@@ -4,12 +4,14 @@ from weights import early as early  # isort: split
 
 import signal
 import sys
+from functools import partial
 from pathlib import Path
 
 from hw.boards import board
 from hw.build.estimate import estimate
+from hw.build.plan import check_hardware
 from hw.build.report import table
-from hw.build.steps import LIMIT_MINUTES, build, check_size, draw_seeds
+from hw.build.steps import LIMIT_MINUTES, build, check_cells, check_size, draw_seeds, synthesise
 from hw.families import of
 from sim.speed import find_speed
 from weights.commandline import OneLineParser, program
@@ -34,6 +36,11 @@ def main(arguments=None) -> int:
     )
     parser.add_argument("--model", help="of the report's cycles (default: the board's)")
     parser.add_argument("--estimate-only", action="store_true", help="run no tools")
+    parser.add_argument(
+        "--synthesis-only",
+        action="store_true",
+        help="stop after yosys, and say what it takes, even if that is too much",
+    )
     parser.add_argument("--force", action="store_true", help="build again what is there")
     parser.add_argument("--output", type=user_path, default=Path("build"), help="default: build")
     options = parser.parse_args(arguments)
@@ -47,9 +54,17 @@ def main(arguments=None) -> int:
             f"not {options.limit:g}"
         )
     target = board(options.board)
+    check_hardware(target)
+    say = partial(print, flush=True)
+    guess = estimate(target.machine, of(target.device))
     if options.estimate_only:
-        print(table(target, estimate(target.machine, of(target.device))))
+        print(table(target, guess))
         check_size(target)
+        return 0
+    if options.synthesis_only:
+        cells = synthesise(target, output=options.output, force=options.force, say=say)
+        print(table(target, guess, synthesised=cells))
+        check_cells(target, cells)
         return 0
     first = target.seed if options.seed is None else options.seed
     report = build(
@@ -61,7 +76,7 @@ def main(arguments=None) -> int:
         jobs=options.jobs,
         model=options.model,
         measure=find_speed,
-        say=lambda text: print(text, flush=True),
+        say=say,
     )
     print(table(target, report["estimate"], report))
     print(options.output / target.name / of(target.device).bitstream)

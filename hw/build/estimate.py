@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from hw.arch.memories import Kind, memories
-from hw.families import of
+from hw.families import capacity
 from hw.families.family import Family
 from hw.machine import Machine
 
@@ -96,9 +96,9 @@ class Fit:
     warnings: tuple[str, ...]
 
 
-def check_fit(guess: dict[str, int], device: str) -> Fit:
+def check_fit(guess: dict[str, int], device: str | None) -> Fit:
     """What an `estimate` means for a device of a family; ``PartError`` for another one."""
-    has = of(device).parts[device]
+    has = capacity(device)
     lacks, warnings = [], []
     for name, need in guess.items():
         available = has[name]

@@ -8,7 +8,7 @@ from typing import Any
 
 from hw.boards import Board
 from hw.build import BuildError
-from hw.families import of
+from hw.families import capacity
 from hw.families.family import Family
 
 CONTEXTS = 1
@@ -55,6 +55,20 @@ def parse_report(text: str, clock_hz: int, family: Family) -> dict:
                 "wires_ns": round(wires, 2),
             }
     return result
+
+
+def count_cells(netlist: dict, family: Family) -> dict[str, int]:
+    """What the cells of a synthesised netlist take of each resource, before they are packed."""
+    kinds = Counter(cell["type"] for cell in netlist["modules"]["top"]["cells"].values())
+    return {
+        name: sum(
+            weight * kinds[kind]
+            for pattern, weight in patterns.items()
+            for kind in kinds
+            if re.fullmatch(pattern, kind)
+        )
+        for name, patterns in family.synthesised.items()
+    }
 
 
 def lut4_by_unit(netlist: dict, family: Family) -> dict[str, int]:
@@ -119,14 +133,17 @@ def compact_json(value: dict) -> str:
     return re.sub(r"\[\n\s+([^][{}]*?)\n\s+\]", join, text) + "\n"
 
 
-def table(board: Board, guess: dict, report: dict | None = None) -> str:
-    """Estimate and, if there is a report, measured figures, as text."""
-    available = of(board.device).parts[board.device] if board.device else {}
+def table(
+    board: Board, guess: dict, report: dict | None = None, synthesised: dict | None = None
+) -> str:
+    """Estimate and, if there is a report or a count of cells, measured figures, as text."""
+    available = capacity(board.device)
     lines = [f"{board.name}: {board.geometry.lanes} lanes"]
-    lines.append(f"{'':8}{'estimate':>10}{'routed':>10}{'available':>11}")
+    measured = "synthesised" if synthesised else "routed"
+    lines.append(f"{'':8}{'estimate':>10}{measured:>13}{'available':>11}")
     for name, value in guess.items():
-        routed = report[name]["used"] if report else "-"
-        lines.append(f"{name:8}{value:10}{routed:>10}{available.get(name, '-'):>11}")
+        used = synthesised[name] if synthesised else report[name]["used"] if report else "-"
+        lines.append(f"{name:8}{value:10}{used:>13}{available[name]:>11}")
     if report:
         lines.append(
             f"clock   {report['clock_mhz']:10.2f} MHz routed, {report['clock_required_mhz']:g} MHz "

@@ -1,6 +1,7 @@
 """The steps of a build: synthesis, routes, bitstream and report."""
 
 import contextlib
+import json
 import random
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -11,9 +12,9 @@ from hw.boards import Board
 from hw.build import BuildError
 from hw.build.estimate import check_fit, estimate
 from hw.build.plan import Plan, check_hardware, plan, seed_file
-from hw.build.report import compact_json, parse_report, speed_keys
+from hw.build.report import compact_json, count_cells, parse_report, speed_keys
 from hw.build.tools import Workplace, reading
-from hw.families import of
+from hw.families import capacity, of
 from weights.errors import ReportedError
 from weights.files import write_file
 from weights.locks import locked
@@ -81,15 +82,45 @@ def folder_of(
 
 def check_size(board: Board, say=print):
     """Says before anything runs whether the estimate fits; raises BuildError if it does not."""
-    if board.simulated:
-        return
-    guess = estimate(board.machine, of(board.device))
-    assert board.device is not None  # or it would have no family
-    fit = check_fit(guess, board.device)
+    fit = check_fit(estimate(board.machine, of(board.device)), board.device)
     for warning in fit.warnings:
         say(f"warning: {warning}")
     if fit.lacks:
         raise BuildError(f"{board.name} does not fit {board.device}: {'; '.join(fit.lacks)}")
+
+
+def synthesise(
+    board: Board, *, output: Path = Path("build"), force: bool = False, core=None, say=print
+) -> dict[str, int]:
+    """What yosys makes of a board's machine, in cells of each resource, whether it fits or not."""
+    directory = Path(output) / board.name
+    check_hardware(board)
+    with folder_of(directory, (), say):
+        the_plan = plan(board, core)
+        place = Workplace(the_plan, directory, say)
+        if force:
+            place.clear()
+        _synthesise(place, the_plan)
+        netlist = place.path / the_plan.family.netlist
+        with reading(netlist):
+            return count_cells(json.loads(netlist.read_text()), the_plan.family)
+
+
+def _synthesise(place: Workplace, plan: Plan) -> float:
+    """Seconds that it took."""
+    return place.run("synthesis", plan.commands[0], "top.rpt", outputs=[plan.family.netlist])
+
+
+def check_cells(board: Board, cells: dict[str, int]):
+    """Raises BuildError, with each resource by how much, if the device has fewer than ``cells``."""
+    has = capacity(board.device)
+    over = [
+        f"{name} {used} of {has[name]} ({used / has[name]:.1f} times)"
+        for name, used in cells.items()
+        if used > has[name]
+    ]
+    if over:
+        raise BuildError(f"{board.name} does not fit {board.device}: {', '.join(over)}")
 
 
 def draw_seeds(first: int, count: int) -> list[int]:
@@ -151,9 +182,7 @@ def build(
         except (ReportedError, OSError) as error:
             raise BuildError(f"{model}: {error}") from None
 
-        synthesis, *_ = the_plan.commands
-        netlist = the_plan.family.netlist
-        seconds = {"yosys": place.run("synthesis", synthesis, "top.rpt", outputs=[netlist])}
+        seconds = {"yosys": _synthesise(place, the_plan)}
         seeds = list(seeds)
         with ThreadPoolExecutor(jobs) as pool:
             try:

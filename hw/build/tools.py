@@ -92,7 +92,7 @@ def explain(tool: str, log: str, status: int = 1) -> str:
     over = [
         f"{cell} {used} of {available}"
         for cell, (used, available) in parse_utilisation(log).items()
-        if used > available
+        if used > available > 0  # a place for none is one that is not counted
     ]
     if over:
         return f"design does not fit: {', '.join(over)}"

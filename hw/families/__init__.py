@@ -1,5 +1,7 @@
 """Families of devices: all that a build must know of one. `of` alone tells them apart."""
 
+from collections.abc import Mapping
+
 from hw.families import ecp5, gowin, ice40
 from hw.families.family import Family
 from weights.errors import ReportedError
@@ -18,3 +20,10 @@ def of(part: str | None) -> Family:
             return family
     known = ", ".join(name for family in FAMILIES for name in family.parts)
     raise PartError(f"device must be one of {known}, not {part!r}")
+
+
+def capacity(part: str | None) -> Mapping[str, int]:
+    """What a part has of ``lut4``, ``ff``, ``bram`` and ``dsp``; raises as `of`."""
+    family = of(part)
+    assert part is not None  # or no family has it
+    return family.parts[part]

@@ -134,6 +134,12 @@ FAMILY = Family(
         "bram": ("DP16KD",),
         "dsp": ("MULT18X18D",),
     },
+    synthesised={
+        "lut4": {"LUT4": 1, "CCU2C": 2, "TRELLIS_DPR16X4": 6},
+        "ff": {"TRELLIS_FF": 1},
+        "bram": {"DP16KD": 1},
+        "dsp": {"MULT18X18D": 1},
+    },
     chains=("FCI", "FCO"),
     memories=Memories(
         shapes=((16384, 1), (8192, 2), (4096, 4), (2048, 9), (1024, 18), (512, 36)),

@@ -53,6 +53,8 @@ class Family:
         What each part has of ``lut4``, ``ff``, ``bram`` and ``dsp``.
     cells : dict
         The cells that nextpnr counts for each of these, by the names of its report.
+    synthesised : dict
+        For each of these, patterns of yosys's cells and how many of it such a cell takes.
     chains : tuple of str
         Ports that join the cells of a carry chain.
     memories : Memories
@@ -77,6 +79,7 @@ class Family:
 
     parts: Mapping[str, Mapping[str, int]]
     cells: Mapping[str, tuple[str, ...]]
+    synthesised: Mapping[str, Mapping[str, int]]
     chains: tuple[str, ...]
     memories: Memories
     dsp_per_element: int

@@ -82,6 +82,12 @@ FAMILY = Family(
         "bram": ("ICESTORM_RAM",),
         "dsp": ("ICESTORM_DSP",),
     },
+    synthesised={
+        "lut4": {"SB_LUT4": 1},
+        "ff": {r"SB_DFF\w*": 1},
+        "bram": {r"SB_RAM40_4K\w*": 1},
+        "dsp": {"SB_MAC16": 1},
+    },
     chains=("CIN", "COUT"),
     memories=Memories(shapes=((2048, 2), (1024, 4), (512, 8), (256, 16)), block_cost=64),
     dsp_per_element=7,

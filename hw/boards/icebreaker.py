@@ -1,0 +1,36 @@
+"""1BitSquared iCEBreaker with an iCE40UP5K, which is too small.
+
+The smallest machine takes 1.8 times its logic cells and 5.3 times its block RAM. A build says so
+before it begins; ``--synthesis-only`` shows what yosys makes of it.
+"""
+
+from hw.arch.geometry import Geometry
+from hw.boards import Board
+from hw.links.uart import Uart
+from hw.machine import Machine
+
+# What the smallest of the shipped models needs, and the fewest lanes.
+BOARD = Board(
+    name="icebreaker",
+    platform="amaranth_boards.icebreaker:ICEBreakerPlatform",
+    device="iCE40UP5K",
+    clock_hz=12_000_000,
+    link=Uart(baud=1_000_000),
+    model="stories-nano",
+    machine=Machine(
+        geometry=Geometry(
+            rows=4,
+            columns=4,
+            elements=1,
+            weight_rows=7744,
+            table_words=16896,
+            descriptors=80,
+            sums=512,
+            multiplicands=80,
+            vectors=144,
+            states=192,
+            activations=128,
+            tokens=256,
+        ),
+    ),
+)

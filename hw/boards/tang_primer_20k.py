@@ -1,0 +1,33 @@
+"""Sipeed Tang Primer 20K on its dock, with a Gowin GW2A-18: the smallest of the shipped models."""
+
+from hw.arch.geometry import Geometry
+from hw.boards import Board
+from hw.links.uart import Uart
+from hw.machine import Machine
+
+# Holds d = 64, m = 80, 3 layers, 448 tokens: 968 rows of 128 trits; 448 embedding rows of 33 words
+# and 2,096 words of gains are 16,880 words. Nearly all of the block RAM is in use.
+BOARD = Board(
+    name="tang_primer_20k",
+    platform="amaranth_boards.tang_primer_20k:TangPrimer20kDockPlatform",
+    device="GW2A-18C",
+    clock_hz=40_500_000,
+    link=Uart(baud=1_000_000),
+    model="stories-nano",
+    machine=Machine(
+        geometry=Geometry(
+            rows=16,
+            columns=8,
+            elements=1,
+            weight_rows=1024,
+            table_words=16896,
+            descriptors=80,
+            sums=512,
+            multiplicands=80,
+            vectors=256,
+            states=192,
+            activations=128,
+            tokens=256,
+        ),
+    ),
+)
