@@ -6,6 +6,7 @@ from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
 
 from hw.arch.geometry import Geometry
+from hw.arch.memories import memories
 from hw.arch.operations import which
 from hw.arch.program import CONSTANTS_PER_ROW, FIELDS, Space, Stride, Unit
 
@@ -31,11 +32,10 @@ class Layers(wiring.Component):
     """
 
     def __init__(self, geometry: Geometry):
+        words = {name: memory.words for name, memory in memories(geometry).items()}
         self._sizes = {
-            "weights": geometry.weight_rows,
-            "tables": geometry.table_words,
-            "states": geometry.states // geometry.elements,
-            "constants": CONSTANTS_PER_ROW * geometry.descriptors,
+            **{name: words[name] for name in ("weights", "tables", "states")},
+            "constants": CONSTANTS_PER_ROW * words["program"],
         }
         super().__init__(
             {
