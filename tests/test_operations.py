@@ -7,7 +7,7 @@ from pathlib import Path
 
 from hw.arch.memories import Kind, memories
 from hw.arch.operations import OPERATIONS, Operation, Statistic, Table, VectorOp, late_reads, which
-from hw.arch.program import FIELDS
+from hw.arch.program import FIELDS, Space
 from hw.boards import board
 
 DOCS = Path(__file__).parents[1] / "docs" / "machine.md"
@@ -46,6 +46,10 @@ def test_operands_are_banks_with_addresses_in_fields():
     for row in OPERATIONS.values():
         assert {*row.reads, *([row.writes] if row.writes else [])} <= set(BANKS)
         assert set(row.reads.values()) <= {name for name, _, _ in FIELDS}
+
+
+def test_main_operands_are_banks():
+    assert {space.name.lower() for space in Space} == {*BANKS} - {"activations"}
 
 
 def test_a_memory_is_read_late_at_one_field():

@@ -94,16 +94,16 @@ class Reason(enum.IntEnum):
 
 
 class MemorySpace(enum.IntEnum):
-    """Memories that the host sees, as half-words."""
+    """Memories that the host sees, as half-words; ``hw.arch.memories`` has sizes and access."""
 
     WEIGHTS = 0
     TABLES = 1
     PROGRAM = 2
     TOKENS = 3  # token buffer: prompt, then what is generated
-    SUMS = 4  # read only: 2 half-words per element, sign-extended to 32 bits
-    REGISTERS = 5  # read only: mantissa, sign-extended exponent of the 16 scale registers
-    COUNTERS = 6  # read only: cycles per descriptor since the run began, u32
-    TOTALS = 7  # read only: `Totals` since the run began
+    SUMS = 4  # 2 half-words per element, sign-extended to 32 bits
+    REGISTERS = 5  # mantissa, sign-extended exponent of the 16 scale registers
+    COUNTERS = 6  # cycles per descriptor since the run began, u32
+    TOTALS = 7  # `Totals` since the run began
 
 
 class RunFlag(enum.IntFlag):
