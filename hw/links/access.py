@@ -156,9 +156,11 @@ class Access:
             with m.Elif(self.high_left):
                 m.d.comb += [crc.valid.eq(1), crc.data.eq(exchange.word[8:])]
             with m.Elif((exchange.remaining == 0) & (self.outstanding == 0)):
-                m.d.sync += [
-                    exchange.response_length.eq(4),
-                    exchange.reply.eq(crc.crc),
-                    exchange.reply_left.eq(4),
-                ]
-                exchange.acknowledge(m)
+                m.next = "SUM"
+        with m.State("SUM"):
+            m.d.sync += [
+                exchange.response_length.eq(4),
+                exchange.reply.eq(crc.crc),
+                exchange.reply_left.eq(4),
+            ]
+            exchange.acknowledge(m)

@@ -14,7 +14,10 @@ PAYLOAD_START = HEADER.size
 
 
 class CrcSignature(wiring.Signature):
-    """Use of the CRC unit; a user that is not at work drives zeros."""
+    """Use of the CRC unit; a user that is not at work drives zeros.
+
+    ``crc`` and ``match`` hold what was ``valid`` two cycles ago and before.
+    """
 
     def __init__(self):
         super().__init__(
@@ -59,17 +62,14 @@ class FrameReceiver(wiring.Component):
         held = Signal()
         header = Signal(FrameHeader)
         byte = Signal(8)
-        good = Signal()
+        ended = Signal()  # a frame of the right length, a cycle ago
+        fits = Signal()
+        m.d.sync += ended.eq(0)
         m.d.comb += [
             byte.eq(self.rx.payload ^ (escaped << INVERT.bit_length() - 1)),
-            good.eq(
-                self.crc.match
-                & ~escaped
-                & (count <= limit)
-                & (count == header.length + HEADER.size + CRC_BYTES)
-            ),
-            self.rx.ready.eq(self.enable & ~held),
-            self.between.eq((count == 0) & ~escaped),
+            fits.eq((count <= limit) & (count == header.length + HEADER.size + CRC_BYTES)),
+            self.rx.ready.eq(self.enable & ~held & ~ended),
+            self.between.eq((count == 0) & ~escaped & ~ended),
             self.frame.valid.eq(held),
             self.frame.payload.eq(header),
             read.addr.eq(self.address),
@@ -80,7 +80,7 @@ class FrameReceiver(wiring.Component):
         with m.If(self.rx.valid & self.rx.ready):
             with m.Switch(self.rx.payload):
                 with m.Case(FLAG):
-                    m.d.sync += [count.eq(0), escaped.eq(0), held.eq(good)]
+                    m.d.sync += [count.eq(0), escaped.eq(0), ended.eq(fits & ~escaped)]
                 with m.Case(ESCAPE):
                     m.d.sync += escaped.eq(1)
                 with m.Default():
@@ -96,6 +96,8 @@ class FrameReceiver(wiring.Component):
                         m.d.sync += header.eq(Cat(header.as_value()[8:], byte))
                     with m.Elif(count < HEADER.size + MAX_PAYLOAD):
                         m.d.comb += write.en.eq(1)
+        with m.If(ended):
+            m.d.sync += held.eq(self.crc.match)
         with m.If(self.frame.valid & self.frame.ready):
             m.d.sync += held.eq(0)
         return m

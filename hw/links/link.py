@@ -66,5 +66,6 @@ class Link(wiring.Component):
         for user in (receiver.crc, sender.crc, processor.crc):
             start, valid, byte = start | user.start, valid | user.valid, byte | user.data
             m.d.comb += [user.crc.eq(checker.crc), user.match.eq(checker.match_detected)]
-        m.d.comb += [checker.start.eq(start), checker.valid.eq(valid), checker.data.eq(byte)]
+        # A register: what is valid depends on all three, and the CRC on all of its bits.
+        m.d.sync += [checker.start.eq(start), checker.valid.eq(valid), checker.data.eq(byte)]
         return m
