@@ -59,11 +59,7 @@ class Core(wiring.Component):
         self.memories = rows = memories(g)
         program, tokens = rows["program"], rows["tokens"]
         self.program = BlockStore(
-            program.words,
-            program.half_words,
-            program.bits,
-            latency=PROGRAM_LATENCY,
-            readback=machine.stores.program.readback,
+            program.words, program.half_words, program.bits, latency=PROGRAM_LATENCY
         )
         self.sums = VectorBankParameters.from_row(rows["sums"]).create()
         self.multiplicands = VectorBankParameters.from_row(rows["multiplicands"]).create()

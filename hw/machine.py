@@ -14,21 +14,18 @@ from hw.units.vector import VectorParameters
 
 @dataclass(frozen=True, kw_only=True)
 class BlockRam:
-    """Options of a store in block RAM.
+    """Weights in block RAM, on the chip and never late.
 
     Parameters
     ----------
-    readback : bool
-        Whether the host can read it, too. A host that verifies what it loads needs that.
+    latency : int
+        Of `WeightStoreParameters`.
     """
 
-    readback: bool = True
+    latency: int = WeightStoreParameters.latency
 
     def weight_store(self, geometry: Geometry) -> WeightStoreParameters:
-        return WeightStoreParameters.from_geometry(geometry, readback=self.readback)
-
-    def table_store(self, geometry: Geometry) -> TableStoreParameters:
-        return TableStoreParameters.from_geometry(geometry, readback=self.readback)
+        return WeightStoreParameters.from_geometry(geometry, latency=self.latency)
 
 
 class RowStoreParameters(Protocol):
@@ -54,8 +51,6 @@ class Stores:
     """What holds the memories that the host loads."""
 
     weights: RowMemory = BlockRam()
-    tables: BlockRam = BlockRam()
-    program: BlockRam = BlockRam()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,4 +103,4 @@ class Machine:
 
     @property
     def tables(self) -> TableStoreParameters:
-        return self.stores.tables.table_store(self.geometry)
+        return TableStoreParameters.from_geometry(self.geometry)

@@ -10,8 +10,9 @@ from amaranth.lib import wiring
 from amaranth.lib.memory import Memory
 from amaranth.sim import Simulator
 
-from hw import build
 from hw.boards import board
+from hw.build.plan import plan
+from hw.build.steps import Workplace
 from hw.machine import Machine
 from hw.pipeline import KEEP_SCRIPT, delay
 from hw.units.engine import EngineParameters, TernaryEngine
@@ -357,9 +358,9 @@ def test_no_multiplier(tmp_path, monkeypatch):
 def test_copies_are_in_what_is_built(tmp_path):
     """Synthesis of a whole plan keeps a reset for each unit and a control for each lane."""
     geometry = replace(board("sim_tiny").geometry, elements=2)
-    plan = build.plan(replace(board("ulx3s_85f"), machine=Machine(geometry=geometry)))
-    place = build.Workplace(plan, tmp_path, say=lambda text: None)
-    place.run("synthesis", plan.commands[0], "top.rpt", outputs=["top.json"])
+    small = plan(replace(board("ulx3s_85f"), machine=Machine(geometry=geometry)))
+    place = Workplace(small, tmp_path, say=lambda text: None)
+    place.run("synthesis", small.commands[0], "top.rpt", outputs=["top.json"])
     cells = json.loads((place.path / "top.json").read_text())["modules"]["top"]["cells"]
     names = [name for name, cell in cells.items() if cell["type"] == "TRELLIS_FF"]
     units = ("sequencer", "registers", "engine", "vector", "scalar", "normaliser")

@@ -39,10 +39,11 @@ class Bench:
 
     ``core`` is a `FakeDevice` of which only memories and run state are used; the core's side of
     the bus answers ``BUS_LATENCY`` cycles after a read. ``stall`` is the probability that ``tx``
-    is not ready, ``gap`` that ``rx`` has nothing.
+    is not ready, ``gap`` that ``rx`` has nothing, ``wait`` that the bus is not ready after it was
+    used.
     """
 
-    def __init__(self, seed=0, stall=0.0, gap=0.0):
+    def __init__(self, seed=0, stall=0.0, gap=0.0, wait=0.0):
         self.link = Link(
             GEOMETRY,
             board=IDENTITY.board,
@@ -51,7 +52,7 @@ class Bench:
             poll_cycles=POLL_CYCLES,
         )
         self.random = random.Random(seed)
-        self.stall, self.gap = stall, gap
+        self.stall, self.gap, self.wait = stall, gap, wait
         self.core = FakeDevice()
         for space, memory in self.core.memory.items():
             memory[:] = [self.random.randrange(1 << 16) for _ in memory]
@@ -80,15 +81,18 @@ class Bench:
         pipeline = deque([None] * (BUS_LATENCY - 1))
         offered = waiting = None
         ctx.set(control.run.ready, 1)
+        ctx.set(bus.ready, 1)
+        bus_ready = True
+        following, ended = None, True  # the next address since the last start
         ticks = ctx.tick().sample(
             link.rx.ready, link.tx.valid, link.tx.payload, bus.read, bus.write, bus.space,
             bus.address, bus.write_data, control.run.valid, control.run.payload, control.stop,
-            control.reset,
+            control.reset, bus.start, bus.last,
         )  # fmt: skip
         tx_ready = False
         async for (
             _, _, rx_ready, tx_valid, tx_byte, read, write, space, address, data, run_valid,
-            run, stop, reset,
+            run, stop, reset, start, last,
         ) in ticks:  # fmt: skip
             if offered is not None and rx_ready:
                 offered = None
@@ -106,7 +110,17 @@ class Bench:
             tx_ready = self.random.random() >= self.stall
             ctx.set(link.tx.ready, tx_ready)
 
-            assert not (read and write)
+            assert read + write + start <= bus_ready
+            if start:
+                assert ended
+                following, ended = (space, address), False
+            if read or write:
+                if space != MemorySpace.TOKENS or not ended:
+                    assert (space, address) == following and not ended
+                    following, ended = (space, address + 1), bool(last)
+            if read or write or start or not bus_ready:
+                bus_ready = self.random.random() >= self.wait
+                ctx.set(bus.ready, bus_ready)
             if read or write:
                 memory = core.memory[MemorySpace(space)]
                 assert address < len(memory)
@@ -187,9 +201,11 @@ def run_payload(run_id, **fields):
     return RunRequest(run_id=run_id, **(defaults | fields)).to_bytes()
 
 
-@pytest.mark.parametrize("stall, gap", [(0.0, 0.0), (0.5, 0.3), (0.8, 0.0)])
-def test_identify_and_memories(stall, gap):
-    bench = Bench(seed=3, stall=stall, gap=gap)
+@pytest.mark.parametrize(
+    "stall, gap, wait", [(0.0, 0.0, 0.0), (0.5, 0.3, 0.5), (0.8, 0.0, 0.9), (0.0, 0.0, 0.3)]
+)
+def test_identify_and_memories(stall, gap, wait):
+    bench = Bench(seed=3, stall=stall, gap=gap, wait=wait)
     core = bench.core
 
     async def testbench(ctx, bench):

@@ -17,7 +17,7 @@ TINY = board("sim_tiny").machine
 
 
 def test_options_reach_the_core():
-    stores = Stores(weights=BlockRam(readback=False), program=BlockRam(readback=False))
+    stores = Stores(weights=BlockRam(latency=5))
     machine = replace(TINY, fanout=1, digits_per_cycle=4, stores=stores)
     core = Core(machine=machine, board_name="x", clock_hz=10_000, digest=bytes(16))
     Fragment.get(core, None)
@@ -25,8 +25,7 @@ def test_options_reach_the_core():
     assert core.scalar.parameters == machine.scalar and machine.scalar.digits_per_cycle == 4
     assert core.vector.parameters == machine.vector
     assert core.normaliser.parameters == machine.normaliser
-    stores = (core.weights.words, core.tables, core.program)
-    assert [store.readback for store in stores] == [False, True, False]
+    assert core.weights.parameters.latency == machine.engine.row_latency == 5
 
 
 def test_options_are_timed():

@@ -36,39 +36,36 @@ def test_parts_are_as_deep_as_block_rams(depth, depths):
 
 @pytest.mark.parametrize("latency", [2, 3, 4, 5])
 @pytest.mark.parametrize(
-    ("depth", "half_words"), [(1, 1), (5, 3), (700, 2), (1600, 1), (1100, 17), (33000, 2)]
+    ("depth", "width"), [(1, 1), (5, 48), (700, 32), (1600, 16), (1100, 333), (33000, 32)]
 )
-def test_what_is_written_is_read(depth, half_words, latency):
-    ram = Ram(depth, half_words, latency)
+def test_what_is_written_is_read(depth, width, latency):
+    ram = Ram(depth, width, latency)
     rng = random.Random(depth)
     words = sorted({0, depth - 1, *(rng.randrange(depth) for _ in range(40))})
     words += [word ^ bit for word in words for bit in (512, 1024, 16384) if word ^ bit < depth]
     contents = {}
 
     async def testbench(ctx):
-        async def write(word, enables, value):
+        async def write(word, enable=True):
             ctx.set(ram.address, word)
-            ctx.set(ram.enables, enables)
-            ctx.set(ram.half_word, value)
+            ctx.set(ram.write, enable)
             await ctx.tick()
+            value = rng.getrandbits(width)
+            ctx.set(ram.data, value)
+            if enable:
+                contents[word] = value
 
         for word in words * 2:
-            enables, value = rng.getrandbits(half_words), rng.getrandbits(16)
-            for h in range(half_words):
-                if enables >> h & 1:
-                    contents[word, h] = value
-            await write(word, enables, value)
-        # The memory holds the last one two cycles after it: a read of then sees it.
-        await write(words[0], 1, 0xABCD)
-        contents[words[0], 0] = 0xABCD
-        ctx.set(ram.enables, 0)
-        if latency == 2:
-            await ctx.tick()
+            await write(word, rng.random() < 0.8)
+        # A read of two cycles after the last one sees it.
+        await write(words[0])
+        ctx.set(ram.write, 0)
+        await ctx.tick()
+        ctx.set(ram.data, rng.getrandbits(width))
         reads = [words[0], *rng.choices(words, k=100)]
         for i in range(len(reads) + latency):
             if i >= latency:
-                got = [ctx.get(ram.read.data[h]) for h in range(half_words)]
-                assert got == [contents.get((reads[i - latency], h), 0) for h in range(half_words)]
+                assert ctx.get(ram.read.data) == contents.get(reads[i - latency], 0)
             ctx.set(ram.read.address, reads[i] if i < len(reads) else rng.randrange(depth))
             await ctx.tick()
 
@@ -89,12 +86,12 @@ class Followers(Elaboratable):
     """A memory of two parts, and others with behind each what cannot be an output register."""
 
     def __init__(self):
-        self.ram = Ram(1536, 4, 3)
+        self.ram = Ram(1536, 72, 3)
         self.address = Signal(range(1536))
-        self.write = Signal(4)
+        self.write = Signal()
         self.value = Signal(16)
         self.control = Signal()
-        self.out = Signal(64)
+        self.out = Signal(72)
         self.outs = Array(Signal(16, name=f"out_{i}") for i in range(6))
 
     def elaborate(self, platform):
@@ -103,9 +100,9 @@ class Followers(Elaboratable):
         m.d.comb += [
             ram.read.address.eq(self.address),
             ram.address.eq(self.address),
-            ram.enables.eq(self.write),
-            ram.half_word.eq(self.value),
-            self.out.eq(ram.read.data.as_value()),
+            ram.write.eq(self.write),
+            ram.data.eq(self.value.replicate(5)),
+            self.out.eq(ram.read.data),
         ]
         words = []
         for name in ("enabled", "reset", "kept", "shared", "set"):
@@ -113,7 +110,7 @@ class Followers(Elaboratable):
             port, read = memory.write_port(), memory.read_port()
             m.d.comb += [
                 port.addr.eq(self.address),
-                port.en.eq(self.write[0]),
+                port.en.eq(self.write),
                 port.data.eq(self.value),
                 read.addr.eq(self.address),
             ]
@@ -155,7 +152,7 @@ def test_output_registers(tmp_path, monkeypatch):
     )
     rams = {name: cell for name, cell in before.items() if cell["type"] == "DP16KD"}
     assert rams.keys() == {name for name, cell in after.items() if cell["type"] == "DP16KD"}
-    assert sum(name.startswith("ram.") for name in rams) == 1536 * 64 // 16384
+    assert sum(name.startswith("ram.") for name in rams) == 1536 * 72 // 18432
     for name, was in rams.items():
         cell = after[name]
         changed = {
@@ -172,5 +169,5 @@ def test_output_registers(tmp_path, monkeypatch):
 
     # Each bit of the word of each of the two parts was held by a flip-flop.
     were, are = (Counter(cell["type"] for cell in cells.values()) for cells in (before, after))
-    assert were - are == {"TRELLIS_FF": 2 * 64}
+    assert were - are == {"TRELLIS_FF": 2 * 72}
     assert not are - were

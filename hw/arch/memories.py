@@ -100,9 +100,7 @@ def memories(geometry: Geometry) -> dict[str, Memory]:
     """The memories of a machine by name, those that the host sees in the order of their spaces."""
     g, v = geometry, geometry.elements
     read, always = HostAccess.READ, HostAccess.READ | HostAccess.ALWAYS
-    store = partial(
-        Memory, kind=Kind.STORE, item=HALF_WORD_BITS, parts=True, access=read | HostAccess.WRITE
-    )
+    store = partial(Memory, kind=Kind.STORE, item=HALF_WORD_BITS, access=read | HostAccess.WRITE)
     bank = partial(Memory, kind=Kind.BANK)
     part = partial(Memory, kind=Kind.PART)
     space, row = MemorySpace, TRIT_BITS * g.lanes // HALF_WORD_BITS

@@ -13,6 +13,7 @@ from hw.arch.memories import Kind, memories
 from hw.families import capacity
 from hw.families.family import Family
 from hw.machine import Machine
+from hw.memory.ram import parts
 
 NEAR = 0.97
 """Share of a resource from which on placing and routing are likely to be in trouble."""
@@ -65,13 +66,17 @@ def estimate(machine: Machine, family: Family) -> dict[str, int]:
         if memory.kind == Kind.FLIP_FLOPS:
             continue
         granularity = memory.item if memory.parts else None
-        blocks, banks = arrange(made_of.shapes, memory.words, memory.bits, granularity)
-        lut_rams = -(-memory.words // 16) * -(-memory.bits // 4)
-        if made_of.luts and lut_rams * made_of.lut_cost < blocks * made_of.block_cost:
-            luts += memory.copies * made_of.luts * lut_rams
-        else:
-            block_rams += memory.copies * blocks
-            luts += memory.copies * LUTS_PER_BANK_BIT * memory.bits * (banks - 1)
+        whole = memory.kind != Kind.STORE
+        depths = [memory.words] if whole else [len(part) for part in parts(memory.words)]
+        luts += memory.copies * LUTS_PER_BANK_BIT * memory.bits * (len(depths) - 1)
+        for depth in depths:
+            blocks, banks = arrange(made_of.shapes, depth, memory.bits, granularity)
+            lut_rams = -(-depth // 16) * -(-memory.bits // 4)
+            if made_of.luts and lut_rams * made_of.lut_cost < blocks * made_of.block_cost:
+                luts += memory.copies * made_of.luts * lut_rams
+            else:
+                block_rams += memory.copies * blocks
+                luts += memory.copies * LUTS_PER_BANK_BIT * memory.bits * (banks - 1)
     return {
         "lut4": round(family.luts * PACKING * luts),
         "ff": round(flip_flops),

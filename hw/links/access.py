@@ -107,42 +107,53 @@ class Access:
             with m.If(exchange.end > self.size):
                 exchange.refuse(m, Reason.BAD_RANGE)
             with m.Else():
-                with m.Switch(exchange.command):
-                    with m.Case(Command.WRITE):
-                        m.d.sync += exchange.offset.eq(exchange.offset + 1)
-                        with m.If(exchange.remaining == 0):
-                            exchange.acknowledge(m)
-                        with m.Else():
-                            m.next = "WRITE LOW"
-                    with m.Case(Command.READ):
-                        m.d.sync += exchange.response_length.eq(exchange.remaining << 1)
+                m.next = "START"
+        with m.State("START"):
+            m.d.comb += self.ports.bus.start.eq(exchange.remaining != 0)
+            with m.Switch(exchange.command):
+                with m.Case(Command.WRITE):
+                    m.d.sync += exchange.offset.eq(exchange.offset + 1)
+                    with m.If(exchange.remaining == 0):
                         exchange.acknowledge(m)
-                    with m.Default():
-                        m.d.comb += self.ports.crc.start.eq(1)
-                        m.next = "CHECKSUM"
+                    with m.Else():
+                        m.next = "WRITE LOW"
+                with m.Case(Command.READ):
+                    m.d.sync += exchange.response_length.eq(exchange.remaining << 1)
+                    exchange.acknowledge(m)
+                with m.Default():
+                    m.d.comb += self.ports.crc.start.eq(1)
+                    m.next = "CHECKSUM"
 
     def _write(self, m: Module):
         exchange = self.exchange
+        # The low byte comes and, in the cycle after, the high one; it stays as long as the receiver
+        # is not asked for the next.
         with m.State("WRITE LOW"):
-            m.d.sync += [
-                exchange.word.eq(self.ports.data),
-                exchange.offset.eq(exchange.offset + 1),
-            ]
-            m.next = "WRITE HIGH"
+            m.d.sync += exchange.word.eq(self.ports.data)
+            m.next = "WRITE WAIT"
+            with m.If(self.ports.bus.ready):
+                m.d.sync += exchange.offset.eq(exchange.offset + 1)
+                m.next = "WRITE HIGH"
+        with m.State("WRITE WAIT"):
+            with m.If(self.ports.bus.ready):
+                m.d.sync += exchange.offset.eq(exchange.offset + 1)
+                m.next = "WRITE HIGH"
         with m.State("WRITE HIGH"):
             m.d.comb += self.ports.bus.write.eq(1)
             m.d.sync += exchange.offset.eq(exchange.offset + 1)
             exchange.advance(m)
-            with m.If(exchange.remaining == 1):
+            m.next = "WRITE LOW"
+            with m.If(self.ports.bus.last):
+                m.next = "WRITTEN"
+        with m.State("WRITTEN"):
+            with m.If(self.ports.bus.ready):
                 exchange.acknowledge(m)
-            with m.Else():
-                m.next = "WRITE LOW"
 
     def _checksum(self, m: Module):
         exchange, bus, crc = self.exchange, self.ports.bus, self.ports.crc
         # A read every other cycle, so that a word's two bytes go to the CRC as they come.
         with m.State("CHECKSUM"):
-            m.d.comb += bus.read.eq(~self.phase & (exchange.remaining != 0))
+            m.d.comb += bus.read.eq(~self.phase & (exchange.remaining != 0) & bus.ready)
             m.d.sync += [
                 self.phase.eq(~self.phase),
                 self.outstanding.eq(self.outstanding + bus.read - bus.read_valid),

@@ -27,8 +27,8 @@ class CommandProcessor(wiring.Component):
     """Executes the commands of ``hw.arch.protocol``.
 
     One command at a time. WRITE takes two cycles a half-word, CHECKSUM two, READ the latency of
-    the bus and four. It waits for ``bus.read_valid``, for ``control.run.ready`` and for the
-    reader of the responses, and for nothing else; no frame can make it wait for more.
+    the bus and four. It waits for ``bus.ready`` and ``bus.read_valid``, for ``control.run.ready``
+    and for the reader of the responses, and for nothing else; no frame can make it wait for more.
 
     Parameters
     ----------

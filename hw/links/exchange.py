@@ -84,6 +84,7 @@ class Exchange:
             self.identity_read.addr.eq(self.index),
             ports.bus.space.eq(self.bus_space),
             ports.bus.address.eq(self.address),
+            ports.bus.last.eq(self.remaining == 1),
             ports.bus.write_data.eq(Cat(self.word[:8], ports.data)),
             ports.header.payload.command.eq(self.response),
             ports.header.payload.sequence.eq(self.sequence),
@@ -146,9 +147,10 @@ class Exchange:
                         self.reply_left.eq(self.reply_left - 1),
                     ]
             with m.Elif(self.remaining != 0):
-                m.d.comb += ports.bus.read.eq(1)
-                self.advance(m)
-                m.next = "FETCH"
+                m.d.comb += ports.bus.read.eq(ports.bus.ready)
+                with m.If(ports.bus.ready):
+                    self.advance(m)
+                    m.next = "FETCH"
             with m.Elif(ports.header.ready):
                 m.d.comb += ports.frame.ready.eq(1)
                 m.next = "IDLE"

@@ -5,16 +5,14 @@ from amaranth.utils import bits_for, exact_log2
 
 from hw.arch.memories import HALF_WORD_BITS, Memory
 from hw.arch.protocol import MemorySpace
-from hw.memory.signatures import ADDRESS_STAGES, HOST_READ_LATENCY, READ_LATENCY, BusSignature
-from hw.pipeline import delay
+from hw.memory.signatures import READ_LATENCY, BusSignature
 
 
 class Window:
     """The host's access to everything on the bus, a cycle after the link's.
 
-    What the link finds in one cycle goes all over the chip in the next. Stores take it as it is;
-    everything else is read beside them with the same latency: an address ``ADDRESS_STAGES`` later,
-    its word ``READ_LATENCY`` later, its half next.
+    What the link finds in one cycle goes all over the chip in the next. Stores take it as it is.
+    Everything else takes one read at a time, whose address stays until its word is there.
 
     Parameters
     ----------
@@ -22,7 +20,7 @@ class Window:
         Of a `BusSignature`.
     memories : mapping of MemorySpace to Memory
         Of `hw.arch.memories.spaces`.
-    stores : mapping of MemorySpace to BlockStore
+    stores : mapping of MemorySpace to a component with ``host``
         Spaces that are stores of whole words with a host side of their own.
 
     Attributes
@@ -35,44 +33,43 @@ class Window:
         self.bus = bus
         self.memories = memories
         self.stores = stores
+        self._address = Signal.like(bus.address, name="host_address", reset_less=True)
 
     def connect(self, m: Module):
         """Connect the stores, and bring the half-word's address to all others."""
         self.request = bus = BusSignature().create(path=("request",))
-        for name in ("space", "address", "write_data", "write", "read"):
+        for name in ("space", "address", "write_data", "start", "write", "read", "last"):
             m.d.sync += getattr(bus, name).eq(getattr(self.bus, name))
         for space, store in self.stores.items():
             here = bus.space == space
             m.d.comb += [
                 store.host.address.eq(bus.address),
                 store.host.write_data.eq(bus.write_data),
+                store.host.start.eq(bus.start & here),
                 store.host.write.eq(bus.write & here),
                 store.host.read.eq(bus.read & here),
+                store.host.last.eq(bus.last),
             ]
-        self._address = delay(m, bus.address, ADDRESS_STAGES, name="host_address")
+        with m.If(bus.read):
+            m.d.sync += self._address.eq(bus.address)
 
     def address(self, space: MemorySpace):
         """Which word of a memory that is no store is read."""
         return self._address[exact_log2(self.memories[space].half_words) :]
 
     def show(self, m: Module, *, sums, register, counter, totals, token):
-        """Answer reads with what was at the address of each memory.
+        """Answer reads with what is at the address of each memory.
 
         Parameters
         ----------
         sums
             A beat of them, ``READ_LATENCY`` after the address.
         register, counter, token
-            One cycle after it.
+            Not later than that.
         totals
             All of them.
         """
-        bus = self.bus
-        half = delay(m, self._address, READ_LATENCY, name="host_half")
-        register, counter, token = (
-            delay(m, value, READ_LATENCY - 1, name=f"host_{name}")
-            for name, value in (("register", register), ("counter", counter), ("token", token))
-        )
+        bus, request, half = self.bus, self.request, self._address
         beat = self.memories[MemorySpace.SUMS]
         lane = exact_log2(beat.items)
         sum_ = Signal(beat.shown)
@@ -87,18 +84,25 @@ class Window:
             MemorySpace.COUNTERS: counter.word_select(half[0], HALF_WORD_BITS),
             MemorySpace.TOTALS: totals.word_select(half[:last], HALF_WORD_BITS),
         }
-        space = delay(m, self.request.space, HOST_READ_LATENCY - 1, name="host_space")
-        word = Signal(HALF_WORD_BITS)
-        with m.Switch(space):
+        word = Signal(HALF_WORD_BITS, reset_less=True)
+        with m.Switch(request.space):
             for key, value in words.items():
                 with m.Case(key):
                     m.d.sync += word.eq(value)
-        with m.Switch(delay(m, space, 1, name="host_space_out")):
+
+        # A read's cycles: its address is there, its word, and its answer.
+        reading = Signal(1 + READ_LATENCY)
+        answered = Signal()
+        # A store that has yet to see a start, or the last one of what it is to write, is not ready.
+        coming = request.start | (request.write & request.last)
+        own, ready, valid = request.read, ~coming & ~reading.any(), answered
+        for space, store in self.stores.items():
+            own &= request.space != space
+            ready &= store.host.ready
+            valid |= store.host.read_valid
+        m.d.sync += [reading.eq(reading << 1 | own), answered.eq(reading[-1])]
+        m.d.comb += [bus.ready.eq(ready), bus.read_valid.eq(valid), bus.read_data.eq(word)]
+        with m.Switch(request.space):
             for key, store in self.stores.items():
                 with m.Case(key):
                     m.d.comb += bus.read_data.eq(store.host.read_data)
-            with m.Default():
-                m.d.comb += bus.read_data.eq(word)
-        m.d.comb += bus.read_valid.eq(
-            delay(m, self.request.read, HOST_READ_LATENCY, name="host_read", reset_less=False)
-        )

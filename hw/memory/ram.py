@@ -5,21 +5,22 @@ chip is quick. So a memory is made of tiles, each of as many block RAMs as can l
 what goes to all of them goes through a register beside each.
 """
 
-from amaranth.hdl import Cat, Module, Signal, unsigned
-from amaranth.lib import data, wiring
+from amaranth.hdl import Cat, Module, Signal
+from amaranth.lib import wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In
 from amaranth.utils import ceil_log2
 
-from hw.arch.memories import HALF_WORD_BITS
 from hw.memory.signatures import ReadSignature
 from hw.pipeline import KEEP, delay
 
-DEEPEST, SHALLOWEST = 16384, 512
-"""Words of a large block RAM in its narrowest and in its widest shape."""
+WIDTHS = {512: 36, 1024: 18, 2048: 9, 4096: 4, 8192: 2, 16384: 1}
+"""Bits of a large block RAM's words, by its words."""
 
-TILE_BITS = 8 * DEEPEST
-"""Of a tile: eight of them."""
+SHALLOWEST, DEEPEST = min(WIDTHS), max(WIDTHS)
+
+TILE = 8
+"""Block RAMs of a tile."""
 
 FANOUT = 64
 """Bits of a word that share a copy of what chooses their part."""
@@ -41,7 +42,7 @@ def parts(depth: int) -> list[range]:
 
 
 class Ram(wiring.Component):
-    """Words that are read whole and written by half-words.
+    """Words that are read and written whole.
 
     The register behind each block RAM has nothing between the two and does nothing else, so that a
     build can take it into the block RAM. The parts of a deep memory meet behind it.
@@ -50,36 +51,36 @@ class Ram(wiring.Component):
     ----------
     depth : int
         Words.
-    half_words : int
-        Of a word.
+    width : int
+        Bits of a word.
     latency : int
         From a read's address to its data: 2 for the block RAM and the register behind it, 3 with
         one before it, all further ones behind the choice of the part.
 
     Members
     -------
-    read : ``In(ReadSignature(depth, ArrayLayout(16, half_words)))``
+    read : ``In(ReadSignature(depth, width))``
         A word per cycle.
     address : ``In(range(depth))``
-    enables : ``In(half_words)``
-    half_word : ``In(16)``
-        What becomes of the enabled half-words of the word at ``address``. The memory holds it two
-        cycles later.
+    write : ``In(1)``
+        The word at ``address`` becomes what ``data`` is in the next cycle, and is that for a read
+        of the cycle after.
+    data : ``In(width)``
+        From a register, which needs no other beside each tile.
     """
 
-    def __init__(self, depth: int, half_words: int, latency: int):
+    def __init__(self, depth: int, width: int, latency: int):
         if latency < 2:
             raise ValueError(f"latency must be at least 2, not {latency!r}")
         self.depth = depth
-        self.half_words = half_words
+        self.width = width
         self.latency = latency
-        layout = data.ArrayLayout(HALF_WORD_BITS, half_words)
         super().__init__(
             {
-                "read": In(ReadSignature(depth, layout)),
+                "read": In(ReadSignature(depth, width)),
                 "address": In(range(depth)),
-                "enables": In(half_words),
-                "half_word": In(HALF_WORD_BITS),
+                "write": In(1),
+                "data": In(width),
             }
         )
 
@@ -98,7 +99,7 @@ class Ram(wiring.Component):
             m.d.comb += chosen.eq(len(words) - 1)
 
         chosen = delay(m, chosen, early + 1, name="chosen")
-        word = Signal(HALF_WORD_BITS * self.half_words)
+        word = Signal(self.width)
         for low in range(0, len(word), FANOUT):
             copy = Signal.like(chosen, name=f"chosen_for_{low}", reset_less=True, attrs=KEEP)
             m.d.sync += copy.eq(chosen)
@@ -117,39 +118,31 @@ class Ram(wiring.Component):
 
     def _part(self, m: Module, number: int, part: range, early: int):
         """The word of a part, in a row of tiles, that was read ``2 + early`` cycles ago."""
-        width = HALF_WORD_BITS * self.half_words
-        across = min(TILE_BITS >> ceil_log2(len(part)), TILE_BITS // SHALLOWEST, width)
+        across = TILE * WIDTHS[max(1 << ceil_log2(len(part)), SHALLOWEST)]
         return Cat(
-            self._tile(m, f"tile_{number}_{low}", part, low, min(across, width - low), early)
-            for low in range(0, width, across)
+            self._tile(m, f"tile_{number}_{low}", part, low, min(across, self.width - low), early)
+            for low in range(0, self.width, across)
         )
 
     def _tile(self, m: Module, name: str, part: range, low: int, width: int, early: int):
         """Bits ``[low +: width]`` of the words of a part."""
         bits = ceil_log2(len(part))
-        granule = min(width, HALF_WORD_BITS)
-        layout = data.ArrayLayout(unsigned(granule), width // granule)
-        m.submodules[name] = memory = Memory(shape=layout, depth=len(part), init=[])
-        write_port = memory.write_port(granularity=1)
-        read_port = memory.read_port()
+        m.submodules[name] = memory = Memory(shape=width, depth=len(part), init=[])
+        write_port, read_port = memory.write_port(), memory.read_port()
 
         def beside(value, of: str):
             copy = Signal.like(value, name=f"{name}_{of}", reset_less=True, attrs=KEEP)
             m.d.sync += copy.eq(value)
             return copy
 
-        first = low // HALF_WORD_BITS
-        enables = self.enables[first : first + max(width // HALF_WORD_BITS, 1)]
-        enables = enables & self._within(self.address, part).replicate(len(enables))
-        half = low % HALF_WORD_BITS
-        value = beside(self.half_word[half : half + granule], "half_word")
+        write = self.write & self._within(self.address, part)
         m.d.comb += [
             write_port.addr.eq(beside(self.address[:bits], "address")),
-            write_port.en.eq(beside(enables, "enables")),
-            *(each.eq(value) for each in write_port.data),
+            write_port.en.eq(beside(write, "write")),
+            write_port.data.eq(self.data[low : low + width]),
         ]
         address = self.read.address[:bits]
         m.d.comb += read_port.addr.eq(beside(address, "read_address") if early else address)
-        word = Signal(layout, name=f"{name}_word", reset_less=True)
+        word = Signal(width, name=f"{name}_word", reset_less=True)
         m.d.sync += word.eq(read_port.data)
-        return word.as_value()
+        return word

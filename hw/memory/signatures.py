@@ -21,18 +21,6 @@ PROGRAM_LATENCY = 2
 """The same of the program, whose few block RAMs need no register before them: it would cost a cycle
 at every step."""
 
-ADDRESS_STAGES = 3
-"""Registers between the host's address and a block RAM: the division, and the decoded enables.
-
-Each enable has a register of its own, because they go all over the chip.
-"""
-
-HOST_READ_LATENCY = ADDRESS_STAGES + READ_LATENCY + 1
-"""Cycles from a host's read strobe to its data."""
-
-HOST_WRITE_LATENCY = ADDRESS_STAGES + 1
-"""A unit may give the address of a word that many cycles after the host's write strobe."""
-
 
 class ReadSignature(wiring.Signature):
     """A reader's side of a memory with a fixed latency and no back-pressure.
@@ -128,26 +116,41 @@ class SumSignature(wiring.Signature):
 
 
 class HostSignature(wiring.Signature):
-    """The host's side of a store, in half-words; one access per cycle.
+    """The host's side of a store, in half-words, one behind the other.
 
     Members
     -------
+    start : ``Out(1)``
+        Accesses follow, from ``address`` on, all of them reads or all of them writes. Only where
+        ``ready`` is high and the ones before are over, and while no unit reads the store.
     address : ``Out(range(size))``
+        Of a start.
     write, read : ``Out(1)``
-        At most one of them. A read is allowed only while no unit reads the store.
+        An access; only where ``ready`` is high.
+    last : ``Out(1)``
+        It is the last one since the start. What was written is in the store when ``ready`` is high
+        again.
     write_data : ``Out(16)``
+    ready : ``In(1)``
+        Stays until a start or an access. If it falls after a write that is not the last one, the
+        next may be on its way, and is taken.
     read_data : ``In(16)``
-        Result of a read ``HOST_READ_LATENCY`` cycles later, until that of the next one.
+        While ``read_valid`` is high, the cycle after a read.
+    read_valid : ``In(1)``
     """
 
     def __init__(self, size: int):
         super().__init__(
             {
+                "start": Out(1),
                 "address": Out(range(size)),
                 "write": Out(1),
-                "write_data": Out(HALF_WORD_BITS),
                 "read": Out(1),
+                "last": Out(1),
+                "write_data": Out(HALF_WORD_BITS),
+                "ready": In(1),
                 "read_data": In(HALF_WORD_BITS),
+                "read_valid": In(1),
             }
         )
 
@@ -158,11 +161,12 @@ class BusSignature(wiring.Signature):
     Members
     -------
     space : Out(4), a ``hw.arch.protocol.MemorySpace``
-    address : Out(32), within the space
-    write, read : Out(1), never both; at most one in two cycles
-    write_data : Out(16)
+    address : Out(32), within the space; it counts up from that of the start
+    start, write, read, last, write_data, ready : as of `HostSignature`; at most one access in two
+        cycles, ``ready`` means nothing in the cycle after a read, and a poll reads tokens without a
+        start
     read_data : In(16)
-    read_valid : In(1), once for every read, in order, after a latency that is fixed for the space
+    read_valid : In(1), once for every read, in order, and no two without a cycle between them
     """
 
     def __init__(self):
@@ -171,8 +175,11 @@ class BusSignature(wiring.Signature):
                 "space": Out(4),
                 "address": Out(32),
                 "write_data": Out(16),
+                "start": Out(1),
                 "write": Out(1),
                 "read": Out(1),
+                "last": Out(1),
+                "ready": In(1),
                 "read_data": In(16),
                 "read_valid": In(1),
             }

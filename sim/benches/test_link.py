@@ -37,15 +37,21 @@ def test_link(stall):
 
 
 async def _memories(dut, memories: dict) -> None:
-    """Half-words behind the bus."""
+    """Half-words behind the bus, which is not ready after every other access."""
+    rng = random.Random(4)
     pipeline = deque([None] * BUS_LATENCY)
+    ready = True
     while True:
         value = pipeline.popleft()
+        dut.bus__ready.value = int(ready)
         dut.bus__read_valid.value = int(value is not None)
         dut.bus__read_data.value = 0xDEAD if value is None else value
         await ReadOnly()
         read, write = bool(dut.bus__read.value), bool(dut.bus__write.value)
-        assert not (read and write)
+        accessed = read + write + bool(dut.bus__start.value)
+        assert accessed <= ready
+        if accessed or not ready:
+            ready = rng.random() < 0.5
         address = dut.bus__address.value.to_unsigned()
         memory = memories[dut.bus__space.value.to_unsigned()] if read or write else None
         pipeline.append(memory[address] if read else None)
