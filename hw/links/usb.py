@@ -40,26 +40,30 @@ class UsbSerial:
 
     def attach(self, m: Module, platform, core, clock_hz: int):
         """Adds a core and what lies between its streams ``rx`` and ``tx`` and the board's pins."""
-        from luna.gateware.usb.devices.acm import USBSerialDevice
-
         pins = request_raw(platform, self.resource)
         buffers = {}
         for name, direction in {"d_p": "io", "d_n": "io", "pullup": "o"}.items():
             if hasattr(pins, name):
                 buffers[name] = io.Buffer(direction, getattr(pins, name))
                 m.submodules[f"{name}_pin"] = buffers[name]
-        device = USBSerialDevice(
-            bus=SimpleNamespace(**buffers),
-            idVendor=self.vendor,
-            idProduct=self.product,
-            manufacturer_string="Tritstream",
-            product_string="Tritstream",
-        )
+        device = self.create(SimpleNamespace(**buffers))
         m.d.comb += device.connect.eq(1)
         m.submodules.usb = usb = Crossing(device)
         m.submodules.core = core
         wiring.connect(m, usb.received, core.rx)
         wiring.connect(m, core.tx, usb.to_send)
+
+    def create(self, bus):
+        """The device behind ``bus``, two pins or a PHY's interface."""
+        from luna.gateware.usb.devices.acm import USBSerialDevice
+
+        return USBSerialDevice(
+            bus=bus,
+            idVendor=self.vendor,
+            idProduct=self.product,
+            manufacturer_string="Tritstream",
+            product_string="Tritstream",
+        )
 
 
 class Crossing(wiring.Component):
