@@ -7,6 +7,7 @@ machine that takes 3 % more is too large; one that takes 3 % less has earned a l
 
 from weights import early as early  # isort: split
 
+import functools
 import json
 import sys
 from collections.abc import Sequence
@@ -14,8 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from hw.boards import Board, board
-from hw.build.netlist import count, synthesise
-from hw.build.plan import plan
+from hw.build.steps import synthesise
 from weights.commandline import OneLineParser, program
 from weights.files import user_path, write_file
 
@@ -53,11 +53,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--output", type=user_path, default=Path("build"), help="default: build")
     options = parser.parse_args(arguments)
     budgets = json.loads(BUDGET.read_text())
+    say = functools.partial(print, flush=True)
     failed = False
     for name, budget in budgets.items():
-        made = plan(synthesised_board(name))
-        _, top = synthesise(made, options.output, say=lambda text: print(text, flush=True))
-        taken = count(top["cells"])
+        taken = synthesise(synthesised_board(name), output=options.output, say=say)
         print(f"{name}: {', '.join(f'{resource} {used:,}' for resource, used in taken.items())}")
         over, under = compare(budget, taken)
         for line in over:

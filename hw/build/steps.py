@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from hw.boards import Board
 from hw.build import BuildError
@@ -100,10 +101,15 @@ def synthesise(
         place = Workplace(the_plan, directory, say)
         if force:
             place.clear()
-        _synthesise(place, the_plan)
-        netlist = place.path / the_plan.family.netlist
-        with reading(netlist):
-            return count_cells(json.loads(netlist.read_text()), the_plan.family)
+        return count_cells(netlist_of(place, the_plan), the_plan.family)
+
+
+def netlist_of(place: Workplace, plan: Plan) -> dict[str, Any]:
+    """What yosys makes of a plan, as its JSON has it; it does not run again for a build."""
+    _synthesise(place, plan)
+    path = place.path / plan.family.netlist
+    with reading(path):
+        return json.loads(path.read_text())
 
 
 def _synthesise(place: Workplace, plan: Plan) -> float:

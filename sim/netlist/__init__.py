@@ -13,8 +13,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from hw.boards import Board
-from hw.build.netlist import synthesise
 from hw.build.plan import check_hardware, plan
+from hw.build.steps import folder_of, netlist_of
+from hw.build.tools import Workplace
 from hw.links.uart import Uart
 from sim.device import SimulatedPort
 from sim.libraries import Progress, announce, library
@@ -161,15 +162,26 @@ def netlist_verilog(
     """
     check_hardware(board)
     uart = _uart(board)
-    place, top = synthesise(plan(board, core), output, say)
-    check_cells(top["cells"])
+    the_plan = plan(board, core)
+    if the_plan.commands[1][0] != "nextpnr-ecp5":
+        raise NetlistError(f"{board.name}: there are models of an ECP5's cells only")
+    directory = Path(output) / board.name
+    with folder_of(directory, (), say):
+        place = Workplace(the_plan, directory, say)
+        top = netlist_of(place, the_plan)["modules"]["top"]
+        check_cells(top["cells"])
+        text = _verilog(place)
+    serial = (HERE / "serial.v").read_text()
+    return "\n".join((models(), serial, _core(board, uart, top["ports"]), text))
+
+
+def _verilog(place: Workplace) -> str:
+    """The netlist; its pins are cells with a direction."""
     # Private names are short: most of a simulator's work is reading.
     script = "read_json top.json; delete t:$scopeinfo; rename -hide; write_verilog -noattr top.v"
     place.run("netlist", ["yosys", "-q", "-p", script], "netlist.log", outputs=["top.v"])
     text = (place.path / "top.v").read_text()
-    text = re.sub(r'\bTRELLIS_IO #\(\s*\.DIR\("(\w+)"\)\s*\)', r"TRELLIS_IO_\1", text)
-    serial = (HERE / "serial.v").read_text()
-    return "\n".join((models(), serial, _core(board, uart, top["ports"]), text))
+    return re.sub(r'\bTRELLIS_IO #\(\s*\.DIR\("(\w+)"\)\s*\)', r"TRELLIS_IO_\1", text)
 
 
 def _core(board: Board, uart: Uart, ports: dict[str, dict]) -> str:
