@@ -206,7 +206,7 @@ def _parse(arguments: Sequence[str] | None) -> Any:
         "--device",
         default=DEFAULT_DEVICE,
         metavar="URL",
-        help="sim://BOARD, golden://, a serial port's path, socket://HOST:PORT "
+        help="sim://BOARD, native://, golden://, a serial port's path, socket://HOST:PORT "
         "(default: %(default)s)",
     )
     parser.add_argument(

@@ -50,7 +50,7 @@ def simulated_port(url: str, board: str) -> Port:
     simulated = simulation("sim.device").SimulatedPort
     try:
         return simulated(board, timeout=READ_TIMEOUT)
-    except simulation("sim.verilator").SimulationError as error:
+    except simulation("sim.compiler").SimulationError as error:
         raise DeviceError(f"{url}: {error}") from None
     except (KeyError, LookupError, ValueError, NotImplementedError) as error:
         raise UsageError(f"{url}: {error.args[0] if error.args else error}") from None

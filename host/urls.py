@@ -2,17 +2,20 @@
 
 ============================ ====================================================================
 ``sim://BOARD``              the board's own core, compiled to native code (package ``sim``)
-``golden://``                the integer model in NumPy (package ``sim``)
+``native://?threads=N``      the integer model in C++ on this machine, on all processors unless
+                             ``threads`` says how many (package ``sim``)
+``golden://``                the integer model in NumPy, the reference (package ``sim``)
 ``/dev/ttyUSB0?baud=1000000`` a serial port, or anything else that pyserial opens by a path
 ``socket://HOST:PORT``       the same protocol over TCP
 ============================ ====================================================================
 
-All but ``golden://`` are byte streams, and `LinkDevice` is the one code path for them.
+The others are byte streams, and `LinkDevice` is the one code path for them.
 """
 
 from __future__ import annotations
 
 from typing import Any
+from urllib.parse import parse_qs
 
 from host.device import Device, LinkDevice
 from host.errors import DeviceError, UsageError
@@ -43,6 +46,8 @@ def open_device(url: str) -> Device:
             if rest:
                 raise UsageError(f"device {url!r}: golden:// is a whole one; leave out {rest!r}")
             return simulation("sim.golden_device").GoldenDevice()
+        case "native":
+            return _native_device(url, rest)
         case "sim":
             if not rest:
                 raise UsageError("sim:// needs the name of a board, such as sim://ulx3s_85f")
@@ -51,8 +56,8 @@ def open_device(url: str) -> Device:
             device = LinkDevice(serial_port(url), name=url)
         case _:
             raise UsageError(
-                f"device {url!r}: must be sim://BOARD, golden://, a serial port's path "
-                "or socket://HOST:PORT"
+                f"device {url!r}: must be sim://BOARD, native://, golden://, a serial "
+                "port's path or socket://HOST:PORT"
             )
     try:
         identity = device.identify()
@@ -63,3 +68,20 @@ def open_device(url: str) -> Device:
         device.close()
         raise
     return device
+
+
+def _native_device(url: str, rest: str) -> Device:
+    name, _, query = rest.partition("?")
+    options = parse_qs(query, keep_blank_values=True)
+    native = simulation("sim.native")
+    threads = options.pop("threads", [None])[-1]
+    good = threads is None or (threads.isdecimal() and 1 <= int(threads) <= native.MOST_THREADS)
+    if name or options or not good:
+        raise UsageError(
+            f"device {url!r}: must be native:// or native://?threads=N with N of 1 to "
+            f"{native.MOST_THREADS}"
+        )
+    try:
+        return native.NativeDevice(threads and int(threads), name=url)
+    except simulation("sim.compiler").SimulationError as error:
+        raise DeviceError(f"{url}: {error}") from None

@@ -1,7 +1,6 @@
-"""Libraries of simulated cores: each is compiled once, then found by what it was made from.
+"""Shared libraries of the simulator: each is compiled once, then found by what it was made from.
 
-A core goes through Amaranth's Verilog and Verilator into a shared library, whose name is the digest
-of everything that went into it.
+The name of a library is the digest of everything that went into it.
 """
 
 import contextlib
@@ -14,18 +13,13 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
-from amaranth.lib import wiring
-
-from hw.verilog import verilog_of, versions
-from sim.verilator import SimulationError, Verilator, compile_library, recipe
+from sim.compiler import SimulationError
 from weights.commandline import one_line
 from weights.files import cache_folder, make_cache, remove
 from weights.locks import InUse, locked
-
-SOURCE_PACKAGES = ("hw", "weights")
-"""What a board's core is made from."""
 
 KEPT_LIBRARIES = 8
 BUILD_FOLDER = re.compile(r"([0-9a-f]{32})\.\w{8}")
@@ -34,32 +28,41 @@ BUILD_FOLDER = re.compile(r"([0-9a-f]{32})\.\w{8}")
 Progress = Callable[[str], None]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """How a library is made.
+
+    Members
+    -------
+    title : what messages call it
+    ingredients : all that it follows from
+    compile : makes it in a folder, with a log at a path, and returns where it lies
+    """
+
+    title: str
+    ingredients: tuple[str, ...]
+    compile: Callable[[Path, Path], Path]
+
+    @property
+    def digest(self) -> str:
+        return digest(*self.ingredients)
+
+
 def announce(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
 def default_cache() -> Path:
-    """Where compiled devices are kept. Raises ``ModelError`` where the user has no home."""
+    """Where libraries are kept. Raises ``ModelError`` where the user has no home."""
     return cache_folder() / "sim"
 
 
-def core_verilog(core: wiring.Component) -> str:
-    """Verilog of a core; the text depends on the design alone, not on where its sources lie."""
-    return verilog_of(core, "core")
-
-
-def library(
-    source: str,
-    *,
-    name: str = "core",
-    cache: Path | None = None,
-    progress: Progress = announce,
-) -> Path:
-    """Return the shared library for the core whose Verilog is ``source``; compile it if need be.
+def library(recipe: Recipe, *, cache: Path | None = None, progress: Progress = announce) -> Path:
+    """Return the library of that recipe; compile it if need be.
 
     Any number of processes may ask at once: one compiles, the others wait for it. A library that is
-    there is used even if nothing can be written beside it; one that is damaged, of another core or
-    of another machine is compiled anew.
+    there is used even if nothing can be written beside it; one that is damaged, of another recipe
+    or of another machine is compiled anew.
 
     Raises
     ------
@@ -69,18 +72,16 @@ def library(
         When there is no folder for it.
     """
     cache = default_cache() if cache is None else cache
-    verilator = Verilator.find()
-    digest = _digest(source, *recipe(verilator))
-    path = cache / f"{digest}.so"
+    path = cache / f"{recipe.digest}.so"
     if _fault(path) is not None:
         make_cache(cache)
         try:
             with locked(
-                cache / f"{digest}.lock",
-                lambda: progress(f"waiting for the program that compiles {name} ..."),
+                path.with_suffix(".lock"),
+                lambda: progress(f"waiting for the program that compiles {recipe.title} ..."),
             ):
                 if _fault(path) is not None:
-                    _make(path, source, name, verilator, progress)
+                    _make(path, recipe, progress)
         except OSError as error:
             raise SimulationError(
                 f"{error.filename or cache}: cannot be written to ({error.strerror}); make room, "
@@ -90,41 +91,27 @@ def library(
     return path
 
 
-def board_library(name: str, *, cache: Path | None = None, progress: Progress = announce) -> Path:
-    """Return the shared library for the core of the board ``name``.
-
-    A core follows from the sources of this project, so that while they are the same as the last
-    time the core is not even made. Raises as `library` does, and ``BoardError``.
-    """
-    from hw.boards import board  # not needed for a core of one's own
-
-    chosen = board(name)
-    cache = default_cache() if cache is None else cache
-    note = cache / f"{_digest(name, _sources(), *recipe(Verilator.find()))}.board"
-    path = _noted(note)
-    if path is not None and _fault(path) is None:
-        _note_use(path)
-        return path
-    make_cache(cache)
-    path = library(core_verilog(chosen.core()), name=name, cache=cache, progress=progress)
-    with contextlib.suppress(OSError):  # the library may be there where nothing can be written
-        note.write_text(f"{note.stem} {path.name}\n")
-    return path
-
-
-def _digest(*texts: str) -> str:
+def digest(*texts: str) -> str:
+    """A name for what follows from these texts."""
     return hashlib.sha256("\0".join(texts).encode()).hexdigest()[:32]
 
 
-def _sources() -> str:
-    """All that the Verilog of a board depends on."""
-    root = Path(__file__).parents[1]
-    files = [path for package in SOURCE_PACKAGES for path in (root / package).rglob("*.py")]
-    whole = [path for path in sorted(files) if path.is_file()]  # not an editor's dangling link
-    return "\0".join([*versions(), *(path.read_text("utf-8", "replace") for path in whole)])
+def noted(note: Path) -> Path | None:
+    """The library that a note names, if it can be used."""
+    path = _named_by(note)
+    if path is None or _fault(path) is not None:
+        return None
+    _note_use(path)
+    return path
 
 
-def _noted(note: Path) -> Path | None:
+def take_note(note: Path, path: Path) -> None:
+    """Let a note name a library beside it, unless nothing can be written there."""
+    with contextlib.suppress(OSError):
+        note.write_text(f"{note.stem} {path.name}\n")
+
+
+def _named_by(note: Path) -> Path | None:
     """The library that a note names; it has its own name, too, so that none stands for another."""
     try:
         own, _, name = note.read_bytes().decode("ascii", "replace").strip().partition(" ")
@@ -149,21 +136,21 @@ def _fault(path: Path) -> str | None:
     return None
 
 
-def _make(path: Path, source: str, name: str, verilator: Verilator, progress: Progress) -> None:
-    progress(f"compiling the simulated device {name} (once, up to a minute) ...")
+def _make(path: Path, recipe: Recipe, progress: Progress) -> None:
+    progress(f"compiling {recipe.title} (once, up to a minute) ...")
     start = time.monotonic()
     log = path.with_suffix(".log")
     with tempfile.TemporaryDirectory(prefix=f"{path.stem}.", dir=path.parent) as build:
-        result = compile_library(source, Path(build), verilator, log)
+        result = recipe.compile(Path(build), log)
         result = result.rename(result.with_name(path.name))
         for old in (path, path.with_suffix(".sha256")):
             remove(old)
         path.with_suffix(".sha256").write_bytes(_checksum(result))
         result.replace(path)
     log.unlink(missing_ok=True)
-    if fault := _fault(path):
+    if reason := _fault(path):
         raise SimulationError(
-            f"the simulated device does not load ({one_line(fault)}); set XDG_CACHE_HOME to a "
+            f"{recipe.title} does not load ({one_line(reason)}); set XDG_CACHE_HOME to a "
             "folder that libraries can be loaded from, or CXX to a compiler for this machine"
         )
     progress(f"compiled in {time.monotonic() - start:.0f} s")
@@ -194,7 +181,7 @@ def _forget_old(cache: Path) -> None:
     for path in _by_age(cache, "*.log")[KEPT_LIBRARIES:]:
         remove(path)
     for note in cache.glob("*.board"):
-        named = _noted(note)
+        named = _named_by(note)
         if named is None or not named.exists():
             remove(note)
 

@@ -16,8 +16,8 @@ import tty
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from sim.compiler import SimulationError
 from sim.device import STEP_CYCLES, SimulatedPort
-from sim.verilator import SimulationError
 from weights.commandline import OneLineParser, program
 
 REST_CYCLES = 20_000_000

@@ -3,17 +3,14 @@
 import importlib.metadata
 import importlib.util
 import os
-import platform
 import re
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from hw.tools import find_command, first_error, killed
-from weights.errors import ReportedError
+from sim import compiler
+from sim.compiler import Build, SimulationError
 
 #: What Verilator is told. Nothing in a core is undefined after reset, so unknowns cost nothing.
 VERILATOR_FLAGS = (
@@ -24,14 +21,10 @@ VERILATOR_FLAGS = (
 #: Code that runs every cycle; Verilator keeps what runs once in files of their own.
 FAST_FLAGS = ("-O2",)
 SLOW_FLAGS = ("-O0",)
-CXX_FLAGS = ("-std=c++17", "-fPIC", "-w", "-DVERILATOR=1", "-DVL_TIME_CONTEXT")
+CXX_FLAGS = ("-w", "-DVERILATOR=1", "-DVL_TIME_CONTEXT")
 
 OLDEST_VERILATOR = (5, 36)
 HARNESS = Path(__file__).with_name("harness.cpp")
-
-
-class SimulationError(ReportedError):
-    """The simulated device cannot be made; the text says why in one line."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +77,7 @@ def _output(command: list[str]) -> str:
     # The variable is for one installation, which need not be this one: each knows its own root.
     environment = {name: value for name, value in os.environ.items() if name != "VERILATOR_ROOT"}
     try:
-        done = _run(command, env=environment)
+        done = compiler.run(command, env=environment)
     except OSError as error:
         raise SimulationError(f"{command[0]} does not run ({error.strerror})") from error
     if done.returncode:
@@ -93,64 +86,21 @@ def _output(command: list[str]) -> str:
     return done.stdout.strip()
 
 
-def _run(command: list[str], **options: Any) -> "subprocess.CompletedProcess[str]":
-    """A command that has ended, with all it said in ``stdout``. Raises ``OSError``."""
-    return subprocess.run(
-        command,
-        check=False,
-        text=True,
-        errors="replace",
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        **options,
-    )
-
-
-def _named_compiler() -> str:
-    return os.environ.get("CXX", "").strip() or "g++"
-
-
-def _compiler() -> list[str]:
-    named = _named_compiler()
-    if (found := find_command(named)) is None:
-        raise SimulationError(f"no C++ compiler {named!r}: install g++, or set CXX to one")
-    return found
-
-
 def recipe(verilator: Verilator) -> tuple[str, ...]:
-    """All that the library depends on, beside the Verilog.
-
-    Not the version of the compiler: what is compiled can be used where there is none any more.
-    """
-    machine = (platform.system(), platform.machine(), str(sys.maxsize), *platform.libc_ver())
+    """All that a core's library depends on, beside the Verilog."""
     flags = (*VERILATOR_FLAGS, *FAST_FLAGS, *SLOW_FLAGS, *CXX_FLAGS)
     harness = HARNESS.read_text(encoding="utf-8")
-    return harness, verilator.version, *verilator.options, _named_compiler(), *machine, *flags
+    return harness, verilator.version, *verilator.options, *compiler.recipe(), *flags
 
 
-def compile_library(source: str, build: Path, verilator: Verilator, log: Path) -> Path:
+def compile_library(source: str, verilator: Verilator, title: str, build: Path, log: Path) -> Path:
     """Verilog to shared library in ``build``. One compiler run a file, as many as there are cores.
 
     Verilator's own makefiles are not used: they name the tools of the machine it was built on.
     """
-    compiler = _compiler()
+    job = Build(build, log, title, verilator.environment)
     (build / "core.v").write_text(source, encoding="utf-8")
-    log.write_text("")
-
-    def run(command: list[str]) -> None:
-        try:
-            done = _run(command, cwd=build, env=verilator.environment)
-            status, text = done.returncode, done.stdout
-        except OSError as error:
-            status, text = 1, f"{command[0]} does not run ({error.strerror})\n"
-        with log.open("a", encoding="utf-8") as file:
-            file.write(f"$ {' '.join(command)}\n{text}")
-        if status:
-            reason = killed(Path(command[0]).name, status, text) or first_error(text)
-            raise SimulationError(f"the simulated device does not compile: {reason} (log: {log})")
-
-    run([str(verilator.program), *verilator.options, *VERILATOR_FLAGS, "--Mdir", ".", "core.v"])
+    job.run(str(verilator.program), *verilator.options, *VERILATOR_FLAGS, "--Mdir", ".", "core.v")
 
     include = verilator.root / "include"
     sources = sorted(build.glob("Vcore*.cpp"), key=lambda path: -path.stat().st_size)
@@ -160,20 +110,14 @@ def compile_library(source: str, build: Path, verilator: Verilator, log: Path) -
     def compile_one(path: Path) -> str:
         slow = "Slow" in path.name or path.parent == include
         flags = SLOW_FLAGS if slow else FAST_FLAGS
-        run([*compiler, *CXX_FLAGS, *flags, *includes, "-c", str(path), "-o", f"{path.stem}.o"])
+        job.compile(*CXX_FLAGS, *flags, *includes, "-c", str(path), "-o", f"{path.stem}.o")
         return f"{path.stem}.o"
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         jobs = [pool.submit(compile_one, path) for path in sources]
         try:
-            objects = [job.result() for job in jobs]
+            objects = [done.result() for done in jobs]
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
-    run([*compiler, "-shared", "-o", "device.so", *objects, "-lpthread"])
-    made = build / "device.so"
-    if not made.is_file():
-        raise SimulationError(
-            f"{' '.join(compiler)} is no C++ compiler: it makes no library (log: {log}); set CXX"
-        )
-    return made
+    return job.library(*objects, "-lpthread")

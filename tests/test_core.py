@@ -8,12 +8,11 @@ from host.compiler import compile_image
 from host.errors import FitError
 from host.urls import open_device
 from hw.boards import board
-from sim.checkpoints import RandomCheckpoint
 from sim.golden_device import GoldenDevice
-from weights.checkpoint import Checkpoint, ModelShape
+from tests.models import random_model
+from weights.checkpoint import ModelShape
 from weights.files import ZOO
 from weights.model import IntegerModel
-from weights.quantise import convert
 
 pytestmark = pytest.mark.whole
 
@@ -42,11 +41,6 @@ def device(request):
     opened = open_device(f"sim://{request.param}")
     yield opened
     opened.close()
-
-
-def random_model(directory, shape: ModelShape, seed: int) -> IntegerModel:
-    RandomCheckpoint(shape=shape, dtype="fp32", seed=seed).write(directory)
-    return convert(Checkpoint(directory))
 
 
 @pytest.mark.parametrize("device", ["ulx3s_85f", "sim_small"], indirect=True)

@@ -19,6 +19,7 @@ from hypothesis.extra import numpy as arrays
 from host.sampling import TEMPERATURE_MAX, TEMPERATURE_MIN
 from sim.checkpoints import RandomCheckpoint
 from sim.golden_device import GoldenDevice
+from tests.models import model_at_the_bounds
 from weights import ModelError, packing, quantise
 from weights.__main__ import main
 from weights.architectures.mmfree import matrices
@@ -367,9 +368,6 @@ def test_negative_zero_is_refused(model_file: Path) -> None:
         IntegerModel.load(model_file)
 
 
-Values = dict[str, np.ndarray]
-
-
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
@@ -404,36 +402,12 @@ def test_values_that_no_machine_takes(
 @pytest.mark.parametrize("seed", range(12))
 def test_values_at_the_bounds_run(model_file: Path, seed: int) -> None:
     """All numbers of a model at either end of what a file may hold: no operation fails."""
-    random = np.random.default_rng(seed)
-    model = IntegerModel.load(model_file)
-    tensors: Values = {}
-    for name, layout in tensor_layouts(model.shape).items():
-        if layout.lowest is None:
-            exponents = (-128, 127) if seed < 8 else (-30, 0)
-            tensors[name] = np.array([random.choice([1 << 14, 32767]), random.choice(exponents)])
-        elif name.endswith("trits"):
-            trits = random.integers(-1, 2, matrices(model.shape)[name[:-6]].shape)
-            tensors[name] = packing.pack(trits.astype(np.int8))
-        else:
-            highest = np.iinfo(layout.type).max
-            values = [layout.lowest, 0, 1, highest] if seed % 2 else [layout.lowest, highest]
-            tensors[name] = random.choice(values, layout.shape)
-        tensors[name] = tensors[name].astype(layout.type)
-    tensors["tokenizer"] = model["tokenizer"]
-    fraction = (-63, 64)[seed // 2 % 2]
-    save(model_file, model, tensors, fraction)
+    model_at_the_bounds(IntegerModel.load(model_file), seed).save(model_file)
     device = GoldenDevice()
     device.load(IntegerModel.load(model_file))
     for temperature in (0.0, TEMPERATURE_MIN, TEMPERATURE_MAX):
         tokens = list(device.generate([3, 0, 300], 4, temperature=temperature, seed=seed))
         assert len(tokens) == 4 and all(0 <= token < 301 for token in tokens)
-
-
-def save(path: Path, model: IntegerModel, tensors: Values, fraction: int) -> None:
-    """Writes a model file of other values."""
-    facts = {"residual_fraction": fraction, "source": model.source, "shape": model.shape}
-    tokens = {"start_token": 0, "end_token": 0}
-    IntegerModel(**facts, **tokens, tensors=tensors).save(path)
 
 
 Range = tuple[int, int]

@@ -15,9 +15,9 @@ from host.urls import SIMULATED
 from hw.boards import board
 from hw.build import BuildError
 from sim.checkpoints import RandomCheckpoint
+from sim.cores import library
 from sim.device import SimulatedPort
 from sim.golden_device import GoldenDevice
-from sim.libraries import library
 from sim.netlist import (
     NetlistError,
     check_cells,

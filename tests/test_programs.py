@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from sim.libraries import board_library
+from sim.cores import board_library
 
 pytestmark = pytest.mark.whole
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from sim.libraries import SOURCE_PACKAGES
+from sim.cores import SOURCE_PACKAGES
 
 ROOT = Path(__file__).resolve().parents[1]
 ROOMS = ("weights", "host", "hw", "sim", "tests")

@@ -20,10 +20,11 @@ from amaranth.hdl import Module, Signal
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from sim import libraries, serve, verilator
+from sim import compiler, cores, libraries, serve, verilator
+from sim.compiler import SimulationError
 from sim.device import SimulatedPort
 from sim.device.__main__ import main as time_idle
-from sim.verilator import SimulationError, Verilator
+from sim.verilator import Verilator
 from weights.errors import ReportedError
 from weights.locks import locked
 
@@ -67,7 +68,7 @@ def cache(tmp_path_factory):
 @pytest.fixture(scope="module")
 def compiled(cache):
     """Path of the echo's library in ``cache``."""
-    return libraries.library(libraries.core_verilog(Echo()), cache=cache)
+    return cores.library(cores.core_verilog(Echo()), cache=cache)
 
 
 @pytest.fixture
@@ -134,10 +135,7 @@ def test_closed_port_says_so(port):
 
 def test_library_is_found_again(cache, compiled):
     before = compiled.stat().st_ino
-    assert (
-        libraries.library(libraries.core_verilog(Echo()), cache=cache, progress=no_progress)
-        == compiled
-    )
+    assert cores.library(cores.core_verilog(Echo()), cache=cache, progress=no_progress) == compiled
     assert compiled.stat().st_ino == before
 
 
@@ -194,7 +192,7 @@ def test_old_libraries_are_forgotten(tmp_path, monkeypatch):
 
 def test_failure_names_the_log_in_one_line(tmp_path):
     with pytest.raises(SimulationError) as caught:
-        libraries.library("module core(;", cache=tmp_path, progress=lambda text: None)
+        cores.library("module core(;", cache=tmp_path, progress=lambda text: None)
     text = str(caught.value)
     (log,) = tmp_path.glob("*.log")
     assert "\n" not in text and str(log) in text and "syntax error" in text
@@ -211,13 +209,13 @@ def script(path, text):
 
 @pytest.fixture
 def echo_verilog():
-    return libraries.core_verilog(Echo())
+    return cores.core_verilog(Echo())
 
 
 def refused(verilog, cache, match):
     """The device is not compiled, for a reason in one line, and nothing but a log is left."""
     with pytest.raises(ReportedError, match=match) as caught:
-        libraries.library(verilog, cache=cache, progress=lambda text: None)
+        cores.library(verilog, cache=cache, progress=lambda text: None)
     assert "\n" not in str(caught.value) and caught.value.status == 1
     if cache.is_dir():
         assert {path.suffix for path in cache.iterdir()} <= {".lock", ".log"}
@@ -250,9 +248,9 @@ def test_compiler_that_fails_says_why(tmp_path, monkeypatch, echo_verilog, text,
 
 
 def test_compiler_that_cannot_start_is_named(tmp_path, monkeypatch, echo_verilog):
-    compiler = script(tmp_path / "bin" / "cxx", "")
-    compiler.write_text("#!/nonexistent/shell\n")
-    monkeypatch.setenv("CXX", str(compiler))
+    broken = script(tmp_path / "bin" / "cxx", "")
+    broken.write_text("#!/nonexistent/shell\n")
+    monkeypatch.setenv("CXX", str(broken))
     refused(echo_verilog, tmp_path / "cache", r"bin/cxx does not run \(No such file")
 
 
@@ -267,9 +265,9 @@ def test_compilers_as_people_name_them(tmp_path, monkeypatch):
         (f"'{wrapper}' g++", [str(wrapper), "g++"]),
     ]:
         monkeypatch.setenv("CXX", text)
-        assert verilator._compiler() == words
+        assert compiler.compiler() == words
     monkeypatch.delenv("CXX")
-    assert verilator._compiler() == [real]
+    assert compiler.compiler() == [real]
 
 
 def test_compiler_that_makes_nothing_is_named(tmp_path, monkeypatch, echo_verilog):
@@ -288,7 +286,7 @@ def test_device_that_does_not_load_is_refused(tmp_path, monkeypatch, echo_verilo
     )
     monkeypatch.setenv("CXX", str(nothing))
     with pytest.raises(SimulationError, match=r"does not load .*set XDG_CACHE_HOME .*or CXX"):
-        libraries.library(echo_verilog, cache=tmp_path / "cache", progress=lambda text: None)
+        cores.library(echo_verilog, cache=tmp_path / "cache", progress=lambda text: None)
 
 
 def test_verilator_that_is_not_there(monkeypatch):
@@ -355,17 +353,17 @@ def test_board_is_elaborated_once(cache, compiled, monkeypatch):
 
     sources = ["one version"]
     monkeypatch.setattr("hw.boards.board", lambda name: Board())
-    monkeypatch.setattr(libraries, "_sources", lambda: sources[0])
+    monkeypatch.setattr(cores, "_sources", lambda: sources[0])
     for _ in range(2):
-        assert libraries.board_library("echo", cache=cache, progress=no_progress) == compiled
+        assert cores.board_library("echo", cache=cache, progress=no_progress) == compiled
     assert len(made) == 1
     sources[0] = "another version that makes the same core"
-    assert libraries.board_library("echo", cache=cache, progress=no_progress) == compiled
+    assert cores.board_library("echo", cache=cache, progress=no_progress) == compiled
     assert len(made) == 2
 
 
 def test_sources_are_read():
-    assert "class Core" in libraries._sources()
+    assert "class Core" in cores._sources()
 
 
 def test_unknown_board_is_refused(capsys):
@@ -397,8 +395,8 @@ def filled(cache, compiled, tmp_path, monkeypatch):
     """A cache with the echo as a board, in which nothing can be written or locked any more."""
     folder = shutil.copytree(cache, tmp_path / "filled")
     monkeypatch.setattr("hw.boards.board", lambda name: SimpleNamespace(core=Echo))
-    monkeypatch.setattr(libraries, "_sources", lambda: "sources")
-    libraries.board_library("echo", cache=folder, progress=no_progress)
+    monkeypatch.setattr(cores, "_sources", lambda: "sources")
+    cores.board_library("echo", cache=folder, progress=no_progress)
 
     def read_only(*arguments, **options):
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))
@@ -412,10 +410,10 @@ def filled(cache, compiled, tmp_path, monkeypatch):
 
 def test_read_only_cache_is_used(filled, monkeypatch, echo_verilog):
     before = files(filled)
-    path = libraries.board_library("echo", cache=filled, progress=no_progress)
-    assert libraries.library(echo_verilog, cache=filled, progress=no_progress) == path
-    monkeypatch.setattr(libraries, "_sources", lambda: "others that make the same core")
-    assert libraries.board_library("echo", cache=filled, progress=no_progress) == path
+    path = cores.board_library("echo", cache=filled, progress=no_progress)
+    assert cores.library(echo_verilog, cache=filled, progress=no_progress) == path
+    monkeypatch.setattr(cores, "_sources", lambda: "others that make the same core")
+    assert cores.board_library("echo", cache=filled, progress=no_progress) == path
     assert files(filled) == before
 
 
@@ -423,7 +421,7 @@ def test_read_only_cache_without_the_device_is_named(filled, echo_verilog):
     for path in filled.glob("*.so"):
         path.unlink()
     with pytest.raises(SimulationError, match=r"filled: cannot be .* \(Read-only.*XDG_CACHE_HOME"):
-        libraries.library(echo_verilog, cache=filled, progress=no_progress)
+        cores.library(echo_verilog, cache=filled, progress=no_progress)
 
 
 def test_cache_that_cannot_be_made_is_named(tmp_path, echo_verilog):
@@ -443,14 +441,14 @@ def test_user_without_a_home_is_told(monkeypatch):
 
 def test_compiled_device_needs_no_compiler(cache, compiled, echo_verilog, monkeypatch):
     monkeypatch.setenv("PATH", "")
-    assert libraries.library(echo_verilog, cache=cache, progress=no_progress) == compiled
+    assert cores.library(echo_verilog, cache=cache, progress=no_progress) == compiled
 
 
 def test_full_disk_is_named(tmp_path, monkeypatch, echo_verilog):
     def full(*arguments):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(libraries, "compile_library", full)
+    monkeypatch.setattr(verilator, "compile_library", full)
     refused(
         echo_verilog, tmp_path, r"cannot be written to \(No space left.*make room, or set XDG_C"
     )
@@ -461,8 +459,8 @@ def test_cache_without_locks_is_used(tmp_path, monkeypatch, echo_verilog):
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
     monkeypatch.setattr(fcntl, "flock", none)
-    path = libraries.library(echo_verilog, cache=tmp_path, progress=lambda text: None)
-    assert libraries.library(echo_verilog, cache=tmp_path, progress=no_progress) == path
+    path = cores.library(echo_verilog, cache=tmp_path, progress=lambda text: None)
+    assert cores.library(echo_verilog, cache=tmp_path, progress=no_progress) == path
 
 
 @pytest.fixture
@@ -470,11 +468,11 @@ def made(compiled, monkeypatch):
     """A list that grows with each library that would be compiled; the echo's stands in."""
     count = []
 
-    def stand_in(source, build, verilator, log):
+    def stand_in(source, verilator, title, build, log):
         count.append(source)
-        return shutil.copy(compiled, build / "device.so")
+        return shutil.copy(compiled, build / "library.so")
 
-    monkeypatch.setattr(libraries, "compile_library", stand_in)
+    monkeypatch.setattr(verilator, "compile_library", stand_in)
     return count
 
 
@@ -491,37 +489,37 @@ def test_damage_is_mended(cache, compiled, tmp_path, echo_verilog, made, suffix,
     elif damage != "missing":
         flipped = bytes([whole[0] ^ 1]) + whole[1:]
         damaged.write_bytes({"empty": b"", "garbage": b"\xff\0", "flipped": flipped}[damage])
-    assert libraries.library(echo_verilog, cache=folder, progress=lambda text: None) == path
+    assert cores.library(echo_verilog, cache=folder, progress=lambda text: None) == path
     assert len(made) == 1 and damaged.read_bytes() == whole
-    libraries.library(echo_verilog, cache=folder, progress=no_progress)
+    cores.library(echo_verilog, cache=folder, progress=no_progress)
 
 
 def test_library_of_another_core_is_not_used(cache, compiled, tmp_path, echo_verilog, made):
     folder = shutil.copytree(cache, tmp_path / "cache")
     source = f"{echo_verilog}// another\n"
-    digest = libraries._digest(source, *verilator.recipe(Verilator.find()))
+    digest = libraries.digest(source, *verilator.recipe(Verilator.find()))
     for suffix in (".so", ".sha256"):
         shutil.copy(compiled.with_suffix(suffix), folder / f"{digest}{suffix}")
-    path = libraries.library(source, cache=folder, progress=lambda text: None)
+    path = cores.library(source, cache=folder, progress=lambda text: None)
     assert path == folder / f"{digest}.so" and made == [source]
 
 
 def test_note_of_another_board_is_not_followed(cache, compiled, tmp_path, monkeypatch):
     folder = shutil.copytree(cache, tmp_path / "cache")
-    cores = {"one": Echo(), "two": Echo(step=7)}
-    monkeypatch.setattr("hw.boards.board", lambda name: SimpleNamespace(core=lambda: cores[name]))
-    monkeypatch.setattr(libraries, "_sources", lambda: "sources")
+    designs = {"one": Echo(), "two": Echo(step=7)}
+    monkeypatch.setattr("hw.boards.board", lambda name: SimpleNamespace(core=lambda: designs[name]))
+    monkeypatch.setattr(cores, "_sources", lambda: "sources")
     paths, notes = {}, {}
-    for name in cores:
+    for name in designs:
         before = set(folder.glob("*.board"))
-        paths[name] = libraries.board_library(name, cache=folder, progress=lambda text: None)
+        paths[name] = cores.board_library(name, cache=folder, progress=lambda text: None)
         (notes[name],) = set(folder.glob("*.board")) - before
     assert paths["one"] != paths["two"]
     whole = notes["one"].read_bytes()
     for damage in (notes["two"].read_bytes(), b"", b"\xff\0", paths["two"].name.encode(), b"a b"):
         notes["one"].write_bytes(damage)
-        cores["one"] = Echo()
-        assert libraries.board_library("one", cache=folder, progress=no_progress) == paths["one"]
+        designs["one"] = Echo()
+        assert cores.board_library("one", cache=folder, progress=no_progress) == paths["one"]
         assert notes["one"].read_bytes() == whole
 
 
@@ -533,7 +531,7 @@ def test_what_killed_runs_left_goes(cache, compiled, tmp_path, echo_verilog):
         (folder / f"{digest}.abcd_123" / "core.o").touch()
         (folder / f"{digest}.log").touch()
     with locked(folder / f"{alive}.lock"):
-        libraries.library(echo_verilog, cache=folder, progress=no_progress)
+        cores.library(echo_verilog, cache=folder, progress=no_progress)
     left = {path.name for path in [*folder.glob("*.log"), *folder.glob("*/")]}
     assert {name for name in left if (folder / name).is_dir()} == {f"{alive}.abcd_123"}
     assert {path.stem for path in folder.glob("*.log")} == {alive}
@@ -542,7 +540,7 @@ def test_what_killed_runs_left_goes(cache, compiled, tmp_path, echo_verilog):
 def test_another_machine_has_another_library(monkeypatch):
     found = Verilator.find()
     here = verilator.recipe(found)
-    monkeypatch.setattr(verilator.platform, "machine", lambda: "riscv64")
+    monkeypatch.setattr(compiler.platform, "machine", lambda: "riscv64")
     assert verilator.recipe(found) != here
 
 
@@ -553,13 +551,13 @@ def test_verilog_is_of_the_built_in_yosys(tmp_path, monkeypatch, echo_verilog):
         monkeypatch.delenv("AMARANTH_USE_YOSYS", raising=False)
         if choice:
             monkeypatch.setenv("AMARANTH_USE_YOSYS", choice)
-        assert libraries.core_verilog(Echo()) == echo_verilog
+        assert cores.core_verilog(Echo()) == echo_verilog
         assert os.environ.get("AMARANTH_USE_YOSYS") == choice
 
 
 def test_yosys_that_fails_is_one_line(tmp_path):
     (tmp_path / "file").touch()
-    code = "from tests.test_sim_device import *; libraries.core_verilog(Echo())"
+    code = "from tests.test_sim_device import *; cores.core_verilog(Echo())"
     done = subprocess.run(
         [sys.executable, "-c", code],
         cwd=Path(__file__).parents[1],

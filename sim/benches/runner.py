@@ -23,7 +23,8 @@ from cocotb.triggers import FallingEdge, ReadOnly, Timer
 from cocotb_tools.runner import get_runner
 
 from hw.verilog import verilog_of
-from sim.verilator import SimulationError, Verilator
+from sim.compiler import SimulationError
+from sim.verilator import Verilator
 
 FOLDER = Path(__file__).parents[2] / "build" / "benches"
 PERIOD = 10  # ns

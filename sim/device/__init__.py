@@ -1,7 +1,7 @@
 """The simulated device: a board's own core compiled to native code, bytes in and bytes out.
 
 ``SimulatedPort`` stands where a serial port would stand. The core is the very gateware of the
-board's bitstream, out of the library of `sim.libraries`.
+board's bitstream, out of the library of `sim.cores`.
 """
 
 import ctypes
@@ -10,7 +10,8 @@ from pathlib import Path
 
 from amaranth.lib import wiring
 
-from sim.libraries import Progress, announce, board_library, core_verilog, library
+from sim.cores import board_library, core_verilog, library
+from sim.libraries import Progress, announce
 
 STEP_CYCLES = 20_000
 """Most cycles of one call into the library, so that an interrupt is seen in time."""

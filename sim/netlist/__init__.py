@@ -17,8 +17,9 @@ from hw.build.plan import check_hardware, plan
 from hw.build.steps import folder_of, netlist_of
 from hw.build.tools import Workplace
 from hw.links.uart import Uart
+from sim.cores import library
 from sim.device import SimulatedPort
-from sim.libraries import Progress, announce, library
+from sim.libraries import Progress, announce
 from weights.errors import ReportedError
 
 HERE = Path(__file__).parent

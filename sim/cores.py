@@ -1,0 +1,69 @@
+"""Libraries of simulated cores: Amaranth's Verilog through Verilator."""
+
+from functools import partial
+from pathlib import Path
+
+from amaranth.lib import wiring
+
+from hw.verilog import verilog_of, versions
+from sim import libraries, verilator
+from sim.libraries import Progress, Recipe, announce
+from sim.verilator import Verilator
+from weights.files import make_cache
+
+SOURCE_PACKAGES = ("hw", "weights")
+"""What a board's core is made from."""
+
+
+def core_verilog(core: wiring.Component) -> str:
+    """Verilog of a core; the text depends on the design alone, not on where its sources lie."""
+    return verilog_of(core, "core")
+
+
+def library(
+    source: str,
+    *,
+    name: str = "core",
+    cache: Path | None = None,
+    progress: Progress = announce,
+) -> Path:
+    """Return the library for the core whose Verilog is ``source``, as `libraries.library` does."""
+    return libraries.library(_recipe(source, name), cache=cache, progress=progress)
+
+
+def _recipe(source: str, name: str) -> Recipe:
+    found = Verilator.find()
+    title = f"the simulated device {name}"
+    return Recipe(
+        title=title,
+        ingredients=(source, *verilator.recipe(found)),
+        compile=partial(verilator.compile_library, source, found, title),
+    )
+
+
+def board_library(name: str, *, cache: Path | None = None, progress: Progress = announce) -> Path:
+    """Return the library for the core of the board ``name``.
+
+    A core follows from the sources of this project, so that while they are the same as the last
+    time the core is not even made. Raises as `library` does, and ``BoardError``.
+    """
+    from hw.boards import board  # not needed for a core of one's own
+
+    chosen = board(name)
+    cache = libraries.default_cache() if cache is None else cache
+    digest = libraries.digest(name, _sources(), *verilator.recipe(Verilator.find()))
+    note = cache / f"{digest}.board"
+    if path := libraries.noted(note):
+        return path
+    make_cache(cache)
+    path = library(core_verilog(chosen.core()), name=name, cache=cache, progress=progress)
+    libraries.take_note(note, path)
+    return path
+
+
+def _sources() -> str:
+    """All that the Verilog of a board depends on."""
+    root = Path(__file__).parents[1]
+    files = [path for package in SOURCE_PACKAGES for path in (root / package).rglob("*.py")]
+    whole = [path for path in sorted(files) if path.is_file()]  # not an editor's dangling link
+    return "\0".join([*versions(), *(path.read_text("utf-8", "replace") for path in whole)])

@@ -1,0 +1,148 @@
+"""Models that this machine computes itself, behind the interface of `host.device.Device`."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol
+
+import numpy as np
+
+from host.device import Progress
+from host.errors import UsageError
+from host.request import Request, Stop, Turns, check_tokens
+from host.sampling import next_noise
+from hw.arch.protocol import Totals
+from weights.fixed import Scale
+from weights.model import IntegerModel
+
+
+class Runner(Protocol):
+    """A model that takes one token at a time.
+
+    Members
+    -------
+    vocabulary : number of tokens
+    """
+
+    vocabulary: int
+
+    def start(self) -> None:
+        """Go to the zero state."""
+
+    def step(self, token: int) -> None:
+        """Take a token through all layers."""
+
+    def choose(self, inverse_temperature: Scale | None, noise: int) -> int:
+        """The next token: greedy without a temperature, else sampled with that noise state."""
+
+    def logits(self) -> np.ndarray:
+        """Real logits of the next token, float64 (vocabulary)."""
+
+
+class SoftwareDevice:
+    """Runs any model; it has no geometry, no cycles and no program.
+
+    Parameters
+    ----------
+    name : str
+        What messages call the device.
+    prepare : callable
+        Makes a `Runner` of a model; raises `HostError` where that cannot be.
+    """
+
+    def __init__(self, name: str, prepare: Callable[[IntegerModel], Runner]):
+        self.name = name
+        self._prepare = prepare
+        self._runner: Runner | None = None
+        self._tokens = 0
+        self._turns = Turns(name)
+        self._lock = threading.Lock()  # a turn does not end within a token
+
+    def identify(self) -> None:
+        """There is no machine to report."""
+
+    def load(self, model: IntegerModel, progress: Progress | None = None) -> None:
+        self._turns.begin()
+        self._runner = None  # makes room for the next one
+        self._runner = self._prepare(model)
+        if progress:
+            progress(1, 1)
+
+    def generate(
+        self,
+        prompt_ids: Sequence[int],
+        tokens: int,
+        temperature: float = 0.0,
+        seed: int = 0,
+        stop: Stop = None,
+    ) -> Iterator[int]:
+        runner = self._loaded()
+        request = Request.of(
+            prompt_ids, tokens, temperature, seed, stop, vocabulary=runner.vocabulary
+        )
+        return self._generate(runner, request)
+
+    def _generate(self, runner: Runner, request: Request) -> Iterator[int]:
+        turn = self._begin(runner)
+        noise = request.noise
+        scale = request.inverse_temperature if request.sampled else None
+        for token in request.prompt[:-1]:
+            with self._lock:
+                self._step(runner, token, turn)
+        token = request.prompt[-1]
+        for _ in range(request.tokens):
+            with self._lock:
+                self._step(runner, token, turn)
+                token = runner.choose(scale, noise)
+            noise = next_noise(noise)
+            yield token
+            if token in request.stop:
+                return
+            self._turns.check(turn)
+
+    def logits(self, tokens: Sequence[int]) -> Iterator[np.ndarray]:
+        runner = self._loaded()
+        return self._logits(runner, check_tokens(tokens, runner.vocabulary, "sequence"))
+
+    def _logits(self, runner: Runner, tokens: Sequence[int]) -> Iterator[np.ndarray]:
+        turn = self._begin(runner)
+        for token in tokens:
+            with self._lock:
+                self._step(runner, token, turn)
+                logits = runner.logits()
+            yield logits
+
+    def _begin(self, runner: Runner) -> int:
+        """A turn of its own on the model, in its zero state."""
+        with self._lock:
+            turn = self._turns.begin()
+            runner.start()
+            self._tokens = 0
+        return turn
+
+    def counters(self) -> list[tuple[str, int]]:
+        return []
+
+    def totals(self) -> Totals:
+        return Totals(tokens=self._tokens)
+
+    def stop(self) -> None:
+        """Nothing runs between two calls."""
+
+    def reset(self) -> None:
+        self._turns.begin()
+
+    def close(self) -> None:
+        self._turns.begin()
+        self._runner = None
+
+    def _step(self, runner: Runner, token: int, turn: int) -> None:
+        self._turns.check(turn)
+        runner.step(token)
+        self._tokens += 1
+
+    def _loaded(self) -> Runner:
+        if self._runner is None:
+            raise UsageError(f"{self.name}: no model is loaded; load one first")
+        return self._runner
