@@ -56,17 +56,9 @@ LaneControl = data.StructLayout(
 """What is the same for all elements of a step."""
 
 
-def any_of(op, *ops: VectorOp):
-    """Whether ``op`` is one of the given ones."""
-    hits = [op == one for one in ops]
-    while len(hits) > 1:
-        hits = [hits[0] | hits[1], *hits[2:]]
-    return hits[0]
-
-
 def has(op, **row):
     """Whether the row of ``op`` in ``hw.arch.operations`` has these values."""
-    return any_of(op, *which(**row))
+    return op.matches(*which(**row))
 
 
 class Stage(enum.IntEnum):

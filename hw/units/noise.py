@@ -14,7 +14,7 @@ WORD_BITS = 32
 
 
 def parity(bits: list) -> Value:
-    """XOR of the given bits as a balanced tree."""
+    """XOR of the given bits as a balanced tree, which takes fewer LUTs than `Value.xor`."""
     if len(bits) == 1:
         return bits[0]
     half = len(bits) // 2

@@ -1,6 +1,6 @@
 """The vector unit: norms, quantisation, gates, recurrence, residual and choice."""
 
-from amaranth.hdl import Const, Module, Mux, Signal, signed
+from amaranth.hdl import Module, Mux, Signal, signed
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import exact_log2
@@ -19,7 +19,7 @@ from hw.arch.operations import Statistic, Table, VectorOp, late_reads
 from hw.memory.signatures import ReadSignature, WriteSignature
 from hw.pipeline import KEEP, delay
 from hw.units.commands import INDEX_BITS, TOKEN_BITS, VectorCommand, raw_layout
-from hw.units.lane import LaneControl, Stage, VectorLane, any_of, has
+from hw.units.lane import LaneControl, Stage, VectorLane, has
 from hw.units.noise import NoiseParameters
 from hw.units.statistics import STATISTIC_BITS, Statistics
 from hw.units.vector import VectorParameters
@@ -238,7 +238,7 @@ class VectorUnit(wiring.Component):
         late_beat = beat[Stage.LATE]
         for memory in ("vectors", "multiplicands", "states", "sums"):
             port, late_ops = getattr(self, memory), late_reads(memory)
-            late = any_of(op, *late_ops) if late_ops else Const(0)
+            late = op.matches(*late_ops)
             (base,) = set(late_ops.values()) or {"source"}
             is_late = Signal()
             with m.If(self.command.ready):
