@@ -42,18 +42,14 @@ def simulated_port(url: str, board: str) -> Port:
 
     Raises
     ------
-    UsageError
-        There is no such board.
     DeviceError
-        It cannot be compiled.
+        There is no such board, or it cannot be compiled.
     """
     simulated = simulation("sim.device").SimulatedPort
     try:
         return simulated(board, timeout=READ_TIMEOUT)
-    except simulation("sim.compiler").SimulationError as error:
+    except (simulation("sim.compiler").SimulationError, ValueError) as error:
         raise DeviceError(f"{url}: {error}") from None
-    except (KeyError, LookupError, ValueError, NotImplementedError) as error:
-        raise UsageError(f"{url}: {error.args[0] if error.args else error}") from None
 
 
 def serial_port(url: str) -> Port:

@@ -581,6 +581,7 @@ def test_serial_port():
         ("", UsageError, "must be a path"),
         ("/dev/ttyUSB0?baud=fast", UsageError, "must be a path, as in"),
         ("/dev/ttyUSB0?speed=9600", UsageError, "must be a path, as in"),
+        ("sim://ulx3s", DeviceError, "^sim://ulx3s: board must be one of "),
         ("http://example", UsageError, "must be sim://BOARD, native://, golden://"),
         ("sim://", UsageError, "needs the name of a board"),
         ("golden://ulx3s_85f", UsageError, "leave out 'ulx3s_85f'"),

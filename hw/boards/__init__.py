@@ -10,15 +10,11 @@ from hw.arch.protocol import DIGEST_BYTES
 from hw.links.uart import Uart
 from hw.links.usb import UsbSerial
 from hw.machine import Machine
-from weights.errors import ReportedError, UsageError
+from weights.errors import ReportedError
 
 
 class BoardError(ReportedError, ValueError):
-    """There is not this of a board, or what describes it is wrong."""
-
-
-class UnknownBoardError(UsageError, BoardError):
-    """There is no board of that name."""
+    """There is no such board, or not this of it, or what describes it is wrong."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,13 +97,11 @@ def board(name: str) -> Board:
 
     Raises
     ------
-    UnknownBoardError
-        When there is none, with the known ones.
     BoardError
-        What describes it is wrong.
+        When there is none, with the known ones, or what describes it is wrong.
     """
     if name not in names():
-        raise UnknownBoardError(f"board must be one of {', '.join(names())}, not {name!r}")
+        raise BoardError(f"board must be one of {', '.join(names())}, not {name!r}")
     try:
         return importlib.import_module(f"{__name__}.{name}").BOARD
     except BoardError:
