@@ -50,11 +50,11 @@ class Layers(wiring.Component):
         m = Module()
         step, moved = self.step, self.moved
         stride = Stride.of(step)
-        layer = Signal(len(step.length))
-        m.d.comb += self.again.eq(layer + 1 != step.length)
+        number = Signal(len(step.length), init=1)  # of the present layer, counted from 1
+        m.d.comb += self.again.eq(number != step.length)
         offsets = {name: Signal(ceil_log2(size)) for name, size in self._sizes.items()}
         with m.If(self.repeat):
-            m.d.sync += layer.eq(Mux(self.again, layer + 1, 0))
+            m.d.sync += number.eq(Mux(self.again, number + 1, 1))
             for name, offset in offsets.items():
                 m.d.sync += offset.eq(Mux(self.again, offset + getattr(stride, name), 0))
 
