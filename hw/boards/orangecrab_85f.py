@@ -9,7 +9,7 @@ BOARD = Board(
     name="orangecrab_85f",
     platform="amaranth_boards.orangecrab_r0_2:OrangeCrabR0_2_85FPlatform",
     device="LFE5U-85F",
-    clock_hz=60_000_000,
+    clock_hz=72_000_000,
     link=UsbSerial(),
     machine=ULX3S_85F.machine,
 )

@@ -11,7 +11,7 @@ BOARD = Board(
     name="tang_primer_20k",
     platform="amaranth_boards.tang_primer_20k:TangPrimer20kDockPlatform",
     device="GW2A-18C",
-    clock_hz=40_500_000,
+    clock_hz=54_000_000,
     link=Uart(baud=1_000_000),
     model="stories-nano",
     machine=Machine(
