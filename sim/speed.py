@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from host.compiler import compile_image
+from host.compiler import Image, compile_image
+from host.errors import FitError
 from hw.boards import Board
 from sim.profile import Profile, measure, unmeasured
 from weights.errors import ReportedError
@@ -55,7 +56,7 @@ def find_speed(board: Board, model: str | None, say: Callable[[str], None]) -> S
     try:
         path = find_model(model or board.model, offline=True)
         integers = IntegerModel.load(path)
-        image = compile_image(integers, board.geometry)
+        image = _compile(integers, path.stem, board)
     except (ReportedError, OSError) as error:
         if model is not None:
             raise
@@ -67,3 +68,10 @@ def find_speed(board: Board, model: str | None, say: Callable[[str], None]) -> S
         say(f"cycles per token are only predicted: {error}")
         return Speed(profile=unmeasured(image, board.name, path.stem, board.machine), cycles=None)
     return Speed(profile=profile, cycles=cycles)
+
+
+def _compile(integers: IntegerModel, name: str, board: Board) -> Image:
+    try:
+        return compile_image(integers, board.geometry)
+    except FitError as error:
+        raise FitError(f"{name}: {error}") from None

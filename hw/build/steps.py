@@ -178,15 +178,15 @@ def build(
     check_hardware(board)
     with folder_of(directory, (of(board.device).bitstream, *PUBLISHED), say):
         check_size(board, say)
+        # First: a model that cannot be used is told before anything that takes long.
+        try:
+            speed = measure(board, model, say)
+        except (ReportedError, OSError) as error:
+            raise BuildError(str(error)) from None
         the_plan = plan(board, core)
         place = Workplace(the_plan, directory, say)
         if force:
             place.clear()
-
-        try:
-            speed = measure(board, model, say)
-        except (ReportedError, OSError) as error:
-            raise BuildError(f"{model}: {error}") from None
 
         seconds = {"yosys": _synthesise(place, the_plan)}
         seeds = list(seeds)
