@@ -1,7 +1,8 @@
 """How fast a model runs on this machine: ``python -m sim.native MODEL``.
 
 A line each for one thread and for as many as there are processors, or for each ``--threads N``:
-generated tokens per second, the median of some runs, and the slowest and the fastest of them.
+generated tokens per second, the median of some runs, the slowest and the fastest of them, and the
+median of tokens per second of processor time, which other programs take no part of.
 """
 
 from __future__ import annotations
@@ -42,15 +43,16 @@ def _parser() -> OneLineParser:
 
 def _speeds(
     device: Device, prompt: list[int], tokens: int, runs: int, temperature: float
-) -> list[float]:
-    """Tokens per second of each run; one before them is not timed."""
-    result = []
+) -> tuple[list[float], list[float]]:
+    """Tokens per second, and per second of processor time, of each run but one before them."""
+    walls, processors = [], []
     for seed in range(runs + 1):
-        start = time.perf_counter()
+        wall, processor = time.perf_counter(), time.process_time()
         for _ in device.generate(prompt, tokens, temperature=temperature, seed=seed):
             pass
-        result.append(tokens / (time.perf_counter() - start))
-    return result[1:]
+        walls.append(tokens / (time.perf_counter() - wall))
+        processors.append(tokens / max(time.process_time() - processor, 1e-9))
+    return walls[1:], processors[1:]
 
 
 @program
@@ -71,12 +73,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for threads in numbers:
         with contextlib.closing(NativeDevice(threads)) as device:
             device.load(model)
-            speeds = _speeds(
+            walls, times = _speeds(
                 device, [model.start_token], options.tokens, options.runs, options.temperature
             )
         print(
-            f"{threads} thread{'s' * (threads > 1)}: {statistics.median(speeds):,.1f} tokens/s "
-            f"({min(speeds):,.1f} to {max(speeds):,.1f})",
+            f"{threads} thread{'s' * (threads > 1)}: {statistics.median(walls):,.0f} tokens/s "
+            f"({min(walls):,.0f} to {max(walls):,.0f}), "
+            f"{statistics.median(times):,.0f} a second of a processor",
             flush=True,
         )
     return 0

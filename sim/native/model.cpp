@@ -18,7 +18,6 @@
 #include <thread>
 #include <vector>
 
-#include <sched.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -34,8 +33,8 @@ constexpr size_t BLOCK = 16;         // elements that vectors, and rows that mat
 constexpr size_t GROUP = 16;         // columns whose trits share a 32-bit word
 constexpr size_t ALIGNMENT = 64;     // bytes: a cache line, and the longest vector of a processor
 constexpr size_t HUGE_PAGE = 1 << 21;
-constexpr size_t PART_TRITS = 1 << 17;  // what is worth giving to another thread
-constexpr int PATIENCE = 4000;          // looks for work before a thread sleeps, or yields
+constexpr size_t PART_TRITS = 1 << 18;  // what is worth giving to another thread
+constexpr int PATIENCE = 4000;          // looks for work, or its end, before a thread sleeps
 
 size_t padded(size_t count) { return (count + BLOCK - 1) / BLOCK * BLOCK; }
 
@@ -168,7 +167,7 @@ inline int32_t silu(int32_t argument, int32_t gate) {
 }
 
 inline int32_t gumbel(uint32_t t) {
-    int zeros = __builtin_clz(t);
+    int zeros = __builtin_clz(t | 1);  // a draw is never 0, but padding is
     uint32_t mantissa = t << zeros & 0x7FFFFFFF;
     int octave = least(zeros, 15);
     int32_t entry = GUMBEL[16 * octave + (mantissa >> 27)];
@@ -204,10 +203,11 @@ class Pool {
     Pool(const Pool &) = delete;
     Pool &operator=(const Pool &) = delete;
 
-    // Calls work(part) for 0 <= part < parts, each once, and returns when all have returned.
+    // Calls work(part) for 0 <= part < parts, each once, and returns when all have returned;
+    // in this thread alone if they are not worth sharing.
     template <class Work>
-    void run(int parts, const Work &work) {
-        if (parts < 2 || threads_.empty() || getpid() != owner_) {  // a fork has no helpers
+    void run(int parts, bool worth, const Work &work) {
+        if (!worth || threads_.empty() || getpid() != owner_) {  // a fork has no helpers
             for (int part = 0; part < parts; ++part) work(part);
             return;
         }
@@ -220,8 +220,13 @@ class Pool {
             wake_.notify_all();
         }
         take();
-        for (int looks = 0; done_.load(std::memory_order_acquire) < parts; ++looks) {
-            looks < PATIENCE ? pause() : static_cast<void>(sched_yield());
+        const auto finished = [&] { return done_.load() == parts; };
+        for (int looks = 0; looks < PATIENCE && !finished(); ++looks) pause();
+        if (!finished()) {  // another program has the processor of a helper
+            std::unique_lock<std::mutex> lock(mutex_);
+            waiting_.store(true);
+            last_.wait(lock, finished);
+            waiting_.store(false);
         }
     }
 
@@ -232,7 +237,11 @@ class Pool {
             int part = left_.fetch_sub(1, std::memory_order_acquire) - 1;
             if (part < 0) return;
             call_(context_, part);
-            done_.fetch_add(1, std::memory_order_release);
+            done_.fetch_add(1);
+            if (waiting_.load()) {
+                std::lock_guard<std::mutex> lock(mutex_);
+                last_.notify_one();
+            }
         }
     }
 
@@ -265,9 +274,9 @@ class Pool {
     alignas(ALIGNMENT) std::atomic<int> left_{0};
     alignas(ALIGNMENT) std::atomic<int> done_{0};
     alignas(ALIGNMENT) std::atomic<int> sleeping_{0};
-    std::atomic<bool> ended_{false};
+    std::atomic<bool> waiting_{false}, ended_{false};
     std::mutex mutex_;
-    std::condition_variable wake_;
+    std::condition_variable wake_, last_;
     std::vector<std::thread> threads_;
 };
 
@@ -322,6 +331,8 @@ inline void multiply_rows(const uint32_t *words, size_t groups, const int8_t *co
         for (size_t n = 0; n < count; ++n) {
             const size_t row = n * LANES;
             const uint32_t *from = words + (row / BLOCK * groups + group) * BLOCK + row % BLOCK;
+            // The same of the rows to come, which processors do not foresee across pages.
+            __builtin_prefetch(from + count * LANES * groups);
             const Lanes word = *reinterpret_cast<const Lanes *>(from);
             for (int k = 0; k < 4; ++k) total[n][k] = dot(total[n][k], word & mask[k], code[k]);
         }
@@ -537,6 +548,16 @@ void mlgru(size_t count, const int32_t *__restrict i, const int32_t *__restrict 
     }
 }
 
+// The keys of a sampled choice in place of sums.
+void perturb(size_t count, const uint32_t *__restrict draws, int32_t *__restrict sums,
+             Scaled scaled) {
+    draws = aligned(draws), sums = aligned(sums);
+    for (size_t at = 0; at < count; ++at) {
+        const int32_t bonus = gumbel(draws[at]) * (1 << (HIDDEN_FRACTION - GUMBEL_UNIT));
+        sums[at] = static_cast<int32_t>(saturate(scaled(sums[at]) + bonus, RESIDUAL_BITS));
+    }
+}
+
 size_t first_of_largest(const int32_t *values, size_t count) {
     int32_t largest = values[0];
     for (size_t at = 0; at < count; ++at) largest = most(largest, values[at]);
@@ -622,8 +643,9 @@ class Model {
           sums_{Buffer<int32_t>(std::max(hidden_, 2 * middle_)), Buffer<int32_t>(hidden_),
                 Buffer<int32_t>(hidden_)},
           head_sums_(padded(shape.vocabulary)),
+          draws_(padded(shape.vocabulary)),
           codes_{Codes(std::max(hidden_, middle_)), Codes(hidden_), Codes(hidden_)},
-          pool_(std::min<size_t>(shape.threads, most_parts()) - 1) {}
+          pool_(std::min<size_t>(shape.threads, most_threads()) - 1) {}
 
     void start() {
         for (Layer &layer : layers_) std::fill_n(layer.state.data(), hidden_, 0);
@@ -655,12 +677,9 @@ class Model {
         const Scale sigma = head();
         int32_t *sums = head_sums_.data();
         if (inverse_temperature) {
-            const Scaled scaled(sigma * *inverse_temperature, HIDDEN_FRACTION);
-            for (size_t i = 0; i < shape_.vocabulary; ++i) {
-                noise = next_draw(noise);
-                int64_t key = scaled(sums[i]) + gumbel(noise) * (1 << (HIDDEN_FRACTION - GUMBEL_UNIT));
-                sums[i] = static_cast<int32_t>(saturate(key, RESIDUAL_BITS));
-            }
+            for (size_t i = 0; i < shape_.vocabulary; ++i) draws_[i] = noise = next_draw(noise);
+            perturb(head_sums_.size(), draws_.data(), sums,
+                    Scaled(sigma * *inverse_temperature, HIDDEN_FRACTION));
         }
         return first_of_largest(sums, shape_.vocabulary);
     }
@@ -673,24 +692,24 @@ class Model {
         return layers;
     }
 
-    // Into how many parts the largest of the model's products is cut.
-    size_t most_parts() const {
-        const size_t input = std::max(hidden_, middle_);
-        return std::max<size_t>(1, std::max({3 * hidden_, 2 * middle_, head_sums_.size()}) * input /
-                                       PART_TRITS);
+    // How many threads the largest of the model's products keeps busy.
+    size_t most_threads() const {
+        const size_t rows = std::max({3 * hidden_, 2 * middle_, head_sums_.size()});
+        return std::max<size_t>(1, rows * hidden_ / PART_TRITS);
     }
 
     template <size_t count>
     void multiply(const Product (&products)[count]) {
         int first[count + 1] = {};
-        size_t together[count];
+        size_t together[count], trits = 0;
         for (size_t n = 0; n < count; ++n) {
             const Matrix &matrix = *products[n].matrix;
             // Two blocks at a time are faster than one.
             together[n] = 2 * (PART_TRITS / (2 * BLOCK * GROUP * matrix.groups) + 1);
             first[n + 1] = first[n] + (matrix.blocks + together[n] - 1) / together[n];
+            trits += matrix.words.size() * GROUP;
         }
-        pool_.run(first[count], [&](int part) {
+        pool_.run(first[count], trits >= 2 * PART_TRITS, [&](int part) {
             size_t n = 0;
             while (part >= first[n + 1]) ++n;
             const auto &[matrix, codes, sums] = products[n];
@@ -755,6 +774,7 @@ class Model {
     Buffer<int16_t> head_norm_;
     Matrix head_;
     Buffer<int32_t> x_, gated_, scratch_, sums_[3], head_sums_;
+    Buffer<uint32_t> draws_;
     Codes codes_[3];
     Pool pool_;
 };
