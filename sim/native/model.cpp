@@ -29,9 +29,11 @@
 
 namespace {
 
-constexpr size_t BLOCK = 16;         // elements that vectors, and rows that matrices are padded to
-constexpr size_t GROUP = 16;         // columns whose trits share a 32-bit word
-constexpr size_t ALIGNMENT = 64;     // bytes: a cache line, and the longest vector of a processor
+static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "words of trits are little-endian");
+
+constexpr size_t BLOCK = 16;      // elements that vectors, and rows that matrices are padded to
+constexpr size_t GROUP = 16;      // columns whose trits share a 32-bit word
+constexpr size_t ALIGNMENT = 64;  // bytes: a cache line, and the longest vector of a processor
 constexpr size_t HUGE_PAGE = 1 << 21;
 constexpr size_t PART_TRITS = 1 << 18;  // what is worth giving to another thread
 constexpr int PATIENCE = 4000;          // looks for work, or its end, before a thread sleeps
@@ -129,7 +131,8 @@ struct Scale {
         if (!other.mantissa) return *this;
         const Scale &big = exponent >= other.exponent ? *this : other;
         const Scale &small = exponent >= other.exponent ? other : *this;
-        int32_t total = big.mantissa + (small.mantissa >> std::min(big.exponent - small.exponent, 31));
+        const int behind = std::min(big.exponent - small.exponent, 31);
+        int32_t total = big.mantissa + (small.mantissa >> behind);
         int carry = total >> MANTISSA_BITS;
         return {total >> carry, big.exponent + carry};
     }
@@ -338,7 +341,8 @@ inline void multiply_rows(const uint32_t *words, size_t groups, const int8_t *co
         }
     }
     for (size_t n = 0; n < count; ++n) {
-        const Lanes sum = total[n][0] + (total[n][1] >> 2) + (total[n][2] >> 4) + (total[n][3] >> 6);
+        const Lanes low = total[n][0] + (total[n][1] >> 2);
+        const Lanes sum = low + (total[n][2] >> 4) + (total[n][3] >> 6);
         std::memcpy(sums + n * LANES, &sum, sizeof sum);
     }
 }
@@ -432,6 +436,22 @@ struct Product {
 
 // Vectors -------------------------------------------------------------------------------------
 
+// Integers times a scale as fixed point numbers of that fraction.
+struct Scaled {
+    int32_t mantissa;
+    int amount;
+    int64_t half;
+
+    Scaled(Scale sigma, int fraction)
+        : mantissa(sigma.mantissa),
+          amount(shift_amount(-fraction, sigma.exponent)),
+          half(amount ? int64_t{1} << (amount - 1) : 0) {}
+    int64_t operator()(int32_t value) const { return (int64_t{value} * mantissa + half) >> amount; }
+    int32_t preactivation(int32_t sum) const {
+        return static_cast<int32_t>(saturate((*this)(sum), HIDDEN_BITS));
+    }
+};
+
 // A block-scaled vector: `values >> shift` has 24 bits.
 struct Normed {
     const int32_t *values;
@@ -469,13 +489,10 @@ struct Normed {
             peak = most(peak, value < 0 ? -value : value);
         }
         codes.peak = Scale::of(peak, GAIN_SHIFT + shift);
-        const Scale inverse = FULL_SCALE / codes.peak;
-        const int amount = shift_amount(-(GAIN_SHIFT + shift), inverse.exponent);
-        const int64_t half = amount ? int64_t{1} << (amount - 1) : 0;
-        const int32_t mantissa = inverse.mantissa;
+        const Scaled coded(FULL_SCALE / codes.peak, GAIN_SHIFT + shift);
         int32_t sum = 0;
         for (size_t i = 0; i < count; ++i) {
-            int32_t code = (int64_t{gained[i]} * mantissa + half) >> amount;
+            const int32_t code = static_cast<int32_t>(coded(gained[i]));
             result[i] = static_cast<int8_t>(code);
             sum += code;
         }
@@ -493,22 +510,6 @@ Scale plain_energy(const int32_t *values, size_t count, int shift, int round, in
     }
     return Scale::of(sum, exponent);
 }
-
-// Sums times a scale as fixed point numbers.
-struct Scaled {
-    int32_t mantissa;
-    int amount;
-    int64_t half;
-
-    Scaled(Scale sigma, int fraction)
-        : mantissa(sigma.mantissa),
-          amount(shift_amount(-fraction, sigma.exponent)),
-          half(amount ? int64_t{1} << (amount - 1) : 0) {}
-    int64_t operator()(int32_t sum) const { return (int64_t{sum} * mantissa + half) >> amount; }
-    int32_t preactivation(int32_t sum) const {
-        return static_cast<int32_t>(saturate((*this)(sum), HIDDEN_BITS));
-    }
-};
 
 inline int32_t gated(int32_t factor, int32_t sum, int sum_shift) {
     return static_cast<int32_t>(round_shift(int64_t{factor} * (sum >> sum_shift), PRODUCT_SHIFT));
