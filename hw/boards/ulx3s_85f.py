@@ -12,9 +12,9 @@ BOARD = Board(
     name="ulx3s_85f",
     platform="amaranth_boards.ulx3s:ULX3S_85F_Platform",
     device="LFE5U-85F",
-    clock_hz=60_000_000,
+    clock_hz=70_000_000,
     link=Uart(baud=1_000_000),
-    seed=3941886635174578767,
+    seed=1,
     machine=Machine(
         geometry=Geometry(
             rows=16,
