@@ -8,7 +8,7 @@ BOARD = Board(
     name="ecpix5_85",
     platform="amaranth_boards.ecpix5:ECPIX585Platform",
     device="LFE5UM5G-85F",
-    clock_hz=80_000_000,
+    clock_hz=100_000_000,
     link=Uart(baud=1_000_000),
     machine=ULX3S_85F.machine,
 )
