@@ -16,7 +16,6 @@ from host.link import Link
 from host.ports import Port
 from host.request import Request, Stop, check_tokens
 from host.runs import Runs
-from host.sampling import next_noise
 from hw.arch.memories import spaces
 from hw.arch.protocol import (
     Identity,
@@ -53,6 +52,22 @@ class Device(Protocol):
         leaves the device usable. A device has one state: whatever is started on it ends an answer
         that is under way, whose iterator then raises DeviceError.
         """
+
+    def answer(self, request: Request) -> Iterator[int]:
+        """`generate` of a request that was made before, from the state that it names.
+
+        Raises UsageError for one that resumes where the last answer was not taken to its end.
+        """
+
+    def state(self) -> np.ndarray:
+        """What the last answer left: int32 (layers, hidden) in units of 2**-16.
+
+        That is all that there is to go on from: of all tokens of a sequence but the last one
+        chosen. Raises UsageError if the last answer was not taken to its end.
+        """
+
+    def restore(self, state: np.ndarray) -> None:
+        """Give it such a state, of whatever device, for the next answer to resume."""
 
     def logits(self, tokens: Sequence[int]) -> Iterator[np.ndarray]:
         """After each token of a sequence, from the zero state, the float64 logits of the next."""
@@ -158,58 +173,40 @@ class LinkDevice:
         request = Request.of(
             prompt_ids, tokens, temperature, seed, stop, vocabulary=image.vocabulary
         )
-        return self._generate(image, request)
+        return self._answer(image, request)
 
-    def _generate(self, image: Image, request: Request) -> Iterator[int]:
-        capacity = image.geometry.tokens
-        turn = self._begin(image)
-        prompt, left, noise, reset = list(request.prompt), request.tokens, request.noise, True
-        while len(prompt) >= capacity:  # a part that is only read; its one choice is dropped
-            part, prompt = prompt[: capacity - 1], prompt[capacity - 1 :]
-            for _ in self._run(turn, image, part, 1, reset=reset):
-                pass
-            reset = False
+    def answer(self, request: Request) -> Iterator[int]:
+        """The tokens that a request asks for; see `Device.answer` and `generate`."""
+        return self._answer(self._loaded(), request)
+
+    def _answer(self, image: Image, request: Request) -> Iterator[int]:
+        turn = self._begin(image, resume=request.resume)
+        left: Request | None = request
         while left:
-            last = None
-            run = self._run(
-                turn,
-                image,
-                prompt,
-                min(left, capacity - len(prompt)),
-                reset=reset,
-                sampled=request.sampled,
-                scale=request.inverse_temperature,
-                noise=noise,
-                stop=request.stop,
-            )
-            with contextlib.closing(run):
+            part = left.part(image.geometry.tokens - 1)
+            chosen: list[int] = []
+            with contextlib.closing(self._run(turn, image, part)) as run:
                 for token in run:
-                    last = token
-                    left -= 1
-                    if request.sampled:
-                        noise = next_noise(noise)
+                    chosen.append(token)
                     yield token
-            if last is None or last in request.stop:
-                return
-            prompt, reset = [last], False
+            left = left.after(part, chosen)
+        self._runs.turns.settle(turn)
 
-    def _begin(self, image: Image | None = None) -> int:
+    def _begin(self, image: Image | None = None, resume: bool = False) -> int:
         """A turn of its own on the device, on which nothing runs then."""
         if self.image is not image:
             raise DeviceError(
                 f"{self.name}: another model was loaded before this answer began; start it again"
             )
-        turn = self._runs.begin()
+        turn = self._runs.begin(resume)
         self._totals = Totals()
         self._counters = [0] * len(image.steps if image else ())
         return turn
 
-    def _run(
-        self, turn: int, image: Image, *arguments: Any, **options: Any
-    ) -> Generator[int, None, None]:
+    def _run(self, turn: int, image: Image, request: Request) -> Generator[int, None, None]:
         """A run of `Runs`, and then its numbers added to those of the answer."""
         with self._trusting():
-            yield from self._runs.run(turn, image, *arguments, **options)
+            yield from self._runs.run(turn, image, request)
             self._account(image)
 
     @contextlib.contextmanager
@@ -221,6 +218,19 @@ class LinkDevice:
             self.image = None
             raise
 
+    def state(self) -> np.ndarray:
+        """What the last answer left; see `Device.state`."""
+        raise self._stateless()
+
+    def restore(self, state: np.ndarray) -> None:
+        """Give it a state to go on from; see `Device.restore`."""
+        raise self._stateless()
+
+    def _stateless(self) -> UsageError:
+        return UsageError(
+            f"{self.name}: its bitstream keeps the state of a sequence to itself; build it anew"
+        )
+
     def logits(self, tokens: Sequence[int]) -> Iterator[np.ndarray]:
         """Logits after each token; see `Device.logits`."""
         image = self._loaded()
@@ -229,7 +239,7 @@ class LinkDevice:
     def _logits(self, image: Image, tokens: Sequence[int]) -> Iterator[np.ndarray]:
         turn = self._begin(image)
         for position, token in enumerate(tokens):
-            for _ in self._run(turn, image, [token], 1, reset=position == 0):
+            for _ in self._run(turn, image, Request.reading([token], resume=position > 0)):
                 pass
             sums = np.frombuffer(self._link.read(MemorySpace.SUMS, 0, 2 * image.vocabulary), "<i4")
             at = 2 * image.head_scale_register

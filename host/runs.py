@@ -10,7 +10,7 @@ from collections.abc import Generator
 from host.compiler import Image
 from host.errors import DeviceError, HostError, LostError, RefusedError
 from host.link import Link
-from host.request import Turns
+from host.request import Request, Turns
 from hw.arch.protocol import (
     POLL_CYCLES,
     SLOWEST_HZ,
@@ -21,7 +21,6 @@ from hw.arch.protocol import (
     RunRequest,
     argument_struct,
 )
-from weights.fixed import ONE, Scale
 
 STALLED_SECONDS = 60.0
 """Time without a token after which a device that answers late is given up, beside that for the
@@ -39,12 +38,13 @@ class Runs:
     Members
     -------
     active : whether a run of this host may be under way
+    turns : whose turn the device's is
     """
 
     def __init__(self, link: Link):
         self.active = False
         self._link = link
-        self._turns = Turns(link.name)
+        self.turns = Turns(link.name)
         self._session = 0
         self._run_id = random.randrange(1, 1 << 32)
 
@@ -53,58 +53,49 @@ class Runs:
         self._session = random.randrange(1, 1 << 32)
         self._link.exchange(Command.CLAIM, argument_struct(Command.CLAIM).pack(self._session))
 
-    def begin(self) -> int:
-        """A turn of its own on the device, on which nothing runs then."""
-        turn = self._turns.begin()
+    def begin(self, resume: bool = False) -> int:
+        """A turn of its own on the device, on which nothing runs then; see `Turns.begin`."""
+        turn = self.turns.begin(resume)
         if self.active:
             self.stop()
         return turn
 
-    def run(
-        self,
-        turn: int,
-        image: Image,
-        prompt: list[int],
-        generate: int,
-        *,
-        reset: bool,
-        sampled: bool = False,
-        scale: Scale = ONE,
-        noise: int = 1,
-        stop: tuple[int, ...] = (),
-    ) -> Generator[int, None, None]:
-        """One run of the model of ``image``, whose state it goes on from unless ``reset``.
+    def run(self, turn: int, image: Image, request: Request) -> Generator[int, None, None]:
+        """One run of the model of ``image``: a request that fits the token buffer.
 
-        The tokens that it chooses, ``generate`` at most, the last one being of ``stop`` if one is.
-        Closing the iterator ends the run.
+        The tokens that it chooses, the last one being of ``stop`` if one is. Closing the iterator
+        ends the run.
         """
-        self._turns.check(turn)
+        self.turns.check(turn)
+        prompt, stop = request.prompt, request.stop
         self._link.write(MemorySpace.TOKENS, 0, struct.pack(f"<{len(prompt)}H", *prompt))
         self._run_id = self._run_id % 0xFFFFFFFF + 1
-        request = RunRequest(
+        order = RunRequest(
             context=CONTEXT,
             session=self._session,
             run_id=self._run_id,
             prompt_length=len(prompt),
-            generate=generate,
-            reset=reset,
-            sampled=sampled,
-            inverse_temperature=scale,
-            noise=noise,
+            generate=max(1, request.tokens),  # there is no run that chooses none
+            reset=not request.resume,
+            sampled=request.sampled,
+            inverse_temperature=request.inverse_temperature,
+            noise=request.noise,
             stop_token=stop[0] if stop else None,
         )
         self.active = True
         try:
-            self._start(request)
-            at, end, ahead, token = len(prompt), len(prompt) + generate, len(prompt), -1
+            self._start(order)
+            at, ahead, token = len(prompt), len(prompt), -1
+            end = at + order.generate
             while self.active:
                 reply = self._chosen(image, at, ahead)
                 if not _sensible(image, reply, at, end):
                     raise self._given_up(self._link.nonsense(Command.POLL))
                 for token in reply.tokens:
                     at, ahead = at + 1, 1
-                    yield token
-                    self._turns.check(turn)
+                    if request.tokens:
+                        yield token
+                    self.turns.check(turn)
                     if token in stop[1:]:  # the device does not know that it ends the answer
                         self.stop()
                         break
@@ -113,16 +104,16 @@ class Runs:
             if at < end and token not in stop:
                 raise DeviceError(f"{self._link.name}: the run ended too early; start it again")
         except HostError:
-            if self._turns.has(turn):
+            if self.turns.has(turn):
                 self.active = False  # nothing to be stopped, or nobody listens
             raise
         finally:
-            if self.active and self._turns.has(turn):
+            if self.active and self.turns.has(turn):
                 self.stop()
 
-    def _start(self, request: RunRequest) -> None:
+    def _start(self, order: RunRequest) -> None:
         try:
-            self._link.exchange(Command.RUN, request.to_bytes())
+            self._link.exchange(Command.RUN, order.to_bytes())
         except RefusedError as error:
             if error.reason == Reason.LOST:
                 raise self._lost("model") from None
@@ -196,7 +187,7 @@ class Runs:
 
     def reset(self) -> None:
         """End what is running at once, and with it all turns."""
-        self._turns.begin()
+        self.turns.begin()
         self._link.exchange(Command.RESET)
         self.active = False
 

@@ -17,6 +17,15 @@ class _Golden:
         self.vocabulary = model.shape.vocabulary
         self._model = GoldenModel(model)
 
+    @property
+    def state(self) -> np.ndarray:
+        return self._model.states[:, 0].astype(np.int32)
+
+    @state.setter
+    def state(self, state: np.ndarray) -> None:
+        self._model.start()
+        self._model.states[:, 0] = state
+
     def start(self) -> None:
         self._model.start()
 

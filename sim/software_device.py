@@ -10,7 +10,7 @@ import numpy as np
 
 from host.device import Progress
 from host.errors import UsageError
-from host.request import Request, Stop, Turns, check_tokens
+from host.request import Request, Stop, Turns, check_state, check_tokens
 from host.sampling import next_noise
 from hw.arch.protocol import Totals
 from weights.fixed import Scale
@@ -23,9 +23,12 @@ class Runner(Protocol):
     Members
     -------
     vocabulary : number of tokens
+    state : what it has of all tokens since the start, int32 (layers, hidden), as of
+        `host.device.Device.state`; may be set
     """
 
     vocabulary: int
+    state: np.ndarray
 
     def start(self) -> None:
         """Go to the zero state."""
@@ -81,16 +84,19 @@ class SoftwareDevice:
         request = Request.of(
             prompt_ids, tokens, temperature, seed, stop, vocabulary=runner.vocabulary
         )
-        return self._generate(runner, request)
+        return self._answer(runner, request)
 
-    def _generate(self, runner: Runner, request: Request) -> Iterator[int]:
-        turn = self._begin(runner)
+    def answer(self, request: Request) -> Iterator[int]:
+        return self._answer(self._loaded(), request)
+
+    def _answer(self, runner: Runner, request: Request) -> Iterator[int]:
+        turn = self._begin(runner, request.resume)
         noise = request.noise
         scale = request.inverse_temperature if request.sampled else None
-        for token in request.prompt[:-1]:
+        *first, token = request.prompt
+        for read in first if request.tokens else request.prompt:
             with self._lock:
-                self._step(runner, token, turn)
-        token = request.prompt[-1]
+                self._step(runner, read, turn)
         for _ in range(request.tokens):
             with self._lock:
                 self._step(runner, token, turn)
@@ -98,8 +104,23 @@ class SoftwareDevice:
             noise = next_noise(noise)
             yield token
             if token in request.stop:
-                return
+                break
             self._turns.check(turn)
+        self._turns.settle(turn)
+
+    def state(self) -> np.ndarray:
+        runner = self._loaded()
+        with self._lock:
+            self._turns.check_state()
+            return runner.state
+
+    def restore(self, state: np.ndarray) -> None:
+        runner = self._loaded()
+        with self._lock:
+            check_state(state, runner.state.shape)
+            turn = self._turns.begin()
+            runner.state = state
+            self._turns.settle(turn)
 
     def logits(self, tokens: Sequence[int]) -> Iterator[np.ndarray]:
         runner = self._loaded()
@@ -113,11 +134,12 @@ class SoftwareDevice:
                 logits = runner.logits()
             yield logits
 
-    def _begin(self, runner: Runner) -> int:
-        """A turn of its own on the model, in its zero state."""
+    def _begin(self, runner: Runner, resume: bool = False) -> int:
+        """A turn of its own on the model, in its zero state unless it resumes."""
         with self._lock:
-            turn = self._turns.begin()
-            runner.start()
+            turn = self._turns.begin(resume)
+            if not resume:
+                runner.start()
             self._tokens = 0
         return turn
 

@@ -21,6 +21,7 @@ import host.runs
 from host.compiler import Image
 from host.device import LinkDevice
 from host.errors import DeviceError, FitError, UsageError
+from host.request import Request
 from host.sampling import initial_noise, inverse_temperature, next_noise
 from host.urls import open_device
 from hw.arch.frames import Deframer, Frame, encode_frame
@@ -686,3 +687,21 @@ def test_lost_connection_while_running():
     device.close()
     assert port.closed
     assert device.totals() == Totals()
+
+
+def test_an_answer_goes_on_from_the_last_one():
+    port = FakePort(FakeDevice(pace=3))
+    device = loaded(port)
+    expected_tokens = expected([2, 3, 4], 9, 1.0, 7)
+    whole = Request.of([2, 3, 4], 9, 1.0, 7, None, vocabulary=VOCABULARY)
+    left, chosen = whole, []
+    while left:
+        part = left.part(2)
+        chosen += (got := list(device.answer(part)))
+        left = left.after(part, got)
+    assert chosen == expected_tokens
+    resets = [bool(run[3] & RunFlag.RESET) for run in port.device.runs]
+    assert resets == [True, *[False] * (len(resets) - 1)] and len(resets) == 6
+    device.reset()
+    with pytest.raises(UsageError, match="it has no state to go on from"):
+        list(device.answer(Request.reading([1], resume=True)))

@@ -135,6 +135,8 @@ def _load(path: Path) -> ctypes.CDLL:
         ("create", pointer, (ctypes.POINTER(_Shape), ctypes.POINTER(pointer))),
         ("delete", None, (pointer,)),
         ("start", None, (pointer,)),
+        ("state", None, (pointer, pointer)),
+        ("restore", None, (pointer, pointer)),
         ("step", None, (pointer, number)),
         ("head", None, (pointer, pointer, number, ctypes.POINTER(_Scale))),
         ("choose", number, (pointer, ctypes.POINTER(_Scale), number)),
@@ -193,6 +195,7 @@ class NativeModel:
     def __init__(self, model: IntegerModel, library: Path, threads: int = 1):
         shape = model.shape
         self.vocabulary = shape.vocabulary
+        self._state_shape = (shape.layers, shape.hidden)
         self._library = _load(library)
         tensors = [np.ascontiguousarray(model[name]) for name in _tensor_names(shape.layers)]
         self._embedding = tensors[:2]
@@ -219,6 +222,19 @@ class NativeModel:
     def start(self) -> None:
         """Go to the zero state; `head` and `choose` need a token from then on."""
         self._library.model_start(self._model)
+
+    @property
+    def state(self) -> np.ndarray:
+        """Of all tokens since the start, int32 (layers, hidden)."""
+        state = np.empty(self._state_shape, dtype=np.int32)
+        self._library.model_state(self._model, state.ctypes.data)
+        return state
+
+    @state.setter
+    def state(self, state: np.ndarray) -> None:
+        values = np.ascontiguousarray(state, dtype=np.int32)
+        assert values.shape == self._state_shape
+        self._library.model_restore(self._model, values.ctypes.data)
 
     def step(self, token: int) -> None:
         """Take a token of the vocabulary through all layers."""

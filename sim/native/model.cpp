@@ -652,6 +652,19 @@ class Model {
         for (Layer &layer : layers_) std::fill_n(layer.state.data(), hidden_, 0);
     }
 
+    void state(int32_t *values) const {
+        for (const Layer &layer : layers_) {
+            values = std::copy_n(layer.state.data(), shape_.hidden, values);
+        }
+    }
+
+    void restore(const int32_t *values) {
+        for (Layer &layer : layers_) {
+            std::copy_n(values, shape_.hidden, layer.state.data());
+            values += shape_.hidden;
+        }
+    }
+
     void step(uint32_t token) {
         const int8_t *codes = embedding_codes_ + size_t{token} * shape_.hidden;
         const int32_t scale = embedding_scale_[token];
@@ -799,6 +812,15 @@ void *model_create(const Shape *shape, const void *const *tensors) {
 void model_delete(void *model) { delete static_cast<Model *>(model); }
 
 void model_start(void *model) { static_cast<Model *>(model)->start(); }
+
+// The hidden states, layer by layer.
+void model_state(const void *model, int32_t *values) {
+    static_cast<const Model *>(model)->state(values);
+}
+
+void model_restore(void *model, const int32_t *values) {
+    static_cast<Model *>(model)->restore(values);
+}
 
 void model_step(void *model, uint32_t token) { static_cast<Model *>(model)->step(token); }
 
