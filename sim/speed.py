@@ -1,11 +1,14 @@
-"""How fast a board's machine is, as the report of its build says."""
+"""How fast a model runs: a board's machine, in cycles; any device, by the clock on the wall."""
 
 from __future__ import annotations
 
+import statistics
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from host.compiler import Image, compile_image
+from host.device import Device
 from host.errors import FitError
 from hw.boards import Board
 from sim.profile import Profile, measure, unmeasured
@@ -75,3 +78,39 @@ def _compile(integers: IntegerModel, name: str, board: Board) -> Image:
         return compile_image(integers, board.geometry)
     except FitError as error:
         raise FitError(f"{name}: {error}") from None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pace:
+    """Generated tokens per second of some runs: of time that passed, and of a processor's time.
+
+    Other programs take none of the latter; of a device that is another program it says nothing.
+    """
+
+    walls: tuple[float, ...]
+    processors: tuple[float, ...]
+
+    @property
+    def tokens_per_s(self) -> float:
+        """The median, by the clock on the wall."""
+        return statistics.median(self.walls)
+
+    @property
+    def tokens_per_processor_s(self) -> float:
+        """The median, of a processor's time."""
+        return statistics.median(self.processors)
+
+
+def pace(
+    device: Device, model: IntegerModel, *, tokens: int, runs: int, temperature: float = 0.0
+) -> Pace:
+    """Loads a model and times runs from its start token, all but a first one."""
+    device.load(model)
+    walls, processors = [], []
+    for seed in range(runs + 1):
+        wall, processor = time.perf_counter(), time.process_time()
+        for _ in device.generate([model.start_token], tokens, temperature=temperature, seed=seed):
+            pass
+        walls.append(tokens / (time.perf_counter() - wall))
+        processors.append(tokens / max(time.process_time() - processor, 1e-9))
+    return Pace(walls=tuple(walls[1:]), processors=tuple(processors[1:]))

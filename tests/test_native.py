@@ -10,23 +10,22 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from host.errors import DeviceError, UsageError
 from host.urls import open_device
 from sim import libraries, losses, native
 from sim.compiler import SimulationError
-from sim.golden import GoldenModel, choose
 from sim.golden_device import GoldenDevice
 from sim.native import NativeDevice, NativeModel
 from sim.native.__main__ import main
+from sim.native.check import DifferenceError, check, compare
 from tests.models import model_at_the_bounds, random_model
 from weights.checkpoint import ModelShape
 from weights.files import ZOO
-from weights.fixed import Scale
 from weights.model import IntegerModel
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -50,9 +49,6 @@ SHAPES = [
 LARGE = ModelShape(hidden=500, layers=2, intermediate=900, vocabulary=3000)
 """Its matrices are shared out among threads."""
 
-WAYS = (None, Scale.from_float(1.0), Scale.from_float(1 / 3), Scale.from_float(100.0))
-"""Greedy, and inverse temperatures."""
-
 
 @pytest.fixture(scope="session", params=FLAVOURS)
 def library(request) -> Path:
@@ -66,36 +62,18 @@ def library_here() -> Path:
     return libraries.library(FLAVOURS["here"])
 
 
-def compare(ours: NativeModel, model: IntegerModel, steps: int, seed: int = 1) -> None:
-    """Sums, scales and choices of a generation, greedy or sampled at every token."""
-    golden = GoldenModel(model)
-    ours.start()
-    token, noise = model.start_token, 0x12345678 + seed
-    for step in range(steps):
-        ours.step(token)
-        golden.step([token])
-        sums, sigma = ours.head()
-        expected, (scale,) = golden.head()
-        np.testing.assert_array_equal(sums, expected[0])
-        assert sigma == scale
-        way = WAYS[step % len(WAYS)]
-        token = choose(expected[0], scale, way, noise)
-        assert ours.choose(way, noise) == token
-        noise += 0x9E3779B
-
-
 @pytest.mark.whole
 @pytest.mark.parametrize("path", sorted(ZOO.glob("*.safetensors")), ids=lambda path: path.stem)
 def test_shipped_models(library_here, path):
     model = IntegerModel.load(path)
-    compare(NativeModel(model, library_here), model, 300)
+    compare([NativeModel(model, library_here)], model, 300)
 
 
 @pytest.mark.whole
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_any_shape(library, shape, tmp_path):
     model = random_model(tmp_path, shape, seed=shape.hidden)
-    compare(NativeModel(model, library), model, 60)
+    compare([NativeModel(model, library)], model, 60)
 
 
 @pytest.mark.whole
@@ -103,7 +81,41 @@ def test_any_shape(library, shape, tmp_path):
 def test_values_at_the_bounds(library, seed, tmp_path):
     shape = ModelShape(hidden=35, layers=2, intermediate=21, vocabulary=301)
     model = model_at_the_bounds(random_model(tmp_path, shape, seed=3), seed)
-    compare(NativeModel(model, library), model, 12, seed)
+    compare([NativeModel(model, library)], model, 12, seed)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", sorted(ZOO.glob("*.safetensors")), ids=lambda path: path.stem)
+def test_shipped_models_at_length(library_here, path):
+    assert check(IntegerModel.load(path), library_here, 20_000, sequences=200) == 20_000
+
+
+@pytest.mark.whole
+def test_sequences_go_their_own_ways(library_here, tmp_path):
+    """A check is of many texts; the models that it is given are each compared from the start."""
+    model = random_model(tmp_path, SHAPES[1], seed=2)
+    natives = [NativeModel(model, library_here) for _ in range(5)]
+    natives[3].step(7)
+    compare(natives, model, 12)
+    assert len({native.state.tobytes() for native in natives}) == 5
+    assert check(model, library_here, 31, sequences=10) == 40
+    assert check(model, library_here, 3, sequences=10) == 3
+
+
+@pytest.mark.whole
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ("layers.1.mlp.gate.trits", r"^sums of the head at token 0 of sequence 0: number \d+ is "),
+        ("head.scale", r"^scale of the head at token 0 of sequence 0: number 0 is "),
+    ],
+)
+def test_a_difference_is_told(library_here, tmp_path, change, told):
+    model = random_model(tmp_path, SHAPES[1], seed=2)
+    other = {name: model[name].copy() for name in model.tensors}
+    other[change].flat[0] ^= 1
+    with pytest.raises(DifferenceError, match=told):
+        compare([NativeModel(replace(model, tensors=other), library_here)], model, 4)
 
 
 @pytest.fixture(scope="session")
@@ -114,7 +126,7 @@ def large(tmp_path_factory) -> IntegerModel:
 @pytest.mark.whole
 @pytest.mark.parametrize("threads", [2, 3, 8])
 def test_threads_change_nothing(library, large, threads):
-    compare(NativeModel(large, library, threads), large, 40)
+    compare([NativeModel(large, library, threads)], large, 40)
 
 
 @pytest.mark.whole
@@ -296,7 +308,8 @@ def test_no_warnings(tmp_path, monkeypatch):
 def test_speeds_are_printed(capsys, library_here):
     assert main(["stories-tiny", "--threads", "1", "--threads", "2", "--tokens", "9"]) == 0
     one, two = capsys.readouterr().out.splitlines()
-    assert one.startswith("1 thread: ") and two.startswith("2 threads: ")
+    assert one.startswith("stories-tiny, 1 thread: ")
+    assert two.startswith("stories-tiny, 2 threads: ")
     for line in (one, two):
         figures = re.fullmatch(
             r".* ([\d,]+) tokens/s \(([\d,]+) to ([\d,]+)\), ([\d,]+) a second of a processor", line
@@ -305,8 +318,26 @@ def test_speeds_are_printed(capsys, library_here):
         assert 0 < low <= median <= high and busy > 0
 
 
+@pytest.mark.whole
+def test_checks_are_printed(capsys, library_here, monkeypatch):
+    words = ["stories-nano", "stories-tiny", "--check", "50", "--sequences", "20"]
+    assert main(words) == 0
+    lines = capsys.readouterr().out.splitlines()
+    for name, line in zip(("nano", "tiny"), lines, strict=True):
+        assert re.fullmatch(rf"stories-{name}, 1 thread: 60 tokens equal to golden, in \d+ s", line)
+    monkeypatch.setattr("sim.native.check.choose", lambda *_: 0)
+    assert main(words) == 1
+    output, errors = capsys.readouterr()
+    assert output == "" and errors.count("\n") == 1
+    assert "stories-nano: choice after token 0 of sequence 0: number 0 is" in errors
+
+
 @pytest.mark.parametrize(
-    "words", [["--tokens", "0"], ["--runs", "0"], ["--threads", "0"], ["--threads", "257"]]
+    "words",
+    [
+        *(["--tokens", "0"], ["--runs", "0"], ["--threads", "0"], ["--threads", "257"]),
+        *(["--check", "0"], ["--sequences", "0"]),
+    ],
 )
 def test_numbers_are_checked(capsys, words):
     with pytest.raises(SystemExit) as exit:

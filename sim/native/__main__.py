@@ -1,8 +1,10 @@
-"""How fast a model runs on this machine: ``python -m sim.native MODEL``.
+"""How fast models run on this machine, or whether they run right: ``python -m sim.native MODEL``.
 
-A line each for one thread and for as many as there are processors, or for each ``--threads N``:
-generated tokens per second, the median of some runs, the slowest and the fastest of them, and the
-median of tokens per second of processor time, which other programs take no part of.
+A line for each model with one thread and with as many as there are processors, or with each
+``--threads N``: generated tokens per second, the median of some runs, the slowest and the fastest
+of them, and the median of tokens per second of processor time, of which other programs take none.
+
+``--check N`` compares so many tokens with the golden model instead, to the bit.
 """
 
 from __future__ import annotations
@@ -10,23 +12,30 @@ from __future__ import annotations
 from weights import early as early  # isort: split
 
 import contextlib
-import statistics
 import sys
 import time
 from collections.abc import Sequence
 
-from host.device import Device
-from sim.native import MOST_THREADS, NativeDevice, processors
+from sim import libraries
+from sim.native import MOST_THREADS, NativeDevice, processors, recipe_here
+from sim.native.check import DifferenceError, check
+from sim.speed import pace
 from weights.commandline import OneLineParser, program
 from weights.model import IntegerModel
+from weights.store import shipped_models
 from weights.store_commands import add_source_arguments, find_model
 
 
 def _parser() -> OneLineParser:
     parser = OneLineParser(
-        prog="python -m sim.native", description="Time a model on this machine's processors."
+        prog="python -m sim.native", description="Time or check models on this machine."
     )
-    parser.add_argument("model", help="shipped model, path, or ORG/NAME[@REVISION] on a hub")
+    parser.add_argument(
+        "models",
+        nargs="*",
+        metavar="MODEL",
+        help="shipped model, path, or ORG/NAME[@REVISION] on a hub (default: all that are shipped)",
+    )
     add_source_arguments(parser)
     parser.add_argument(
         "--threads",
@@ -38,21 +47,33 @@ def _parser() -> OneLineParser:
     parser.add_argument("--tokens", type=int, default=200, metavar="N", help="of a run (200)")
     parser.add_argument("--runs", type=int, default=9, metavar="N", help="runs to time (9)")
     parser.add_argument("--temperature", type=float, default=0.0, metavar="T", help="0: greedy")
+    parser.add_argument(
+        "--check", type=int, metavar="N", help="compare so many tokens with the golden model"
+    )
+    parser.add_argument(
+        "--sequences", type=int, default=200, metavar="N", help="of those at once (200)"
+    )
     return parser
 
 
-def _speeds(
-    device: Device, prompt: list[int], tokens: int, runs: int, temperature: float
-) -> tuple[list[float], list[float]]:
-    """Tokens per second, and per second of processor time, of each run but one before them."""
-    walls, processors = [], []
-    for seed in range(runs + 1):
-        wall, processor = time.perf_counter(), time.process_time()
-        for _ in device.generate(prompt, tokens, temperature=temperature, seed=seed):
-            pass
-        walls.append(tokens / (time.perf_counter() - wall))
-        processors.append(tokens / max(time.process_time() - processor, 1e-9))
-    return walls[1:], processors[1:]
+def _time(model: IntegerModel, threads: int, tokens: int, runs: int, temperature: float) -> str:
+    with contextlib.closing(NativeDevice(threads)) as device:
+        found = pace(device, model, tokens=tokens, runs=runs, temperature=temperature)
+    return (
+        f"{found.tokens_per_s:,.0f} tokens/s "
+        f"({min(found.walls):,.0f} to {max(found.walls):,.0f}), "
+        f"{found.tokens_per_processor_s:,.0f} a second of a processor"
+    )
+
+
+def _check(name: str, model: IntegerModel, threads: int, tokens: int, sequences: int) -> str:
+    library = libraries.library(recipe_here())
+    start = time.perf_counter()
+    try:
+        compared = check(model, library, tokens, sequences=sequences, threads=threads)
+    except DifferenceError as error:
+        raise DifferenceError(f"{name}: {error}") from None
+    return f"{compared:,} tokens equal to golden, in {time.perf_counter() - start:,.0f} s"
 
 
 @program
@@ -65,23 +86,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         ("threads", numbers, MOST_THREADS),
         ("tokens", [options.tokens], 1 << 20),
         ("runs", [options.runs], 1 << 10),
+        ("check", [] if options.check is None else [options.check], 1 << 40),
+        ("sequences", [options.sequences], 1 << 12),
     ):
         for value in values:
             if not 1 <= value <= most:
                 parser.error(f"--{name} must be 1 to {most}, not {value}")
-    model = IntegerModel.load(find_model(options.model, options.source, options.offline))
-    for threads in numbers:
-        with contextlib.closing(NativeDevice(threads)) as device:
-            device.load(model)
-            walls, times = _speeds(
-                device, [model.start_token], options.tokens, options.runs, options.temperature
-            )
-        print(
-            f"{threads} thread{'s' * (threads > 1)}: {statistics.median(walls):,.0f} tokens/s "
-            f"({min(walls):,.0f} to {max(walls):,.0f}), "
-            f"{statistics.median(times):,.0f} a second of a processor",
-            flush=True,
-        )
+    for name in options.models or shipped_models():
+        model = IntegerModel.load(find_model(name, options.source, options.offline))
+        for threads in options.threads or [1] if options.check else numbers:
+            if options.check:
+                told = _check(name, model, threads, options.check, options.sequences)
+            else:
+                told = _time(model, threads, options.tokens, options.runs, options.temperature)
+            print(f"{name}, {threads} thread{'s' * (threads > 1)}: {told}", flush=True)
     return 0
 
 
