@@ -72,6 +72,9 @@ class Device(Protocol):
     def logits(self, tokens: Sequence[int]) -> Iterator[np.ndarray]:
         """After each token of a sequence, from the zero state, the float64 logits of the next."""
 
+    def check(self) -> None:
+        """Raises DeviceError if it is gone, or has lost its last answer's state; nothing may run."""
+
     def counters(self) -> list[tuple[str, int]]:
         """Name and cycles of each program step, over all of the last generate or logits."""
 
@@ -260,6 +263,11 @@ class LinkDevice:
             tokens=sums.tokens + run.tokens,
         )
         self._counters = [a + b for a, b in zip(self._counters, counts, strict=True)]
+
+    def check(self) -> None:
+        image = self._loaded()
+        with self._trusting():
+            self._runs.check(image)
 
     def counters(self) -> list[tuple[str, int]]:
         return list(zip(self._loaded().steps, self._counters, strict=False))

@@ -46,12 +46,14 @@ class Runs:
         self._link = link
         self.turns = Turns(link.name)
         self._session = 0
-        self._run_id = random.randrange(1, 1 << 32)
+        self._count = random.randrange(1 << 32)  # so that runs of two hosts differ
+        self._run_id = 0  # of the run that the device had last
 
     def claim(self) -> None:
         """Take the device over for this host, before a model is put into it."""
         self._session = random.randrange(1, 1 << 32)
         self._link.exchange(Command.CLAIM, argument_struct(Command.CLAIM).pack(self._session))
+        self._run_id = 0
 
     def begin(self, resume: bool = False) -> int:
         """A turn of its own on the device, on which nothing runs then; see `Turns.begin`."""
@@ -69,7 +71,8 @@ class Runs:
         self.turns.check(turn)
         prompt, stop = request.prompt, request.stop
         self._link.write(MemorySpace.TOKENS, 0, struct.pack(f"<{len(prompt)}H", *prompt))
-        self._run_id = self._run_id % 0xFFFFFFFF + 1
+        self._count += 1
+        self._run_id = self._count % 0xFFFFFFFF + 1
         order = RunRequest(
             context=CONTEXT,
             session=self._session,
@@ -145,7 +148,7 @@ class Runs:
 
     def _given_up(self, error: DeviceError) -> DeviceError:
         """The error, once the run that it is about is ended: nobody follows it any more."""
-        self._link.exchange(Command.RESET)
+        self._reset()
         return error
 
     def _poll(self, start: int, most: int) -> PollReply | None:
@@ -175,21 +178,29 @@ class Runs:
     def read(self, image: Image, space: MemorySpace, address: int, count: int) -> bytes:
         """What the last run left in a memory; it and what was read before are proven to be that."""
         data = self._link.read(space, address, count)
-        self._chosen(image, 0xFFFF, 1)
+        self.check(image)
         return data
+
+    def check(self, image: Image) -> None:
+        """Raises DeviceError unless the device is there, and its last run is this host's."""
+        self._chosen(image, 0xFFFF, 1)
 
     def stop(self) -> None:
         """End what is running after its current token, and wait for that."""
         self._link.exchange(Command.STOP)
         if self._poll(0xFFFF, self._link.attempts * POLL_CYCLES) is None:
-            self._link.exchange(Command.RESET)
+            self._reset()
         self.active = False
 
     def reset(self) -> None:
         """End what is running at once, and with it all turns."""
         self.turns.begin()
-        self._link.exchange(Command.RESET)
+        self._reset()
         self.active = False
+
+    def _reset(self) -> None:
+        self._link.exchange(Command.RESET)
+        self._run_id = 0
 
 
 def _sensible(image: Image, reply: PollReply, start: int, end: int) -> bool:

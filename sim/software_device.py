@@ -143,6 +143,9 @@ class SoftwareDevice:
             self._tokens = 0
         return turn
 
+    def check(self) -> None:
+        """It cannot be lost."""
+
     def counters(self) -> list[tuple[str, int]]:
         return []
 

@@ -705,3 +705,24 @@ def test_an_answer_goes_on_from_the_last_one():
     device.reset()
     with pytest.raises(UsageError, match="it has no state to go on from"):
         list(device.answer(Request.reading([1], resume=True)))
+
+
+def test_a_device_is_looked_after_while_nothing_runs():
+    port = FakePort(FakeDevice())
+    device = loaded(port, attempts=2)
+    device.check()
+    list(device.generate([1], 3))
+    device.check()
+    device.reset()
+    device.check()
+    list(device.generate([1], 3))
+    port.device = FakeDevice()  # it lost its power
+    with pytest.raises(DeviceError, match="it no longer holds the run"):
+        device.check()
+    with pytest.raises(UsageError, match="no model is loaded"):
+        device.check()
+    device.load(None)
+    device.check()
+    port.silent = True
+    with pytest.raises(DeviceError, match="no answer"):
+        device.check()
