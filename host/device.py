@@ -73,7 +73,7 @@ class Device(Protocol):
         """After each token of a sequence, from the zero state, the float64 logits of the next."""
 
     def check(self) -> None:
-        """Raises DeviceError if it is gone, or has lost its last answer's state; nothing may run."""
+        """Raises DeviceError if it is gone or has lost its last answer's state; nothing may run."""
 
     def counters(self) -> list[tuple[str, int]]:
         """Name and cycles of each program step, over all of the last generate or logits."""

@@ -1,0 +1,356 @@
+"""Sessions that share a device: every one as if alone, in turn, and none hurt by another."""
+
+from __future__ import annotations
+
+import contextlib
+import queue
+import threading
+import time
+
+import pytest
+
+from host.device import Device
+from host.errors import DeviceError, FitError, HostError, UsageError
+from host.request import Request
+from host.serve import scheduler
+from host.serve.prefixes import Prefixes
+from host.serve.scheduler import (
+    Ending,
+    QueueFullError,
+    Reason,
+    Scheduler,
+    State,
+    UnavailableError,
+)
+from hw.arch.protocol import Totals
+from sim.golden_device import GoldenDevice
+from tests.models import random_model
+from weights.checkpoint import ModelShape
+
+SHAPE = ModelShape(hidden=16, layers=2, intermediate=24, vocabulary=101)
+LONG = 30.0
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return random_model(tmp_path_factory.mktemp("model"), SHAPE, 5)
+
+
+def request(prompt, tokens, temperature=0.0, seed=0, stop=None) -> Request:
+    return Request.of(prompt, tokens, temperature, seed, stop, vocabulary=SHAPE.vocabulary)
+
+
+class Collector:
+    """A sink that keeps what comes, and sees that nothing comes after the end."""
+
+    def __init__(self):
+        self.tokens: list[int] = []
+        self.came = queue.SimpleQueue()
+        self.ending: Ending | None = None
+        self._ended = threading.Event()
+
+    def token(self, token: int) -> None:
+        assert self.ending is None
+        self.tokens.append(token)
+        self.came.put(token)
+
+    def end(self, ending: Ending) -> None:
+        assert self.ending is None
+        self.ending = ending
+        self._ended.set()
+
+    def result(self) -> list[int]:
+        assert self._ended.wait(LONG)
+        return self.tokens
+
+
+class Gate:
+    """A golden device that gives a token only when it may, or fails."""
+
+    def __init__(self):
+        self.device = GoldenDevice()
+        self.open = threading.Event()
+        self.open.set()
+        self.fault: HostError | None = None
+        self.read: list[tuple[int, ...]] = []
+        self.closed = 0
+
+    def __getattr__(self, name):
+        return getattr(self.device, name)
+
+    def answer(self, request):
+        self.read.append(request.prompt)
+        for token in self.device.answer(request):
+            assert self.open.wait(LONG)
+            if self.fault:
+                raise self.fault
+            yield token
+
+    def check(self):
+        if self.fault:
+            raise self.fault
+
+    def close(self):
+        self.closed += 1
+
+
+def ready(server: Scheduler) -> Scheduler:
+    end = time.monotonic() + LONG
+    while server.status().state != State.READY:
+        assert time.monotonic() < end, server.status()
+        time.sleep(0.005)
+    return server
+
+
+@contextlib.contextmanager
+def serving(device: Device, model, **options):
+    server = Scheduler(lambda: device, model, **options)
+    server.start()
+    try:
+        yield ready(server)
+    finally:
+        server.close()
+        assert not server._thread.is_alive()
+
+
+def alone(model, request: Request) -> list[int]:
+    device = GoldenDevice()
+    device.load(model)
+    return list(device.answer(request))
+
+
+REQUESTS = [
+    request([(7 * n + i) % 101 for i in range(1 + n % 9)], 1 + 3 * n, 0.5 * (n % 3), seed=n)
+    for n in range(24)
+]
+
+
+@pytest.mark.parametrize("tokens", [1, 2, 5, 4096])
+def test_each_session_is_as_if_alone(model, monkeypatch, tokens):
+    """Slices of any length, all sessions at once."""
+    monkeypatch.setattr(scheduler._Pace, "tokens", lambda self, alone: tokens)
+    with serving(GoldenDevice(), model) as server:
+        sinks = [Collector() for _ in REQUESTS]
+        sessions = [server.submit(r, sink) for r, sink in zip(REQUESTS, sinks, strict=True)]
+        for wanted, sink, session in zip(REQUESTS, sinks, sessions, strict=True):
+            assert sink.result() == alone(model, wanted)
+            assert sink.ending == Ending(reason=Reason.LENGTH)
+            figures = session.figures
+            assert (figures.prompt, figures.chosen) == (len(wanted.prompt), wanted.tokens)
+            read = figures.prompt - figures.reused + figures.chosen - 1
+            assert figures.tokens == read
+            assert min(figures.waited_s, figures.prompt_s, figures.chosen_s) >= 0
+        status = server.status()
+        assert status.sessions == () and status.totals.sessions == 24
+        assert status.totals.chosen == sum(r.tokens for r in REQUESTS)
+        assert status.totals.read + status.totals.reused == sum(len(r.prompt) for r in REQUESTS)
+        assert status.totals.longest_wait_s >= max(s.figures.waited_s for s in sessions)
+        swaps = status.totals.swaps
+        assert swaps == 0 if tokens == 4096 else swaps > 24
+
+
+def test_stop_token_ends_a_session(model):
+    free = alone(model, request([3, 4], 40, 1.0, 8))
+    wanted = request([3, 4], 40, 1.0, 8, stop=[free[17]])
+    with serving(GoldenDevice(), model) as server:
+        sink = Collector()
+        server.submit(wanted, sink)
+        assert sink.result() == free[: free.index(free[17]) + 1]
+        assert sink.ending == Ending(reason=Reason.STOP)
+
+
+def test_a_short_one_does_not_wait_for_a_long_one(model, monkeypatch):
+    monkeypatch.setattr(scheduler._Pace, "tokens", lambda self, alone: 3)
+    with serving(GoldenDevice(), model) as server:
+        long, short = Collector(), Collector()
+        server.submit(request([1], 100_000), long)
+        long.came.get(timeout=LONG)
+        server.submit(request([2, 3], 8), short)
+        assert short.result() == alone(model, request([2, 3], 8))
+        assert long.ending is None
+        (session,) = server.status().sessions
+        session.cancel()
+        long.result()
+        assert long.ending == Ending(reason=Reason.CANCELLED)
+    assert long.tokens == alone(model, request([1], len(long.tokens)))
+
+
+def test_who_goes_away_frees_the_place_within_a_token(model):
+    gate = Gate()
+    with serving(gate, model, slots=2) as server:
+        gate.open.clear()
+        gone, second = Collector(), Collector()
+        session = server.submit(request([1], 1000), gone)
+        server.submit(request([5], 3), second)
+        with pytest.raises(QueueFullError, match="all 2 places at the device are taken") as full:
+            server.submit(request([6], 3), Collector())
+        assert full.value.retry_after >= 1
+        session.cancel()
+        assert len(server.status().sessions) == 1
+        server.submit(request([6], 3), third := Collector())
+        gate.open.set()
+        assert second.result() == alone(model, request([5], 3))
+        assert third.result() == alone(model, request([6], 3))
+        assert gone.result() == [] and gone.ending.reason == Reason.CANCELLED
+        assert server.status().totals.cancelled == 1
+
+
+def test_a_device_that_fails_ends_sessions_and_comes_back(model, monkeypatch):
+    monkeypatch.setattr(scheduler, "RETRY_SECONDS", (0.05, 0.05))
+    gate, away = Gate(), threading.Event()
+
+    def open_device():
+        if away.is_set():
+            raise DeviceError("x: no such device")
+        return gate
+
+    server = Scheduler(open_device, model)
+    server.start()
+    with contextlib.closing(ready(server)):
+        sinks = [Collector() for _ in range(3)]
+        for n, sink in enumerate(sinks):
+            server.submit(request([n], 1_000_000), sink)
+        for sink in sinks:
+            sink.came.get(timeout=LONG)
+        away.set()
+        gate.fault = DeviceError("x: connection lost; connect it again")
+        for sink in sinks:
+            sink.result()
+            assert sink.ending == Ending(reason=Reason.FAILED, error=gate.fault)
+        with pytest.raises(UnavailableError, match=r"^x: (connection lost|no such device)"):
+            server.submit(request([1], 1), Collector())
+        assert server.status().state == State.LOST and server.status().totals.failed == 3
+        gate.fault = None
+        away.clear()
+        ready(server)
+        server.submit(REQUESTS[7], again := Collector())
+        assert again.result() == alone(model, REQUESTS[7])
+        assert gate.closed == 1
+
+
+def test_a_device_with_nothing_to_do_is_looked_after(model, monkeypatch):
+    monkeypatch.setattr(scheduler, "CHECK_SECONDS", 0.01)
+    monkeypatch.setattr(scheduler, "RETRY_SECONDS", (0.01, 0.01))
+    gate = Gate()
+    with serving(gate, model) as server:
+        gate.fault = DeviceError("x: gone")
+        end = time.monotonic() + LONG
+        while server.status().error != "x: gone":
+            assert time.monotonic() < end
+        gate.fault = None
+        ready(server)
+        assert server.status().error is None
+
+
+def test_what_waiting_cannot_mend_is_told(model):
+    """At the first opening everything; later what is wrong with the device that came back."""
+
+    class Small(GoldenDevice):
+        def load(self, model, progress=None):
+            raise FitError("model does not fit")
+
+    for open_device, message in (
+        (lambda: (_ for _ in ()).throw(DeviceError("x: no such device")), "no such device"),
+        (Small, "model does not fit"),
+    ):
+        failures: list[HostError] = []
+        server = Scheduler(open_device, model, fail=failures.append)
+        server.start()
+        server._thread.join(LONG)
+        (failure,) = failures
+        assert message in str(failure) and message in server.status().error
+        with pytest.raises(UnavailableError, match=message):
+            server.submit(request([1], 1), Collector())
+        server.close()
+
+
+def test_what_is_wrong_with_one_session_hurts_no_other(model):
+    class Picky(Gate):
+        def answer(self, request):
+            if 13 in request.prompt:
+                raise UsageError("x: not this one")
+            return super().answer(request)
+
+    with serving(Picky(), model) as server:
+        first, second = Collector(), Collector()
+        server.submit(request([13], 3), first)
+        server.submit(request([1], 3), second)
+        assert second.result() == alone(model, request([1], 3))
+        assert first.result() == [] and str(first.ending.error) == "x: not this one"
+        assert server.status().state == State.READY
+
+
+def test_closing_ends_all(model):
+    gate = Gate()
+    with serving(gate, model) as server:
+        sinks = [Collector() for _ in range(3)]
+        for sink in sinks:
+            server.submit(request([1], 1_000_000), sink)
+        sinks[0].came.get(timeout=LONG)
+    assert [sink.ending.reason for sink in sinks] == [Reason.CANCELLED] * 3
+    assert gate.closed == 1
+    with pytest.raises(UnavailableError):
+        server.submit(request([1], 1), Collector())
+
+
+# Prompts with a common beginning -----------------------------------------------------------------
+
+
+def test_a_common_beginning_is_read_once(model):
+    """The second prompt that has it makes its state be kept, the third one need not read it."""
+    common = list(range(30, 60))
+    gate = Gate()
+    with serving(gate, model) as server:
+        sessions = []
+        for n in range(4):
+            wanted = request([*common, n, n + 1], 6)
+            sessions.append(server.submit(wanted, sink := Collector()))
+            assert sink.result() == alone(model, wanted)
+        assert [s.figures.reused for s in sessions] == [0, 0, 30, 30]
+        assert server.status().totals.reused == 60
+        gate.read.clear()
+        # A conversation goes on: what was asked and answered is not read again.
+        asked = request([90, 91, 92, *range(20)], 10)
+        server.submit(asked, sink := Collector())
+        answer = sink.result()
+        more = request([*asked.prompt, *answer, 5, 6], 10)
+        session = server.submit(more, sink := Collector())
+        assert sink.result() == alone(model, more)
+        assert session.figures.reused == len(asked.prompt) + 9
+        assert gate.read[-1] == (answer[-1], 5, 6)
+
+
+def test_prefixes():
+    kept = Prefixes(capacity=2, recent=3)
+    assert kept.longest((1, 2, 3)) == (0, None)
+    assert kept.branch((1, 2, 3, 4)) == 0
+    assert kept.branch((1, 2, 9, 9)) == 2
+    assert kept.branch((1, 2, 3, 4)) == 3  # the last one is always read
+    assert kept.branch((5,)) == kept.branch((5,)) == 0
+    a, b, c = object(), object(), object()
+    kept.keep([1, 2], a)
+    kept.keep([1, 2, 3], b)
+    assert kept.longest((1, 2, 3, 4)) == (3, b)
+    assert kept.longest((1, 2, 3)) == (2, a)
+    assert kept.longest((1, 2)) == (0, None)
+    assert kept.longest((1, 9, 3)) == (0, None)
+    kept.keep([7], c)
+    assert len(kept) == 2
+    assert kept.longest((1, 2, 3, 4)) == (2, a)  # b was of no use for longest
+    assert kept.longest((7, 7)) == (1, c)
+
+
+def test_figures_of_a_device_that_counts(model):
+    class Counting(GoldenDevice):
+        def totals(self):
+            tokens = super().totals().tokens
+            return Totals(tokens=tokens, cycles=100 * tokens, engine_cycles=30 * tokens)
+
+    with serving(Counting(), model) as server:
+        session = server.submit(request([1, 2, 3], 12), sink := Collector())
+        sink.result()
+        figures = session.figures
+        assert (figures.tokens, figures.cycles, figures.engine_cycles) == (14, 1400, 420)
+        totals = server.status().totals
+        assert (totals.tokens, totals.cycles, totals.engine_cycles) == (14, 1400, 420)
+        assert totals.seconds > 0
