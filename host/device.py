@@ -44,7 +44,7 @@ class Device(Protocol):
         temperature: float = 0.0,
         seed: int = 0,
         stop: Stop = None,
-    ) -> Iterator[int]:
+    ) -> Generator[int, None, None]:
         """The tokens that follow a prompt, as they come, from the zero state.
 
         Ends after ``tokens`` tokens or with a token of ``stop``. Temperature 0 is greedy. Closing
@@ -53,7 +53,7 @@ class Device(Protocol):
         that is under way, whose iterator then raises DeviceError.
         """
 
-    def answer(self, request: Request) -> Iterator[int]:
+    def answer(self, request: Request) -> Generator[int, None, None]:
         """`generate` of a request that was made before, from the state that it names.
 
         Raises UsageError for one that resumes where the last answer was not taken to its end.
@@ -158,7 +158,7 @@ class LinkDevice:
         temperature: float = 0.0,
         seed: int = 0,
         stop: Stop = None,
-    ) -> Iterator[int]:
+    ) -> Generator[int, None, None]:
         """The tokens that follow a prompt, as they come; see `Device.generate`.
 
         Prompt and tokens may be longer than the device's token buffer: runs of that length follow
@@ -178,11 +178,11 @@ class LinkDevice:
         )
         return self._answer(image, request)
 
-    def answer(self, request: Request) -> Iterator[int]:
+    def answer(self, request: Request) -> Generator[int, None, None]:
         """The tokens that a request asks for; see `Device.answer` and `generate`."""
         return self._answer(self._loaded(), request)
 
-    def _answer(self, image: Image, request: Request) -> Iterator[int]:
+    def _answer(self, image: Image, request: Request) -> Generator[int, None, None]:
         turn = self._begin(image, resume=request.resume)
         left: Request | None = request
         while left:

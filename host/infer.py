@@ -104,6 +104,7 @@ def figures(device: Device, model: IntegerModel, generated: int, seconds: float)
 def run(arguments: Any) -> None:
     """Load, generate, report."""
     from host.ports import simulation
+    from host.request import Request
     from host.sampling import initial_noise, inverse_temperature
     from host.urls import open_device
     from weights.model import MAKE_AGAIN, IntegerModel
@@ -123,8 +124,14 @@ def run(arguments: Any) -> None:
     model = IntegerModel.load(path)
     tokenizer = open_tokenizer(model.tokenizer_json, path, MAKE_AGAIN)
     ids = encode_prompt(tokenizer, arguments.prompt, model.shape.vocabulary)
-    prompt = [model.start_token, *ids]
-    stop = () if arguments.no_stop else model.end_tokens
+    request = Request.of(
+        [model.start_token, *ids],
+        arguments.tokens,
+        arguments.temperature,
+        arguments.seed,
+        () if arguments.no_stop else model.end_tokens,
+        vocabulary=model.shape.vocabulary,
+    )
 
     with contextlib.closing(open_device(arguments.device)) as device:
         if profile:
@@ -133,22 +140,15 @@ def run(arguments: Any) -> None:
             device.load(model, progress)
         show = (lambda text: None) if arguments.json else _print
         show(arguments.prompt)
-        stream = TextStream(tokenizer, prompt)
+        stream = TextStream(tokenizer, request.prompt)
         tokens: list[int] = []
         pieces: list[str] = []
         start = time.perf_counter()
-        answer = device.generate(
-            prompt,
-            arguments.tokens,
-            temperature=arguments.temperature,
-            seed=arguments.seed,
-            stop=stop,
-        )
         try:
-            with contextlib.closing(answer):  # type: ignore[type-var]
+            with contextlib.closing(device.answer(request)) as answer:
                 for token in answer:
                     tokens.append(token)
-                    if token not in stop:
+                    if token not in request.stop:
                         pieces.append(stream.feed(token))
                         show(pieces[-1])
             seconds = time.perf_counter() - start
@@ -168,7 +168,7 @@ def run(arguments: Any) -> None:
             _report(device.identify(), speed, len(tokens), seconds)
         if profile:
             taken = profile.of_run(
-                device, model, path.stem, prompt=len(prompt), generated=len(tokens)
+                device, model, path.stem, prompt=len(request.prompt), generated=len(tokens)
             )
             picture = taken.save_svg(profile.build_folder(taken.board))
             report["profile"] = {"picture": str(picture), **taken.to_json()}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -79,17 +79,17 @@ class SoftwareDevice:
         temperature: float = 0.0,
         seed: int = 0,
         stop: Stop = None,
-    ) -> Iterator[int]:
+    ) -> Generator[int, None, None]:
         runner = self._loaded()
         request = Request.of(
             prompt_ids, tokens, temperature, seed, stop, vocabulary=runner.vocabulary
         )
         return self._answer(runner, request)
 
-    def answer(self, request: Request) -> Iterator[int]:
+    def answer(self, request: Request) -> Generator[int, None, None]:
         return self._answer(self._loaded(), request)
 
-    def _answer(self, runner: Runner, request: Request) -> Iterator[int]:
+    def _answer(self, runner: Runner, request: Request) -> Generator[int, None, None]:
         turn = self._begin(runner, request.resume)
         noise = request.noise
         scale = request.inverse_temperature if request.sampled else None

@@ -402,7 +402,7 @@ class TextStream:
     Parameters
     ----------
     tokenizer : Tokenizer
-    context : list of int
+    context : sequence of int
         The tokens before; they decide about blanks, but do not come out.
     """
 
@@ -413,7 +413,7 @@ class TextStream:
     """Characters after which decoding does not depend any more on the token that it began with: a
     character's bytes are found again after three at most."""
 
-    def __init__(self, tokenizer: Tokenizer, context: list[int]) -> None:
+    def __init__(self, tokenizer: Tokenizer, context: Sequence[int]) -> None:
         self._decoder = _Decoder(tokenizer)
         self._window = [token for token in context if self._decoder.says(token)]
         settled = self._settled()

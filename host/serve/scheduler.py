@@ -476,7 +476,7 @@ class Scheduler:
         reading = not session.chosen
         chosen = []
         place.resident = None  # until the part has come to its end
-        with contextlib.closing(device.answer(part)) as answer:  # type: ignore[type-var]
+        with contextlib.closing(device.answer(part)) as answer:
             for token in answer:
                 if session.cancelled.is_set():
                     return Ending(reason=Reason.CANCELLED)
