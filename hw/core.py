@@ -123,8 +123,6 @@ class Core(wiring.Component):
         connect(m, vector.multiplicands, self.multiplicands.read)
         connect(m, vector.vectors, self.vectors.read)
         connect(m, vector.vectors_write, self.vectors.write)
-        connect(m, vector.states, self.states.read)
-        connect(m, vector.states_write, self.states.write)
         m.d.comb += [
             activations.read.address.eq(engine.activations.address),
             engine.activations.data.eq(activations.read.data.as_value()),
@@ -185,8 +183,29 @@ class Core(wiring.Component):
         window.show(
             m,
             sums=self.sums.read.data,
+            states=self.states.read.data,
             register=registers.value,
             counter=sequencer.counter_value,
             totals=sequencer.totals.as_value(),
             token=self.host_token_read.data,
         )
+        self._states(m, window)
+
+    def _states(self, m, window):
+        """The hidden states: a run has them for itself, and between runs the host."""
+        states, vector, space = self.states, self.vector, MemorySpace.STATES
+        # From a register, as it goes to every bit: no access is as near to a run's begin or end.
+        running = Signal(name="run_has_states", attrs=KEEP)
+        m.d.sync += running.eq(self.sequencer.running)
+        beat, enables, item = window.writes(m, space)
+        write, own = states.write, vector.states_write
+        m.d.comb += [
+            states.read.address.eq(Mux(running, vector.states.address, window.address(space))),
+            vector.states.data.eq(states.read.data),
+            write.address.eq(Mux(running, own.address, beat)),
+            write.enable.eq(own.enable.replicate(len(write.enable)) | enables),
+            *(
+                data.eq(Mux(running, result, item))
+                for data, result in zip(write.data, own.data, strict=True)
+            ),
+        ]

@@ -17,6 +17,7 @@ from hw.arch.protocol import (
     READ_HALFWORDS,
     RESPONSE,
     Command,
+    Feature,
     Identity,
     MemorySpace,
     PollReply,
@@ -41,7 +42,11 @@ GEOMETRY = Geometry(
     tokens=24,
 )
 IDENTITY = Identity(
-    board="fake", geometry=GEOMETRY, clock_hz=25_000_000, digest=bytes(range(0x70, 0x80))
+    board="fake",
+    geometry=GEOMETRY,
+    clock_hz=25_000_000,
+    digest=bytes(range(0x70, 0x80)),
+    features=Feature.STATES,
 )
 VOCABULARY = 31
 
@@ -88,6 +93,7 @@ class FakeDevice:
         self.session = 0
         self.run_id = 0
         self.started = False
+        self.stated = False
         self.running = False
         self.produced = 0
         self.runs: list[tuple[int, ...]] = []
@@ -114,6 +120,7 @@ class FakeDevice:
         self.running = False
         count = self.vocabulary
         sums = struct.pack(f"<{count}i", *self.model.sums())
+        self.memory[MemorySpace.STATES][:2] = self.model.state, 0
         self.memory[MemorySpace.SUMS][: 2 * count] = struct.unpack(f"<{2 * count}H", sums)
         scales = [0x4000, -16 & 0xFFFF] * REGISTERS  # 2^-2
         self.memory[MemorySpace.REGISTERS][:] = scales
@@ -166,7 +173,7 @@ class FakeDevice:
                 self.stopping = True
                 self.advance(1)
             case Command.RESET:
-                self.running = self.started = False
+                self.running = self.started = self.stated = False
                 self.run_id = 0
             case Command.CLAIM:
                 return self._claim(*arguments), b""
@@ -181,9 +188,12 @@ class FakeDevice:
         if command == Command.WRITE and HostAccess.WRITE not in access:
             return Reason.BAD_SPACE, b""
         memory = self.memory[MemorySpace(space)]
+        odd = (address | count) % self.spaces[space].granule
         # The hardware looks at the numbers' high bits before it looks whether it is busy.
         beyond = max(address, count).bit_length() > max(map(len, self.memory.values())).bit_length()
         if beyond or (command == Command.READ and count > READ_HALFWORDS):
+            return Reason.BAD_RANGE, b""
+        if command == Command.WRITE and odd:
             return Reason.BAD_RANGE, b""
         if self.running and not (command != Command.WRITE and HostAccess.ALWAYS in access):
             return Reason.BUSY, b""
@@ -191,19 +201,28 @@ class FakeDevice:
             return Reason.BAD_RANGE, b""
         if command == Command.WRITE:
             self.writes += 1
-            memory[address : address + count] = struct.unpack(f"<{count}H", data)
+            for at, value in enumerate(struct.unpack(f"<{count}H", data), address):
+                self.put(MemorySpace(space), at, value)
             return None, b""
         content = struct.pack(f"<{count}H", *memory[address : address + count])
         if command == Command.CHECKSUM:
             content = zlib.crc32(content).to_bytes(4, "little")
         return None, content
 
+    def put(self, space: MemorySpace, address: int, value: int):
+        """A half-word into a memory, which keeps as much of it as it has bits."""
+        if space == MemorySpace.STATES:
+            self.stated = True
+            if address % 2:
+                value = (value & 0x7F ^ 0x40) - 0x40 & 0xFFFF
+        self.memory[space][address] = value
+
     def _claim(self, session: int) -> Reason | None:
         if self.running:
             return Reason.BUSY
         if session == 0:
             return Reason.BAD_VALUE
-        self.session, self.started, self.run_id = session, False, 0
+        self.session, self.started, self.stated, self.run_id = session, False, False, 0
         return None
 
     def lose_power(self):
@@ -223,15 +242,16 @@ class FakeDevice:
         if prompt_length + generate > self.identity.geometry.tokens:
             return Reason.BAD_VALUE
         resets = bool(flags & RunFlag.RESET)
-        if session != self.session or session == 0 or not (resets or self.started):
+        if session != self.session or session == 0 or not (resets or self.stated):
             return Reason.LOST
         self.runs.append(arguments)
         self.run_id, self.flags, self.stop_token, self.noise = run_id, flags, stop_token, noise
-        self.started = self.running = True
+        self.started = self.stated = self.running = True
         self.stopping = False
         self.produced, self.end = prompt_length, prompt_length + generate
-        if resets:
-            self.model = self.toy(self.vocabulary)
+        self.model = self.toy(self.vocabulary)
+        if not resets:
+            self.model.state = self.memory[MemorySpace.STATES][0]
         for token in self.memory[MemorySpace.TOKENS][:prompt_length]:
             self.model.step(token)
         return None

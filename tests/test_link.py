@@ -55,7 +55,8 @@ class Bench:
         self.stall, self.gap, self.wait = stall, gap, wait
         self.core = FakeDevice()
         for space, memory in self.core.memory.items():
-            memory[:] = [self.random.randrange(1 << 16) for _ in memory]
+            for address in range(len(memory)):
+                self.core.put(space, address, self.random.randrange(1 << 16))
             assert len(memory) == spaces(GEOMETRY)[space].size
         self.outbox = deque()
         self.deframer = Deframer()
@@ -126,7 +127,7 @@ class Bench:
                 assert address < len(memory)
                 self.accesses.append((read, space, address))
             if write:
-                memory[address] = data
+                core.put(MemorySpace(space), address, data)
             pipeline.append(memory[address] if read else None)
             result = pipeline.popleft()
             ctx.set(bus.read_valid, result is not None)
@@ -279,11 +280,15 @@ def test_refusals_touch_nothing():
         (checksum, arguments(checksum, 0, 0, 1)[:-1], Reason.BAD_LENGTH),
         (Command.RUN, run_payload(1)[:-1], Reason.BAD_LENGTH),
         (Command.POLL, b"", Reason.BAD_LENGTH),
-        (write, arguments(write, 8, 0, data=b"xy"), Reason.BAD_SPACE),
+        (write, arguments(write, 9, 0, data=b"xy"), Reason.BAD_SPACE),
         (write, arguments(write, MemorySpace.SUMS, 0, data=b"xy"), Reason.BAD_SPACE),
         (read, arguments(read, 0x80, 0, 1), Reason.BAD_SPACE),
         (write, arguments(write, 0, size, data=b"xy"), Reason.BAD_RANGE),
         (write, arguments(write, 0, 0xFFFFFFFF, data=b"xy"), Reason.BAD_RANGE),
+        (write, arguments(write, MemorySpace.STATES, 1, data=b"xyxy"), Reason.BAD_RANGE),
+        (write, arguments(write, MemorySpace.STATES, 1, data=b"xy"), Reason.BAD_RANGE),
+        (write, arguments(write, MemorySpace.STATES, 0, data=b"xy"), Reason.BAD_RANGE),
+        (write, arguments(write, MemorySpace.STATES, 62, data=b"xyxyxyxy"), Reason.BAD_RANGE),
         (read, arguments(read, 0, size - 1, 2), Reason.BAD_RANGE),
         (read, arguments(read, 0, 0, READ_HALFWORDS + 1), Reason.BAD_RANGE),
         (checksum, arguments(checksum, 0, 1, size), Reason.BAD_RANGE),
@@ -388,6 +393,57 @@ def test_sessions():
     bench.run(testbench)
 
 
+def test_a_state_that_is_written():
+    """It is a state to go on from until a reset or another claim; what is refused is none."""
+    bench = Bench(seed=8)
+    core = bench.core
+    states = core.memory[MemorySpace.STATES]
+
+    async def testbench(ctx, bench):
+        async def write(values, address=0, space=MemorySpace.STATES):
+            payload = arguments(Command.WRITE, space, address, data=halfwords(values))
+            response = await bench.ask(ctx, Command.WRITE, payload)
+            return refusal(response) if response.command == ERROR else None
+
+        async def goes_on(number, session=SESSION):
+            payload = run_payload(number, session=session, reset=False)
+            response = await bench.ask(ctx, Command.RUN, payload)
+            core.running = False
+            await ctx.tick().repeat(2)
+            assert response.command != ERROR or refusal(response) == Reason.LOST
+            return response.command != ERROR
+
+        assert await write([1, 2]) is None
+        assert not await goes_on(1)  # in nobody's session
+        await bench.ask(ctx, Command.CLAIM, claim())
+        assert not await goes_on(2)
+        for values, address in (([7], 0), ([7, 7], 1), ([7] * 3, 2), ([7] * 4, len(states) - 2)):
+            assert await write(values, address) == Reason.BAD_RANGE
+        assert await write([]) is None
+        assert await write([9, 9], space=MemorySpace.TABLES) is None
+        assert not await goes_on(3)
+        assert await write([0x1234, 0xFFC0], len(states) - 2) is None
+        assert states[:2] == [1, 2] and states[-2:] == [0x1234, 0xFFC0]
+        assert await goes_on(4)
+        # It has not made up a run: its id is one to start.
+        await bench.ask(ctx, Command.RESET)
+        assert not await goes_on(5)
+        assert await write([3, 4]) is None
+        assert await goes_on(0)
+        assert len(bench.requests) == 2 and not any(run["reset"] for run in bench.requests)
+        await bench.ask(ctx, Command.CLAIM, claim(6))
+        assert not await goes_on(7, session=6)
+        assert await write([5, 6]) is None
+        assert not await goes_on(8)
+        assert await goes_on(8, session=6)
+        await bench.ask(ctx, Command.RUN, run_payload(9, session=6))
+        assert core.running
+        assert await write([7, 8]) == Reason.BUSY
+        assert states[:2] == [5, 6]
+
+    bench.run(testbench)
+
+
 def claim(session=SESSION):
     return arguments(Command.CLAIM, session)
 
@@ -479,8 +535,8 @@ def test_same_as_the_device_in_python(seed):
         kind = rng.choice((Command.WRITE, Command.READ, Command.CHECKSUM, rng.randrange(256)))
         if kind in (Command.RUN, Command.POLL):
             kind = Command.IDENTIFY
-        space = rng.randrange(9)
-        size = len(twin.memory[space]) if space < 8 else 10
+        space = rng.randrange(len(MemorySpace) + 1)
+        size = len(twin.memory[space]) if space < len(MemorySpace) else 10
         address = rng.choice((0, rng.randrange(size), size - 3, size, 1 << rng.randrange(32)))
         count = rng.choice((0, 1, 3, rng.randrange(40), size - address))
         match kind:

@@ -20,13 +20,14 @@ DOCS = Path(__file__).parents[1] / "docs" / "machine.md"
 HOST = {
     "loads": HostAccess.WRITE | HostAccess.READ,
     "reads": HostAccess.READ,
+    "writes": HostAccess.WRITE,
     "reads during a run": HostAccess.READ | HostAccess.ALWAYS,
 }
 
 SIZES = {
-    "sim_tiny": (32768, 65536, 1024, 48, 2080, 32, 256, 10),
-    "sim_small": (120000, 80000, 1024, 100, 2080, 32, 256, 10),
-    "ulx3s_85f": (114688, 73728, 1024, 1024, 2560, 32, 256, 10),
+    "sim_tiny": (32768, 65536, 1024, 48, 2080, 32, 256, 10, 2048),
+    "sim_small": (120000, 80000, 1024, 100, 2080, 32, 256, 10, 800),
+    "ulx3s_85f": (114688, 73728, 1024, 1024, 2560, 32, 256, 10, 1536),
 }
 """Half-words of each space, in their order."""
 
@@ -51,7 +52,7 @@ def test_what_the_host_may_do():
 
     rows = spaces(board("ulx3s_85f").geometry)
     assert may(HostAccess.READ) == [space.name.lower() for space in MemorySpace]
-    assert may(HostAccess.WRITE) == ["weights", "tables", "program", "tokens"]
+    assert may(HostAccess.WRITE) == ["weights", "tables", "program", "tokens", "states"]
     assert may(HostAccess.ALWAYS) == ["tokens", "totals"]
 
 

@@ -14,6 +14,7 @@ from hw.arch.protocol import (
     ARGUMENTS,
     VERSION,
     Command,
+    Feature,
     Identity,
     PollReply,
     RunRequest,
@@ -123,7 +124,7 @@ def test_bytes_of_an_identity():
 def test_features_that_a_host_does_not_know_are_no_fault():
     data = replace(IDENTITY, features=0xFFFFFFFF).to_bytes()
     assert Identity.from_bytes(data) == replace(IDENTITY, features=0xFFFFFFFF)
-    assert IDENTITY.features == 0
+    assert IDENTITY.features == Feature.STATES == 1
 
 
 @pytest.mark.parametrize(

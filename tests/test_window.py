@@ -1,6 +1,7 @@
 """The host's window on stores and on everything else, at the pace of the link."""
 
 import random
+from dataclasses import replace
 
 import pytest
 from amaranth.hdl import Elaboratable, Module, Signal, signed
@@ -8,28 +9,31 @@ from amaranth.lib import data
 from amaranth.sim import Simulator
 
 from hw.arch.geometry import Geometry
-from hw.arch.memories import spaces
+from hw.arch.memories import memories, spaces
 from hw.arch.protocol import MemorySpace
 from hw.control.sequencer import TotalsLayout
 from hw.links.window import Window
+from hw.memory.bank import VectorBankParameters
 from hw.memory.block import BlockStore
 from hw.memory.signatures import READ_LATENCY, BusSignature
 from hw.pipeline import delay
 from hw.units.commands import ScaleLayout
 
 GEOMETRY = Geometry(
-    rows=6, columns=4, elements=2, weight_rows=30, table_words=20, descriptors=4, sums=32,
+    rows=12, columns=4, elements=2, weight_rows=30, table_words=20, descriptors=4, sums=32,
     multiplicands=32, vectors=32, states=32, activations=32, tokens=24,
 )  # fmt: skip
 STORES = (MemorySpace.WEIGHTS, MemorySpace.TABLES, MemorySpace.PROGRAM)
 
 
 class Bench(Elaboratable):
-    """A window with stores, and sums of which each tells its own address."""
+    """A window with stores and states, and sums of which each tells its own address."""
 
-    def __init__(self):
+    def __init__(self, elements=GEOMETRY.elements):
+        self.geometry = geometry = replace(GEOMETRY, elements=elements)
         self.bus = BusSignature().create(path=("bus",))
-        self.memories = spaces(GEOMETRY)
+        self.memories = spaces(geometry)
+        self.states = VectorBankParameters.from_row(memories(geometry)["states"]).create()
         self.stores = {
             space: BlockStore(memory.words, memory.half_words, memory.bits)
             for space, memory in self.memories.items()
@@ -40,12 +44,22 @@ class Bench(Elaboratable):
         m = Module()
         window = Window(self.bus, self.memories, self.stores)
         window.connect(m)
-        sums = Signal(data.ArrayLayout(signed(24), GEOMETRY.elements))
+        elements, states = self.geometry.elements, self.states
+        m.submodules.states = states
+        address, enables, item = window.writes(m, MemorySpace.STATES)
+        m.d.comb += [
+            states.read.address.eq(window.address(MemorySpace.STATES)),
+            states.write.address.eq(address),
+            states.write.enable.eq(enables),
+            *(data.eq(item) for data in states.write.data),
+        ]
+        sums = Signal(data.ArrayLayout(signed(24), elements))
         beat = delay(m, window.address(MemorySpace.SUMS), READ_LATENCY, name="beat")
-        m.d.comb += [sums[i].eq(0x10000 - (beat << 4) - i) for i in range(GEOMETRY.elements)]
+        m.d.comb += [sums[i].eq(0x10000 - (beat << 4) - i) for i in range(elements)]
         window.show(
             m,
             sums=sums,
+            states=states.read.data,
             register=Signal(ScaleLayout),
             counter=Signal(32),
             totals=Signal(TotalsLayout.size),
@@ -98,26 +112,34 @@ class Link:
         return values
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_what_the_host_writes_it_reads(seed):
-    """A range is whole and nothing else is touched, whichever store the next command goes to."""
-    bench, rng = Bench(), random.Random(seed)
-    contents = {space: [0] * bench.memories[space].size for space in STORES}
+def shown(address, value):
+    """What is read of a state's half-word that was written."""
+    return (value & 0x7F ^ 0x40) - 0x40 & 0xFFFF if address % 2 else value
+
+
+@pytest.mark.parametrize("seed, elements", [(0, 1), (1, 2), (2, 4)])
+def test_what_the_host_writes_it_reads(seed, elements):
+    """A range is whole and nothing else is touched, whichever memory the next command goes to."""
+    bench, rng = Bench(elements), random.Random(seed)
+    written = (*STORES, MemorySpace.STATES)
+    contents = {space: [0] * bench.memories[space].size for space in written}
 
     async def testbench(ctx):
         link = Link(ctx, bench.bus)
         for _ in range(40):
-            space = rng.choice(STORES)
-            size = len(contents[space])
-            start = rng.randrange(size)
-            end = min(size, start + rng.randint(1, 12))
+            space = rng.choice(written)
+            size, unit = len(contents[space]), bench.memories[space].granule
+            start = rng.randrange(0, size, unit)
+            end = min(size, start + unit * rng.randint(1, 12 // unit))
             if rng.random() < 0.6:
                 values = [rng.getrandbits(16) for _ in range(start, end)]
                 await link.write(space, start, values)
+                if space == MemorySpace.STATES:
+                    values = [shown(i, value) for i, value in enumerate(values)]
                 contents[space][start:end] = values
             else:
                 assert await link.read(space, start, end - start) == contents[space][start:end]
-        for space in STORES:
+        for space in written:
             assert await link.read(space, 0, len(contents[space])) == contents[space]
 
     simulate(bench, testbench)

@@ -91,6 +91,11 @@ class Memory:
         return (self.shown or self.item) * self.items // HALF_WORD_BITS
 
     @property
+    def granule(self) -> int:
+        """Half-words of an item: what the host writes begins and ends with whole ones."""
+        return max(1, (self.shown or self.item) // HALF_WORD_BITS)
+
+    @property
     def size(self) -> int:
         """Half-words for the host."""
         return self.words * self.half_words
@@ -135,9 +140,18 @@ def memories(geometry: Geometry) -> dict[str, Memory]:
             words=1,
             item=8 * Totals.LAYOUT.size,
         ),
+        # What the host writes of a beat are single states.
+        "states": bank(
+            space=space.STATES,
+            access=read | HostAccess.WRITE,
+            words=g.states // v,
+            item=HIDDEN_BITS,
+            items=v,
+            shown=32,
+            parts=True,
+        ),
         "multiplicands": bank(words=g.multiplicands // v, item=SUM_BITS, items=v),
         "vectors": bank(words=g.vectors // v, item=RESIDUAL_BITS, items=v),
-        "states": bank(words=g.states // v, item=HIDDEN_BITS, items=v),
         # A beat of codes is the part of a row that is written at once.
         "activations": bank(
             words=g.activations // g.columns, item=CODE_BITS * v, items=g.columns // v, parts=True

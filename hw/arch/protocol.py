@@ -33,12 +33,18 @@ the device over.
 
 RUN starts a run over the prompt in TOKENS; if its id is that of the last run started, it is only
 acknowledged. It is refused as LOST unless it names the session, and unless it starts from the zero
-state or the session has had a run whose state is there. POLL waits until there are more than
+state or a state is there: that of a run of the session, or one that was written to STATES. POLL waits until there are more than
 ``start`` tokens in the buffer or nothing runs, at most `POLL_CYCLES`; it answers what there is. Any
 other frame that arrives meanwhile ends the waiting without a response. STOP ends the run after its
 current token. RESET ends it at once, whatever it is doing, and forgets the last run's id; after it,
-as after CLAIM, the next run must reset the state. While a run is active, WRITE and CLAIM are
-refused as BUSY, and so are READ and CHECKSUM of every space except TOKENS and TOTALS.
+as after CLAIM, no state is there until a run resets it or a WRITE to STATES brings one. While a run
+is active, WRITE and CLAIM are refused as BUSY, and so are READ and CHECKSUM of every space except
+TOKENS and TOTALS.
+
+STATES holds the hidden states as the last run left them, which are those after all tokens but the
+last one chosen. What was read there and is written back later lets a run go on as if nothing had
+come between. A WRITE takes whole elements; one that begins or ends within one is refused as
+BAD_RANGE.
 
 A context is a sequence with a state and a buffer of its own. A device has one, 0; RUN and POLL of
 another are refused as BAD_VALUE.
@@ -88,7 +94,7 @@ class Reason(enum.IntEnum):
     BAD_LENGTH = 2  # the payload is too short, too long, or not whole half-words
     BUSY = 3  # a run is active
     BAD_SPACE = 4  # no such memory, or it cannot be written
-    BAD_RANGE = 5  # beyond the end of the memory, or of a frame
+    BAD_RANGE = 5  # beyond the end of the memory, or of a frame; a part of an element
     BAD_VALUE = 6  # no prompt, nothing to generate, more than the buffer holds; session 0; context
     LOST = 7  # another session than the run's, or no state to go on from
 
@@ -104,6 +110,13 @@ class MemorySpace(enum.IntEnum):
     REGISTERS = 5  # mantissa, sign-extended exponent of the 16 scale registers
     COUNTERS = 6  # cycles per descriptor since the run began, u32
     TOTALS = 7  # `Totals` since the run began
+    STATES = 8  # 2 half-words per element, sign-extended to 32 bits; the upper 9 count for no write
+
+
+class Feature(enum.IntFlag):
+    """What a device can do beside what the protocol demands of all."""
+
+    STATES = 1  # it has the space STATES, and goes on from what is written there
 
 
 class RunFlag(enum.IntFlag):
@@ -172,8 +185,7 @@ class Identity:
     bytes, board name 32 bytes of UTF-8 filled up with zeros, `Geometry.to_bytes`. Magic and version
     stay where they are in every version of the protocol.
 
-    Each bit of ``features`` is something that the device can do beside what this protocol demands.
-    None is given out yet; a host ignores those that it does not know.
+    ``features`` are those of `Feature`; a host ignores bits that it does not know.
     """
 
     board: str

@@ -11,6 +11,7 @@ from hw.arch.protocol import (
     POLL_CYCLES,
     RESPONSE,
     Command,
+    Feature,
     Identity,
     Reason,
     argument_struct,
@@ -68,7 +69,11 @@ class CommandProcessor(wiring.Component):
             raise ValueError(f"poll_cycles must be a positive integer, not {poll_cycles!r}")
         self._geometry = geometry
         self._identity = Identity(
-            board=board, geometry=geometry, clock_hz=clock_hz, digest=digest
+            board=board,
+            geometry=geometry,
+            clock_hz=clock_hz,
+            digest=digest,
+            features=Feature.STATES,
         ).to_bytes()
         self._poll_cycles = poll_cycles
         super().__init__(

@@ -28,7 +28,8 @@ class Runs:
         self.poll_start = exchange.argument(Command.POLL, "start")
         self.session = Signal(32)  # zero, as the memories are, until a host claims the device
         self.lost = Signal()  # a RUN is of another session, or wants a state that is not there
-        self.started = Signal()
+        self.started = Signal()  # a run has the id that is kept
+        self.stated = Signal()  # a state is there
         self.run_id = Signal(32)
         self.timer = Signal(range(poll_cycles))
         self.due = Signal()  # a waiting POLL has something to tell
@@ -57,8 +58,11 @@ class Runs:
         m.d.sync += self.lost.eq(
             (argument(Command.RUN, "session") != self.session)
             | (self.session == 0)
-            | ~(run.payload.reset | self.started)
+            | ~(run.payload.reset | self.stated)
         )
+        bus = self.ports.bus
+        with m.If(bus.write & (bus.space == MemorySpace.STATES)):
+            m.d.sync += self.stated.eq(1)
 
     def check(self, m: Module):
         """The cases of the commands of this kind; three are executed on the way."""
@@ -88,7 +92,7 @@ class Runs:
             exchange.acknowledge(m)
         with m.Case(Command.RESET):
             m.d.comb += control.reset.eq(1)
-            m.d.sync += [self.started.eq(0), self.run_id.eq(0)]
+            self._forget(m)
             exchange.acknowledge(m)
         with m.Case(Command.CLAIM):
             claim = exchange.argument(Command.CLAIM, "session")
@@ -97,8 +101,13 @@ class Runs:
             with m.Elif(claim == 0):
                 exchange.refuse(m, Reason.BAD_VALUE)
             with m.Else():
-                m.d.sync += [self.session.eq(claim), self.started.eq(0), self.run_id.eq(0)]
+                m.d.sync += self.session.eq(claim)
+                self._forget(m)
                 exchange.acknowledge(m)
+
+    def _forget(self, m: Module):
+        """The last run, and the state that it left."""
+        m.d.sync += [self.started.eq(0), self.stated.eq(0), self.run_id.eq(0)]
 
     def execute(self, m: Module):
         """The states that start a run, and that tell how far it has come."""
@@ -119,6 +128,7 @@ class Runs:
             with m.If(run.ready):
                 m.d.sync += [
                     self.started.eq(1),
+                    self.stated.eq(1),
                     self.run_id.eq(exchange.argument(Command.RUN, "run_id")),
                 ]
                 exchange.acknowledge(m)

@@ -1,6 +1,6 @@
 """What the host sees of the memories, half-word by half-word."""
 
-from amaranth.hdl import Module, Mux, Signal
+from amaranth.hdl import Cat, Module, Mux, Signal
 from amaranth.utils import bits_for, exact_log2
 
 from hw.arch.memories import HALF_WORD_BITS, Memory
@@ -57,12 +57,26 @@ class Window:
         """Which word of a memory that is no store is read."""
         return self._address[exact_log2(self.memories[space].half_words) :]
 
-    def show(self, m: Module, *, sums, register, counter, totals, token):
+    def writes(self, m: Module, space: MemorySpace):
+        """Beat, enables and item of the host's writes to a bank whose items are two half-words.
+
+        An item's lower half waits for the upper one, with which the item is written.
+        """
+        memory, request = self.memories[space], self.request
+        low = Signal(HALF_WORD_BITS, name="host_low", reset_less=True)
+        with m.If(request.write):
+            m.d.sync += low.eq(request.write_data)
+        lanes = exact_log2(memory.items)
+        upper = request.write & (request.space == space) & request.address[0]
+        item = Cat(low, request.write_data)[: memory.item]
+        return request.address[1 + lanes :], upper << request.address[1 : 1 + lanes], item
+
+    def show(self, m: Module, *, sums, states, register, counter, totals, token):
         """Answer reads with what is at the address of each memory.
 
         Parameters
         ----------
-        sums
+        sums, states
             A beat of them, ``READ_LATENCY`` after the address.
         register, counter, token
             Not later than that.
@@ -70,24 +84,24 @@ class Window:
             All of them.
         """
         bus, request, half = self.bus, self.request, self._address
-        beat = self.memories[MemorySpace.SUMS]
-        lane = exact_log2(beat.items)
-        sum_ = Signal(beat.shown)
-        m.d.comb += sum_.eq(sums[half[1 : 1 + lane] if lane else 0])
+        item = Signal(2 * HALF_WORD_BITS)
+        lanes = exact_log2(self.memories[MemorySpace.SUMS].items)
+        lane = half[1 : 1 + lanes] if lanes else 0
+        m.d.comb += item.eq(Mux(request.space == MemorySpace.STATES, states[lane], sums[lane]))
         exponent = Signal(HALF_WORD_BITS)
         m.d.comb += exponent.eq(register.exponent)
         last = bits_for(self.memories[MemorySpace.TOTALS].half_words - 1)
         words = {
-            MemorySpace.TOKENS: token,
-            MemorySpace.SUMS: sum_.word_select(half[0], HALF_WORD_BITS),
-            MemorySpace.REGISTERS: Mux(half[0], exponent, register.mantissa),
-            MemorySpace.COUNTERS: counter.word_select(half[0], HALF_WORD_BITS),
-            MemorySpace.TOTALS: totals.word_select(half[:last], HALF_WORD_BITS),
+            (MemorySpace.TOKENS,): token,
+            (MemorySpace.SUMS, MemorySpace.STATES): item.word_select(half[0], HALF_WORD_BITS),
+            (MemorySpace.REGISTERS,): Mux(half[0], exponent, register.mantissa),
+            (MemorySpace.COUNTERS,): counter.word_select(half[0], HALF_WORD_BITS),
+            (MemorySpace.TOTALS,): totals.word_select(half[:last], HALF_WORD_BITS),
         }
         word = Signal(HALF_WORD_BITS, reset_less=True)
         with m.Switch(request.space):
-            for key, value in words.items():
-                with m.Case(key):
+            for keys, value in words.items():
+                with m.Case(*keys):
                     m.d.sync += word.eq(value)
 
         # A read's cycles: its address is there, its word, and its answer.
