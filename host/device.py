@@ -6,18 +6,21 @@ import contextlib
 import math
 import struct
 from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
 
 from host.compiler import Image, compile_image
+from host.compiler.layout import pack_states, unpack_states
 from host.errors import DeviceError, FitError, HostError, LostError, UsageError
 from host.link import Link
 from host.ports import Port
-from host.request import Request, Stop, check_tokens
+from host.request import Request, Stop, check_state, check_tokens
 from host.runs import Runs
 from hw.arch.memories import spaces
 from hw.arch.protocol import (
+    Feature,
     Identity,
     MemorySpace,
     Totals,
@@ -90,6 +93,23 @@ class Device(Protocol):
     def close(self) -> None: ...
 
 
+@dataclass
+class _Sequence:
+    """What has led to a device's state.
+
+    Members
+    -------
+    origin : a state, None for the zero state
+    tokens : what the device has read since
+    passed : it went on beyond them: it knows but one token that ends a run, and was told late that
+        another one did
+    """
+
+    origin: np.ndarray | None = None
+    tokens: list[int] = field(default_factory=list)
+    passed: bool = False
+
+
 class LinkDevice:
     """A device that speaks ``hw.arch.protocol`` over a port.
 
@@ -108,6 +128,7 @@ class LinkDevice:
         self._runs = Runs(self._link)
         self._totals = Totals()
         self._counters: list[int] = []
+        self._sequence = _Sequence()
 
     def identify(self) -> Identity:
         return self._link.identify()
@@ -184,6 +205,9 @@ class LinkDevice:
 
     def _answer(self, image: Image, request: Request) -> Generator[int, None, None]:
         turn = self._begin(image, resume=request.resume)
+        if not request.resume:
+            self._sequence = _Sequence()
+        self._take_back(turn, image)
         left: Request | None = request
         while left:
             part = left.part(image.geometry.tokens - 1)
@@ -192,6 +216,8 @@ class LinkDevice:
                 for token in run:
                     chosen.append(token)
                     yield token
+            self._sequence.tokens += [*part.prompt, *chosen[:-1]]
+            self._sequence.passed = len(chosen) < part.tokens and chosen[-1] != part.stop[0]
             left = left.after(part, chosen)
         self._runs.turns.settle(turn)
 
@@ -212,6 +238,22 @@ class LinkDevice:
             yield from self._runs.run(turn, image, request)
             self._account(image)
 
+    def _take_back(self, turn: int, image: Image) -> None:
+        """Make the device have the state of its sequence where it has passed that."""
+        sequence = self._sequence
+        if not sequence.passed:
+            return
+        if sequence.origin is not None:
+            self._write_state(image, sequence.origin)
+        left: Request | None = Request.reading(sequence.tokens, resume=sequence.origin is not None)
+        while left:
+            part = left.part(image.geometry.tokens - 1)
+            with self._trusting():
+                for _ in self._runs.run(turn, image, part):
+                    pass
+            left = left.after(part, ())
+        sequence.passed = False
+
     @contextlib.contextmanager
     def _trusting(self) -> Iterator[None]:
         """Within, a device that turns out to hold something else has no model from then on."""
@@ -222,17 +264,45 @@ class LinkDevice:
             raise
 
     def state(self) -> np.ndarray:
-        """What the last answer left; see `Device.state`."""
-        raise self._stateless()
+        """What the last answer left; see `Device.state`.
+
+        Raises
+        ------
+        DeviceError
+            Among others, the device was built before states could be read.
+        """
+        image = self._loaded()
+        self._runs.turns.check_state()
+        self._require_states()
+        if self._sequence.tokens:
+            turn = self._runs.begin(resume=True)
+            self._take_back(turn, image)
+            with self._trusting():
+                content = self._runs.read(image, MemorySpace.STATES, 0, image.state_halfwords)
+            state = unpack_states(content, image.state_shape, image.geometry.elements)
+            self._sequence = _Sequence(origin=state)
+            self._runs.turns.settle(turn)
+        assert self._sequence.origin is not None
+        return self._sequence.origin.copy()
 
     def restore(self, state: np.ndarray) -> None:
-        """Give it a state to go on from; see `Device.restore`."""
-        raise self._stateless()
+        """Give it a state to go on from; see `Device.restore`, and `state` for what is raised."""
+        image = self._loaded()
+        self._require_states()
+        check_state(state, image.state_shape)
+        turn = self._runs.begin()
+        self._write_state(image, state)
+        self._sequence = _Sequence(origin=state.astype(np.int32))
+        self._runs.turns.settle(turn)
 
-    def _stateless(self) -> UsageError:
-        return UsageError(
-            f"{self.name}: its bitstream keeps the state of a sequence to itself; build it anew"
-        )
+    def _write_state(self, image: Image, state: np.ndarray) -> None:
+        self._link.put(MemorySpace.STATES, 0, pack_states(state, image.geometry.elements))
+
+    def _require_states(self) -> None:
+        if not self.identify().features & Feature.STATES:
+            raise DeviceError(
+                f"{self.name}: its bitstream keeps the state of a sequence to itself; build it anew"
+            )
 
     def logits(self, tokens: Sequence[int]) -> Iterator[np.ndarray]:
         """Logits after each token; see `Device.logits`."""

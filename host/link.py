@@ -246,6 +246,22 @@ class Link:
             raise self.nonsense(Command.CHECKSUM)
         return answer == zlib.crc32(content).to_bytes(4, "little")
 
+    def put(
+        self,
+        space: MemorySpace,
+        address: int,
+        content: bytes,
+        progress: Callable[[int], None] | None = None,
+    ) -> None:
+        """`write`, and prove by a checksum that the memory keeps it; DeviceError if not."""
+        self.write(space, address, content, progress)
+        if not self.holds(space, address, content):
+            raise DeviceError(
+                f"{self.name}: {space.name.lower()} do not keep what is written to "
+                f"half-words {address} to {address + len(content) // 2 - 1}; "
+                "reset the board, check its clock and power"
+            )
+
     def fill(self, space: MemorySpace, content: bytes, progress: Callable[[int], None]) -> None:
         """Make a memory hold this from its beginning on, and prove that by checksums.
 
@@ -259,11 +275,5 @@ class Link:
             kept = kept and self.holds(space, at // 2, block)
             if kept:
                 progress(len(block))
-                continue
-            self.write(space, at // 2, block, progress)
-            if not self.holds(space, at // 2, block):
-                raise DeviceError(
-                    f"{self.name}: {space.name.lower()} do not keep what is written to "
-                    f"half-words {at // 2} to {(at + len(block)) // 2 - 1}; "
-                    "reset the board, check its clock and power"
-                )
+            else:
+                self.put(space, at // 2, block, progress)

@@ -52,6 +52,8 @@ SECTIONS = {
     MemorySpace.TABLES: random.Random(2).randbytes(2 * 333),
     MemorySpace.WEIGHTS: random.Random(3).randbytes(96 * 16),
 }
+STATE_SHAPE = (3, 6)
+"""With two elements of padding at the end of each layer."""
 
 
 @pytest.fixture(autouse=True)
@@ -66,6 +68,7 @@ def image(monkeypatch):
             head_scale_register=14,
             trits_per_token=100,
             vocabulary=VOCABULARY,
+            state_shape=STATE_SHAPE,
             token_cycles=1_000_000,
         )
 
@@ -726,3 +729,139 @@ def test_a_device_is_looked_after_while_nothing_runs():
     port.silent = True
     with pytest.raises(DeviceError, match="no answer"):
         device.check()
+
+
+def request(prompt, tokens, stop=None, resume=False) -> Request:
+    made = Request.of(prompt, tokens, 0.0, 0, stop, vocabulary=VOCABULARY)
+    return replace(made, resume=resume)
+
+
+def test_a_state_is_kept_and_given_back():
+    """Exchanges, too: a known state is not read again, one that is written is proven by a sum."""
+    port = FakePort(FakeDevice(pace=3))
+    device = loaded(port)
+    whole = expected([2, 3, 4], 50)
+    first = list(device.answer(request([2, 3, 4], 30)))
+    port.frames.clear()
+    kept = device.state()
+    assert kept.dtype == np.int32 and kept.shape == STATE_SHAPE
+    assert [frame.command for frame in port.frames] == [Command.READ, Command.POLL]
+    assert (device.state() == kept).all() and len(port.frames) == 2
+    list(device.generate([9], 70))
+    device.reset()  # forgets which state is there
+    port.frames.clear()
+    device.restore(kept)
+    assert [frame.command for frame in port.frames] == [Command.WRITE, Command.CHECKSUM]
+    assert (device.state() == kept).all() and len(port.frames) == 2
+    rest = list(device.answer(request([first[-1]], 20, resume=True)))
+    assert first + rest == whole
+    kept[:] = 0  # a copy
+    assert device.state()[0, 0] != 0
+
+
+def test_every_element_of_a_state_has_its_place():
+    device = loaded(port := FakePort(FakeDevice()))
+    state = np.arange(18, dtype=np.int32).reshape(STATE_SHAPE) - (1 << 22)
+    device.restore(state)
+    memory = port.device.memory[MemorySpace.STATES]
+    halves = struct.pack(f"<{len(memory)}H", *memory)
+    layers = np.frombuffer(halves, "<i4")[:24].reshape(3, 8)
+    assert (layers[:, :6] == state).all() and not layers[:, 6:].any()
+    list(device.answer(request([5], 1, resume=True)))
+    expected_state = state.copy()
+    model = ToyModel()
+    model.state = int(state[0, 0]) & 0xFFFF
+    model.step(5)
+    expected_state[0, 0] = model.state
+    assert (device.state() == expected_state).all()
+
+
+@pytest.mark.parametrize("resume", [False, True])
+@pytest.mark.parametrize("read", [False, True])
+def test_a_state_is_that_of_the_tokens_even_if_the_device_went_on(resume, read):
+    """It does after a stop token that it does not know, and is brought back when that matters."""
+    device = loaded(port := FakePort(FakeDevice(pace=7)))
+    free = expected([3], 60)
+    start = []
+    if resume:
+        start = list(device.answer(request([3], 2)))
+        device.restore(device.state())
+        start += list(device.answer(request(start[-1:], 2, resume=True)))
+    prompt = start[-1:] or [3]
+    at = next(i for i in range(30, 60) if free[i] not in free[len(start) : i])
+    absent = next(token for token in range(VOCABULARY) if token not in free)
+    stops = request(prompt, 60, stop=(absent, free[at]), resume=resume)
+    assert start + list(device.answer(stops)) == free[: at + 1]
+    model = ToyModel()
+    for token in [3, *free[:at]]:
+        model.step(token)
+    assert port.device.memory[MemorySpace.STATES][0] != model.state
+    totals = device.totals()
+    if read:
+        assert device.state()[0, 0] == model.state
+    assert device.totals() == totals
+    assert list(device.answer(request([free[at]], 5, resume=True))) == free[at + 1 : at + 6]
+
+
+@pytest.mark.parametrize("fault", ["drop", "repeat", "flip"])
+def test_states_over_a_noisy_line(fault):
+    whole = expected([1, 2], 16)
+    for seed in range(3):
+        device = loaded(FakePort(FakeDevice(pace=2), seed=seed, **{fault: 1 / 400}))
+        got = list(device.answer(request([1, 2], 8)))
+        kept = device.state()
+        list(device.generate([5], 3))
+        device.restore(kept)
+        assert got + list(device.answer(request(got[-1:], 8, resume=True))) == whole
+
+
+def test_a_device_that_keeps_its_state_to_itself():
+    """It goes on from where it is, as any, and does not tell."""
+    old = FakeDevice(replace(IDENTITY, features=0), pace=3)
+    device = loaded(port := FakePort(old))
+    whole = expected([7], 9)
+    absent = next(token for token in range(VOCABULARY) if token not in whole)
+    first = list(device.answer(request([7], 20, stop=(absent, whole[3]))))
+    rest = list(device.answer(request(first[-1:], 9 - len(first), resume=True)))
+    assert first + rest == whole
+    message = "device: its bitstream keeps the state of a sequence to itself; build it anew"
+    with pytest.raises(DeviceError, match=message):
+        device.state()
+    with pytest.raises(DeviceError, match=message):
+        device.restore(np.zeros(STATE_SHAPE, np.int32))
+    assert old.memory[MemorySpace.STATES][0] and MemorySpace.STATES not in {
+        frame.payload[0] for frame in port.frames if frame.command == Command.READ
+    }
+
+
+def test_states_that_are_lost():
+    device = loaded(port := FakePort(FakeDevice()))
+    list(device.answer(request([7], 3)))
+    port.device.lose_power()
+    with pytest.raises(DeviceError, match="it no longer holds the run"):
+        device.state()
+    device.load(None)
+    device.restore(np.ones(STATE_SHAPE, np.int32))
+    port.device.lose_power()
+    with pytest.raises(DeviceError, match="it no longer holds the model"):
+        list(device.answer(request([7], 3, resume=True)))
+    device.load(None)
+    with pytest.raises(UsageError, match="it has no state to go on from"):
+        list(device.answer(request([7], 3, resume=True)))
+
+
+def test_a_memory_that_does_not_keep_a_state():
+    device = loaded(port := FakePort(FakeDevice()))
+    list(device.answer(request([7], 3)))
+
+    def intercept(frame):
+        if frame.command == Command.CHECKSUM:
+            port.device.memory[MemorySpace.STATES][9] ^= 1
+        return None
+
+    port.intercept = intercept
+    message = "states do not keep what is written to half-words 0 to 47; reset the board"
+    with pytest.raises(DeviceError, match=message):
+        device.restore(np.ones(STATE_SHAPE, np.int32))
+    with pytest.raises(UsageError, match="it has no state to go on from"):
+        device.state()

@@ -3,7 +3,14 @@
 import numpy as np
 import pytest
 
-from host.compiler.layout import ceil_div, pack_embedding, pack_tables, pack_weights
+from host.compiler.layout import (
+    ceil_div,
+    pack_embedding,
+    pack_states,
+    pack_tables,
+    pack_weights,
+    unpack_states,
+)
 from weights.packing import is_packed, unpack
 
 
@@ -78,3 +85,13 @@ def test_weights_read_back(shape, lanes):
             input = row % chunks * columns + lane % columns
             there = output < outputs and input < inputs
             assert read[row, lane] == (trits[output, input] if there else 0)
+
+
+def test_states_by_value():
+    """Two layers of three states for two elements: the last beat of each has one of padding."""
+    states = np.array([[1, -1, 4194303], [-4194304, 0, 2]])
+    packed = pack_states(states, 2)
+    assert packed == bytes.fromhex(
+        "01000000 ffffffff  ffff3f00 000000000000c0ff 00000000  02000000 00000000"
+    )
+    assert unpack_states(packed, (2, 3), 2).tolist() == states.tolist()

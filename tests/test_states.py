@@ -10,13 +10,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from host.device import Device
-from host.errors import UsageError
+from host.errors import RefusedError, UsageError
 from host.request import Request
 from host.urls import open_device
+from hw.arch.protocol import MemorySpace
 from tests.models import random_model
 from weights.checkpoint import ModelShape
 
 SHAPE = ModelShape(hidden=37, layers=3, intermediate=61, vocabulary=301)
+SIMULATED = ("sim://sim_tiny", "sim://ulx3s_85f", "sim://sim_small")
+"""Machines of one, two and four elements."""
 PROMPT = [5, 299, 0, 17, 150, 3, 8]
 
 
@@ -88,6 +91,67 @@ def test_states_are_those_of_golden(model):
     assert (devices[0].state() == devices[1].state()).all()
     for device in devices:
         device.close()
+
+
+@pytest.mark.whole
+@pytest.mark.parametrize("url", SIMULATED)
+def test_a_state_goes_from_device_to_device(model, url):
+    """Half an answer here, half there, and others in between: the same tokens, the same states."""
+    with open_device(url) as simulated:
+        golden = open_device("golden://")
+        for device in (golden, simulated):
+            device.load(model)
+        whole = request(PROMPT, 20, 0.9, seed=3)
+        expected = list(golden.answer(whole))
+        final = golden.state()
+        for order in ((golden, simulated), (simulated, golden), (simulated, simulated)):
+            chosen, left = [], whole
+            for device, most in zip(order, (15, 40), strict=True):
+                part = left.part(most)
+                chosen += (got := list(device.answer(part)))
+                left = left.after(part, got)
+                kept = device.state()
+                for other in (golden, simulated):
+                    list(other.generate([1, 2, 3], 4, temperature=1.0))
+                    other.reset()
+                    other.restore(kept)
+            assert left is None and chosen == expected
+            assert (kept == final).all()
+        # A stop token that the machine does not know, though it goes on.
+        stops = request(PROMPT, 20, 0.9, seed=3, stop=[300, expected[4]])
+        states = []
+        for device in (golden, simulated):
+            assert list(device.answer(stops)) == expected[: expected.index(expected[4]) + 1]
+            states.append(device.state())
+        assert (states[0] == states[1]).all()
+
+
+@pytest.mark.whole
+@pytest.mark.parametrize("url", SIMULATED)
+def test_every_state_of_a_machine_can_be_read_and_written(url):
+    """All bits of all elements, alone and in ranges that begin and end anywhere in a beat."""
+    with open_device(url) as device:
+        link, random = device._link, np.random.default_rng(7)
+        geometry = device.identify().geometry
+
+        def read(first, count):
+            return np.frombuffer(link.read(MemorySpace.STATES, 2 * first, 2 * count), "<i4")
+
+        words = random.integers(-(1 << 22), 1 << 22, geometry.states).astype("<i4")
+        words[:2] = -(1 << 22), (1 << 22) - 1
+        link.put(MemorySpace.STATES, 0, words.tobytes())
+        for count in (1, 1, 2, 3, 5, 8):
+            first = int(random.integers(geometry.states - count))
+            words[first : first + count] ^= (1 << 23) - 1
+            words = words << 9 >> 9
+            link.write(MemorySpace.STATES, 2 * first, words[first : first + count].tobytes())
+            assert (read(first, count) == words[first : first + count]).all()
+        assert (read(0, geometry.states) == words).all()
+        # What is above the 23 bits is not kept.
+        link.write(MemorySpace.STATES, 2, np.array([0x12345678], "<i4").tobytes())
+        assert read(1, 1) == 0x345678
+        with pytest.raises(RefusedError, match=r"it refuses WRITE \(bad range\)"):
+            link.write(MemorySpace.STATES, 1, bytes(4))
 
 
 def test_only_a_state_that_is_known_is_gone_on_from(device):

@@ -164,6 +164,7 @@ class Assembler:
             steps=tuple(self.steps),
             trits_per_token=self.model.shape.ternary_weights,
             vocabulary=self.model.shape.vocabulary,
+            state_shape=(self.model.shape.layers, self.model.shape.hidden),
             head_scale_register=head_scale_register,
             token_cycles=sum(
                 _most_cycles(step, self.geometry) for _, _, step in unroll(self.program)

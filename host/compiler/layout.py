@@ -31,6 +31,21 @@ def pack_embedding(codes: np.ndarray, scales: np.ndarray, elements: int) -> np.n
     return table.ravel()
 
 
+def pack_states(states: np.ndarray, elements: int) -> bytes:
+    """Hidden states (layers, hidden) as 32-bit integers, each layer padded to whole beats."""
+    layers, hidden = states.shape
+    padded = np.zeros((layers, ceil_div(hidden, elements) * elements), dtype="<i4")
+    padded[:, :hidden] = states
+    return padded.tobytes()
+
+
+def unpack_states(content: bytes, shape: tuple[int, int], elements: int) -> np.ndarray:
+    """The states that `pack_states` packed, int32 of ``shape``."""
+    layers, hidden = shape
+    padded = np.frombuffer(content, "<i4").reshape(layers, ceil_div(hidden, elements) * elements)
+    return padded[:, :hidden].astype(np.int32)
+
+
 def pack_weights(trits: np.ndarray, rows: int, columns: int) -> np.ndarray:
     """A matrix in the engine's order of use: groups of ``rows``, chunks of ``columns``.
 

@@ -33,13 +33,13 @@ the device over.
 
 RUN starts a run over the prompt in TOKENS; if its id is that of the last run started, it is only
 acknowledged. It is refused as LOST unless it names the session, and unless it starts from the zero
-state or a state is there: that of a run of the session, or one that was written to STATES. POLL waits until there are more than
-``start`` tokens in the buffer or nothing runs, at most `POLL_CYCLES`; it answers what there is. Any
-other frame that arrives meanwhile ends the waiting without a response. STOP ends the run after its
-current token. RESET ends it at once, whatever it is doing, and forgets the last run's id; after it,
-as after CLAIM, no state is there until a run resets it or a WRITE to STATES brings one. While a run
-is active, WRITE and CLAIM are refused as BUSY, and so are READ and CHECKSUM of every space except
-TOKENS and TOTALS.
+state or a state is there: that of a run of the session, or one that was written to STATES. POLL
+waits until there are more than ``start`` tokens in the buffer or nothing runs, at most
+`POLL_CYCLES`; it answers what there is. Any other frame that arrives meanwhile ends the waiting
+without a response. STOP ends the run after its current token. RESET ends it at once, whatever it is
+doing, and forgets the last run's id; after it, as after CLAIM, no state is there until a run resets
+it or a WRITE to STATES brings one. While a run is active, WRITE and CLAIM are refused as BUSY, and
+so are READ and CHECKSUM of every space except TOKENS and TOTALS.
 
 STATES holds the hidden states as the last run left them, which are those after all tokens but the
 last one chosen. What was read there and is written back later lets a run go on as if nothing had
