@@ -96,21 +96,36 @@ class Pace:
         return statistics.median(self.walls)
 
     @property
+    def fastest(self) -> float:
+        """Of the run that other programs disturbed least."""
+        return max(self.walls)
+
+    @property
     def tokens_per_processor_s(self) -> float:
         """The median, of a processor's time."""
         return statistics.median(self.processors)
 
 
-def pace(
-    device: Device, model: IntegerModel, *, tokens: int, runs: int, temperature: float = 0.0
-) -> Pace:
-    """Loads a model and times runs from its start token, all but a first one."""
-    device.load(model)
+def pace(run: Callable[[int], object], *, tokens: int, runs: int) -> Pace:
+    """Times runs of so many tokens, each with a number of its own as seed, all but a first one."""
     walls, processors = [], []
     for seed in range(runs + 1):
         wall, processor = time.perf_counter(), time.process_time()
-        for _ in device.generate([model.start_token], tokens, temperature=temperature, seed=seed):
-            pass
+        run(seed)
         walls.append(tokens / (time.perf_counter() - wall))
         processors.append(tokens / max(time.process_time() - processor, 1e-9))
     return Pace(walls=tuple(walls[1:]), processors=tuple(processors[1:]))
+
+
+def pace_of_device(
+    device: Device, model: IntegerModel, *, tokens: int, runs: int, temperature: float = 0.0
+) -> Pace:
+    """The pace at which a device generates from a model's start token; the model is loaded."""
+    device.load(model)
+
+    def run(seed: int) -> None:
+        start = [model.start_token]
+        for _ in device.generate(start, tokens, temperature=temperature, seed=seed):
+            pass
+
+    return pace(run, tokens=tokens, runs=runs)

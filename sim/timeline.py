@@ -1,15 +1,16 @@
-"""A token's timetable as a picture: SVG that needs nothing but a browser."""
+"""A token's timetable as a picture."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from html import escape
 from itertools import groupby
 
 from hw.arch.operations import VectorOp
 from hw.arch.program import ScalarOp, Unit
 from hw.control.sequencer import Sequencer
+from sim import svg
+from sim.svg import FAINT, GROUND, INK, words
 from sim.timing import TimedStep, Timing
 
 WIDTH, MARGIN, RIGHT = 1500, 86, 14
@@ -97,18 +98,16 @@ def draw(timing: Timing, title: str) -> str:
     height = TITLE + (len(LANES) + 1) * LANE + STRIP + FOOT
     total = HEAD + height * len(parts) + 8
     lines = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{total}" '
-        f'viewBox="0 0 {WIDTH} {total}" font-family="sans-serif" font-size="11" fill="#1a202c">',
-        f"<title>{escape(title)}</title>",
         '<defs><pattern id="wait" width="5" height="5" patternUnits="userSpaceOnUse" '
         'patternTransform="rotate(45)"><rect width="2" height="5" fill="#fff"/></pattern></defs>',
-        f'<rect width="{WIDTH}" height="{total}" fill="#fff"/>',
-        f'<text x="12" y="24" font-size="16" font-weight="bold">{escape(title)}</text>',
+        words(12, 24, title, font_size=16, font_weight="bold"),
         *_legend(timing),
     ]
     for number, part in enumerate(parts):
         lines += _Band(timing, part, HEAD + number * height, scale).lines()
-    return "\n".join([*lines, "</svg>", ""])
+    return svg.document(
+        WIDTH, total, lines, title=title, font_family="sans-serif", font_size=11, fill=INK
+    )
 
 
 def _legend(timing: Timing) -> Iterator[str]:
@@ -117,22 +116,24 @@ def _legend(timing: Timing) -> Iterator[str]:
     x = 12.0
     for name, colour in [*entries, ("fetch and issue", ISSUE), ("waits for it", None)]:
         yield from _rectangle(x, 38, 12, 12, colour or COLOURS["norm"], hatched=colour is None)
-        yield f'<text x="{x + 16:.1f}" y="48">{name}</text>'
+        yield words(x + 16, 48, name)
         x += 28 + LETTER * len(name) + 6
-    yield (
-        '<text x="12" y="66" fill="#4a5568">Axis: cycles since the token began. Strip under the '
-        "engine: the operation that it waits for. Point at a bar for its name and cycles.</text>"
+    yield words(
+        12,
+        66,
+        "Axis: cycles since the token began. Strip under the engine: the operation that it waits "
+        "for. Point at a bar for its name and cycles.",
+        fill=FAINT,
     )
 
 
 def _rectangle(
     x: float, y: float, width: float, height: float, colour: str, *, note: str = "", hatched=False
 ) -> Iterator[str]:
-    at = f'x="{x:.2f}" y="{y:g}" width="{max(width, 0.3):.2f}" height="{height:g}"'
-    tip = f"<title>{escape(note)}</title>" if note else ""
-    yield f'<rect {at} fill="{colour}">{tip}</rect>'
+    at = (x, y, max(width, 0.3), height)
+    yield svg.rectangle(*at, note=note, fill=colour)
     if hatched:
-        yield f'<rect {at} fill="url(#wait)" pointer-events="none"/>'
+        yield svg.rectangle(*at, fill="url(#wait)", pointer_events="none")
 
 
 class _Band:
@@ -151,11 +152,8 @@ class _Band:
 
     def lines(self) -> Iterator[str]:
         part = self._section
-        yield (
-            f'<text x="12" y="{self._top + 14:g}" font-weight="bold">{escape(part.name)}</text>'
-            f'<text x="{MARGIN}" y="{self._top + 14:g}" fill="#4a5568">'
-            f"{part.end - part.start:,} cycles</text>"
-        )
+        yield words(12, self._top + 14, part.name, font_weight="bold")
+        yield words(MARGIN, self._top + 14, f"{part.end - part.start:,} cycles", fill=FAINT)
         yield from self._frame()
         for step in self._timing.steps:
             yield from self._work(step)
@@ -177,16 +175,15 @@ class _Band:
         for y, name in [(self._lanes[u], n) for u, n in LANES.items()] + [
             (self._sequencer, "sequencer")
         ]:
-            yield f'<text x="12" y="{y + 12:g}">{name}</text>'
+            yield words(12, y + 12, name)
             yield from _rectangle(MARGIN, y, width, BAR, "#f1f5f9")
         step = _tick((WIDTH - MARGIN - RIGHT) / self._scale / TICKS)
-        yield f'<path d="M{MARGIN} {bottom:g}h{width:.1f}" stroke="#4a5568"/>'
+        yield f'<path d="M{MARGIN} {bottom:g}h{width:.1f}" stroke="{FAINT}"/>'
         for cycle in range(-(-part.start // step) * step, part.end + 1, step):
             x = self._x(cycle)
-            yield f'<path d="M{x:.1f} {bottom:g}v4" stroke="#4a5568"/>'
-            yield (
-                f'<text x="{x:.1f}" y="{bottom + 14:g}" text-anchor="middle" fill="#4a5568" '
-                f'font-size="10">{cycle:,}</text>'
+            yield f'<path d="M{x:.1f} {bottom:g}v4" stroke="{FAINT}"/>'
+            yield words(
+                x, bottom + 14, f"{cycle:,}", text_anchor="middle", fill=FAINT, font_size=10
             )
 
     def _bar(
@@ -200,10 +197,8 @@ class _Band:
         height = options.pop("height", BAR)
         yield from _rectangle(self._x(start), y, width, height, colour, note=note, **options)
         if label and len(label) * LETTER + 4 <= width:
-            yield (
-                f'<text x="{self._x(start) + 3:.1f}" y="{y + 11:g}" font-size="10" fill="#fff" '
-                f'pointer-events="none">{escape(label)}</text>'
-            )
+            at = (self._x(start) + 3, y + 11)
+            yield words(*at, label, font_size=10, fill=GROUND, pointer_events="none")
 
     def _work(self, step: TimedStep) -> Iterator[str]:
         if step.unit == Unit.CONTROL:

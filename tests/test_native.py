@@ -23,6 +23,7 @@ from sim.golden_device import GoldenDevice
 from sim.native import NativeDevice, NativeModel
 from sim.native.__main__ import main
 from sim.native.check import DifferenceError, check, compare
+from sim.speed import pace_of_device
 from tests.models import model_at_the_bounds, random_model
 from weights.checkpoint import ModelShape
 from weights.files import ZOO
@@ -150,6 +151,15 @@ def test_device_equals_golden(large):
             assert ours.dtype == theirs.dtype and (ours == theirs).all()
         assert device.totals() == golden.totals()
         assert device.totals().tokens == len(prompt)
+
+
+@pytest.mark.whole
+def test_one_text_comes_many_times_as_fast_as_golden():
+    """About 150 times on a machine of today; less than 20 would be something else that is wrong."""
+    model = IntegerModel.load(ZOO / "stories-small.safetensors")
+    golden = pace_of_device(GoldenDevice(), model, tokens=20, runs=3)
+    with contextlib.closing(NativeDevice(1)) as device:
+        assert pace_of_device(device, model, tokens=20, runs=20).fastest > 20 * golden.fastest
 
 
 @pytest.mark.whole

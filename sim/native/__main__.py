@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from sim import libraries
 from sim.native import MOST_THREADS, NativeDevice, processors, recipe_here
 from sim.native.check import DifferenceError, check
-from sim.speed import pace
+from sim.speed import pace_of_device
 from weights.commandline import OneLineParser, program
 from weights.model import IntegerModel
 from weights.store import shipped_models
@@ -58,7 +58,7 @@ def _parser() -> OneLineParser:
 
 def _time(model: IntegerModel, threads: int, tokens: int, runs: int, temperature: float) -> str:
     with contextlib.closing(NativeDevice(threads)) as device:
-        found = pace(device, model, tokens=tokens, runs=runs, temperature=temperature)
+        found = pace_of_device(device, model, tokens=tokens, runs=runs, temperature=temperature)
     return (
         f"{found.tokens_per_s:,.0f} tokens/s "
         f"({min(found.walls):,.0f} to {max(found.walls):,.0f}), "
