@@ -37,32 +37,14 @@ if __name__ == "__main__" and not __package__:
 
 from weights import early as early  # isort: split
 
-from host.errors import HostError, UsageError
+from host.arguments import add_device_arguments, find_chosen_model
+from host.errors import UsageError
 from weights.commandline import OneLineParser, console, program
-from weights.files import ZOO
 from weights.text import TextStream, encode_prompt, open_tokenizer
 
 if TYPE_CHECKING:
     from host.device import Device
     from weights.model import IntegerModel
-
-DEFAULT_DEVICE = "sim://ulx3s_85f"
-DEFAULT_MODEL = "stories-small"
-"""Name of the shipped model that runs unless another one is given."""
-
-
-def default_model() -> Path:
-    """The shipped model.
-
-    Raises
-    ------
-    HostError
-        There is none.
-    """
-    path = ZOO / f"{DEFAULT_MODEL}.safetensors"
-    if not path.exists():
-        raise HostError(f"{path}: the shipped model is missing; give one with --model NAME")
-    return path
 
 
 @contextlib.contextmanager
@@ -108,7 +90,6 @@ def run(arguments: Any) -> None:
     from host.sampling import initial_noise, inverse_temperature
     from host.urls import open_device
     from weights.model import MAKE_AGAIN, IntegerModel
-    from weights.store_commands import find_model
 
     profile = simulation("sim.profile") if arguments.profile else None
     inverse_temperature(arguments.temperature)  # wrong usage first, before anything slow
@@ -117,10 +98,7 @@ def run(arguments: Any) -> None:
         raise UsageError(f"tokens must be at least 1, not {arguments.tokens}")
     if not arguments.prompt:
         encode_prompt(None, "")  # type: ignore[arg-type]
-    if arguments.model is None:
-        path = default_model()
-    else:
-        path = find_model(arguments.model, arguments.source, arguments.offline)
+    path = find_chosen_model(arguments)
     model = IntegerModel.load(path)
     tokenizer = open_tokenizer(model.tokenizer_json, path, MAKE_AGAIN)
     ids = encode_prompt(tokenizer, arguments.prompt, model.shape.vocabulary)
@@ -195,26 +173,12 @@ def _report(identity: Any, speed: dict[str, Any], tokens: int, seconds: float) -
 
 
 def _parse(arguments: Sequence[str] | None) -> Any:
-    from weights.store_commands import add_source_arguments
-
     parser = OneLineParser(
         prog="infer.py" if not __package__ else "python -m host.infer",
         description="Generates text on a device.",
         free_text=("--prompt",),
     )
-    parser.add_argument(
-        "--device",
-        default=DEFAULT_DEVICE,
-        metavar="URL",
-        help="sim://BOARD, native://, golden://, a serial port's path, socket://HOST:PORT "
-        "(default: %(default)s)",
-    )
-    parser.add_argument(
-        "--model",
-        metavar="NAME",
-        help="shipped model, path, or ORG/NAME[@REVISION] on a hub (default: a shipped one)",
-    )
-    add_source_arguments(parser)
+    add_device_arguments(parser)
     parser.add_argument("--prompt", required=True, metavar="TEXT", help="the text to go on with")
     parser.add_argument(
         "--tokens", type=int, default=100, metavar="N", help="how many at most (default: 100)"
