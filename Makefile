@@ -6,6 +6,8 @@ BOARD ?= ulx3s_85f
 PROMPT ?= Once upon a time
 MODEL ?=
 TOKENS ?=
+DEVICE ?=
+PORT ?=
 SIM ?= $(if $(shell command -v iverilog),icarus,verilator)
 JOBS ?= $(shell nproc 2>/dev/null || echo 2)
 SEEDS ?=
@@ -16,11 +18,13 @@ RUN := $(VENV)/bin/python
 MADE_IN := $(VENV)/.made-in
 
 # What users write goes to the shell as it is: in its environment, where nothing expands it.
-unexport BOARD PROMPT MODEL TOKENS SEEDS LIMIT
+unexport BOARD PROMPT MODEL TOKENS DEVICE PORT SEEDS LIMIT
 export THE_BOARD = $(value BOARD)
 export THE_PROMPT = $(value PROMPT)
 export THE_MODEL = $(value MODEL)
 export THE_TOKENS = $(value TOKENS)
+export THE_DEVICE = $(or $(value DEVICE),sim://$(value BOARD))
+export THE_PORT = $(value PORT)
 export THE_SEEDS = $(value SEEDS)
 export THE_LIMIT = $(value LIMIT)
 STORY = host/infer.py --device "sim://$$THE_BOARD" --prompt "$$THE_PROMPT" \
@@ -43,7 +47,7 @@ endif
 endif
 
 .NOTPARALLEL:
-.PHONY: help demo profile test quick sim bitstream budget lint clean
+.PHONY: help demo profile serve test quick sim bitstream budget lint clean
 
 help:
 	@awk -F ' ## ' '/^[a-z]+:.* ## / {split($$1, name, ":"); printf "make %-10s %s\n", name[1], $$2}' \
@@ -55,7 +59,11 @@ demo: $(VENV)/.with-sim ## a story: BOARD=ulx3s_85f MODEL=name|path TOKENS=n PRO
 profile: $(VENV)/.with-sim ## the same and where its cycles go: build/BOARD/profile.svg
 	$(RUN) $(STORY) --profile
 
-test: $(VENV)/.with-sim,build,test ## all tests, JOBS=n at a time
+serve: $(VENV)/.with-serve,sim ## a server and a page: DEVICE=sim://BOARD MODEL=name PORT=8080
+	$(RUN) -m host.serve --device "$$THE_DEVICE" $(if $(value MODEL),--model "$$THE_MODEL") \
+		$(if $(value PORT),--port "$$THE_PORT")
+
+test: $(VENV)/.with-sim,build,serve,test ## all tests, JOBS=n at a time
 	$(RUN) -m pytest -n $(JOBS) tests
 
 sim: $(VENV)/.with-sim,test ## cocotb benches of every unit: SIM=icarus|verilator
@@ -70,10 +78,10 @@ bitstream: $(VENV)/.with-build,sim ## bitstream, report: BOARD=ulx3s_85f SEEDS=n
 budget: $(VENV)/.with-build ## what machines take of an ECP5, against hw/build/budget.json
 	$(RUN) -m hw.build.budget
 
-quick: lint $(VENV)/.with-sim,build,test ## lint and the tests that need no compiled machine
+quick: lint $(VENV)/.with-sim,build,serve,test ## lint and the tests that need no compiled machine
 	$(RUN) -m pytest -q -n $(JOBS) -m "not whole" tests
 
-lint: $(VENV)/.with-lint ## style and types
+lint: $(VENV)/.with-lint,serve ## style and types
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check --quiet .
 	$(VENV)/bin/mypy

@@ -77,6 +77,7 @@ class Project:
     def arguments(self, target: str, *words: str, **variables: str) -> list[str]:
         """What a target gives to the program that it runs."""
         installed = ["-o", ".venv/.with-sim", "-o", ".venv/.with-build,sim"]
+        installed += ["-o", ".venv/.with-serve,sim"]
         show = f"RUN={self.tools / 'show'}"
         done = self.make("-s", *installed, target, show, *words, **variables)
         assert (done.returncode, done.stderr) == (0, "")
@@ -146,7 +147,7 @@ def test_help_touches_nothing(project):
     done = project.make("help")
     assert done.returncode == 0 and (project.folder / ".venv").exists()
     assert all(len(line) <= 80 for line in done.stdout.splitlines())
-    for target in ("demo", "profile", "test", "sim", "bitstream", "lint", "clean"):
+    for target in ("demo", "profile", "serve", "test", "sim", "bitstream", "lint", "clean"):
         assert f"make {target} " in done.stdout
 
 
@@ -180,6 +181,14 @@ def test_demo_takes_a_model_and_tokens(project):
         *("--device", "sim://sim_tiny", "--prompt", "Once upon a time"),
         *("--model", "my models/it's", "--tokens", "3"),
     ]
+
+
+def test_serve_takes_its_settings(project):
+    assert project.arguments("serve") == ["-m", "host.serve", "--device", "sim://ulx3s_85f"]
+    words = project.arguments("serve", "BOARD=sim_tiny", "MODEL=it's mine", "PORT=1 2")
+    assert words[2:] == ["--device", "sim://sim_tiny", "--model", "it's mine", "--port", "1 2"]
+    words = project.arguments("serve", "DEVICE=/dev/tty $HOME")
+    assert words[2:] == ["--device", "/dev/tty $HOME"]
 
 
 def test_bitstream_takes_its_settings(project):

