@@ -11,6 +11,7 @@ from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from host.device import LinkDevice
+from host.request import Request
 from host.urls import SIMULATED
 from hw.boards import board
 from hw.build import BuildError
@@ -278,6 +279,7 @@ def test_netlist_generates_what_the_golden_model_does(tmp_path):
     with LinkDevice(port, name="netlist", **SIMULATED) as device:
         device.load(model)
         timing = predict(device.image, tiny)
+        states = []
         for temperature in (0.0, 1.0):
             arguments = {"temperature": temperature, "seed": 5, "stop": None}
             tokens = list(device.generate([1, 2, 3], 6, **arguments))
@@ -285,3 +287,11 @@ def test_netlist_generates_what_the_golden_model_does(tmp_path):
             assert device.totals() == timing.totals(chosen=6, read=2)
             counted = [cycles for _, cycles in device.counters()]
             assert counted == timing.counters(chosen=6, read=2)
+            states.append(golden.state())
+            assert (device.state() == states[-1]).all()
+        assert (states[0] != states[1]).any()
+        resumed = replace(Request.of([3], 2, 0.0, 0, None, vocabulary=57), resume=True)
+        for one in (device, golden):
+            one.restore(states[0])
+        assert list(device.answer(resumed)) == list(golden.answer(resumed))
+        assert (device.state() == golden.state()).all()

@@ -1,7 +1,7 @@
 """Whether a board's netlist generates what the golden model does: ``python -m sim.netlist BOARD``.
 
-One text greedy and one sampled; tokens, counters of every step and totals must be those of the
-golden model and of the timetable.
+One text greedy and one sampled, and one that goes on from the state of the first; tokens, hidden
+states, counters of every step and totals must be those of the golden model and of the timetable.
 """
 
 from weights import early as early  # isort: split
@@ -9,10 +9,12 @@ from weights import early as early  # isort: split
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from host.compiler import compile_image
 from host.device import LinkDevice
+from host.request import Request
 from host.urls import SIMULATED
 from hw.boards import board
 from hw.build.plan import check_hardware
@@ -66,22 +68,38 @@ def main(arguments: Sequence[str] | None = None) -> int:
         device.load(model)
         timing = predict(compile_image(model, target.geometry), target.machine)
         print(f"loaded after {time.monotonic() - start:.0f} s, {port.cycles:,} cycles", flush=True)
+        kept = []
         for temperature in (0.0, 0.8):
             texts = [
                 list(one.generate(prompt, options.tokens, temperature=temperature, seed=1))
                 for one in (golden, device)
             ]
+            states = [one.state() for one in (golden, device)]
+            kept.append(states[0])
             counts = {"chosen": len(texts[1]), "read": len(prompt) - 1}
             counted = [cycles for _, cycles in device.counters()]
             for what, ours, theirs in (
                 ("tokens", texts[1], texts[0]),
+                ("states", states[1].tolist(), states[0].tolist()),
                 ("counters", counted, timing.counters(**counts)),
                 ("totals", device.totals(), timing.totals(**counts)),
             ):
-                wrong += ours != theirs
-                verdict = "equal" if ours == theirs else f"{ours} instead of {theirs}"
-                print(f"temperature {temperature}: {what} {verdict}", flush=True)
+                wrong += _differ(f"temperature {temperature}: {what}", ours, theirs)
+        further = Request.of(
+            texts[0][-1:], options.tokens, 0.0, 1, None, vocabulary=model.shape.vocabulary
+        )
+        for one in (golden, device):
+            one.restore(kept[0])
+        theirs, ours = (list(one.answer(replace(further, resume=True))) for one in (golden, device))
+        wrong += _differ("from the state of the first: tokens", ours, theirs)
     return 1 if wrong else 0
+
+
+def _differ(what: str, ours: object, theirs: object) -> bool:
+    """Whether two results differ; it is said on a line."""
+    verdict = "equal" if ours == theirs else f"{ours} instead of {theirs}"
+    print(f"{what} {verdict}", flush=True)
+    return ours != theirs
 
 
 if __name__ == "__main__":
