@@ -19,6 +19,7 @@ from host.serve.application import application
 from host.serve.listening import Server, is_loopback, listen, raise_file_limit, url_of
 from host.serve.scheduler import Scheduler
 from host.serve.service import Limits, Service
+from host.serve.stories import Stories
 from host.urls import open_device
 from weights.commandline import OneLineParser, program
 from weights.model import MAKE_AGAIN, IntegerModel
@@ -139,6 +140,7 @@ def serve(options: Any) -> None:
             device=options.device,
             limits=limits,
             keys=keys,
+            stories=Stories(shared=not options.private),
             hosts=LOCAL_NAMES | {options.host.lower()} if local else None,
         )
         if not local and not keys:
@@ -153,7 +155,11 @@ def serve(options: Any) -> None:
             print(f"{service.name} on {options.device}: {where}", flush=True)
             scheduler.start()
 
-        server = Server(application(service), limits, begun=begun, ended=scheduler.close)
+        def ended() -> None:
+            service.stories.close()
+            scheduler.close()
+
+        server = Server(application(service), limits, begun=begun, ended=ended)
         server.run(sockets=[listener])
     if failures:
         raise failures[0]

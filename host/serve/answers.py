@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import secrets
+import uuid
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
@@ -128,12 +129,14 @@ class Answer:
 
     Members
     -------
+    name : of its own
     order : what is answered
     finish : why the text ended; None until it has
     """
 
     def __init__(self, service: Service, order: Order):
         self._service = service
+        self.name = uuid.uuid4().hex
         self.order = order
         self.finish: Finish | None = None
         self._mailbox = Mailbox()
@@ -141,8 +144,7 @@ class Answer:
         self._stops = StopText(order.stops)
         self._taken = 0
         self._session = service.scheduler.submit(order.request, self._mailbox)
-        service.watch.begin(self._session.number, order.text)
-        self._watched = True
+        service.stories.begin(self.name, order.text)
 
     async def pieces(self) -> AsyncIterator[str]:
         """The text, never an empty piece.
@@ -157,7 +159,7 @@ class Answer:
         while self.finish is None:
             ending, piece = self._read(await self._mailbox.take())
             if piece:
-                self._service.watch.piece(self._session.number, piece)
+                self._service.stories.piece(self.name, piece)
                 yield piece
             if self._stops.stopped:
                 self._end("stop")
@@ -200,9 +202,7 @@ class Answer:
 
     def _close(self, reason: str) -> None:
         self._session.cancel()
-        if self._watched:
-            self._watched = False
-            self._service.watch.end(self._session.number, reason)
+        self._service.stories.end(self.name, reason)
 
     @property
     def usage(self) -> Usage:

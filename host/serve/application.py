@@ -8,7 +8,7 @@ from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from host.serve import completions, facts, openapi
+from host.serve import completions, facts, openapi, watch
 from host.serve.endpoints import Endpoint
 from host.serve.errors import api_error
 from host.serve.guard import Guard
@@ -22,6 +22,7 @@ async def describe(service: Service, request: Request) -> Response:
 ENDPOINTS: tuple[Endpoint, ...] = (
     *completions.ENDPOINTS,
     *facts.ENDPOINTS,
+    *watch.ENDPOINTS,
     Endpoint(
         method="GET",
         path="/openapi.json",

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
-import uuid
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator
 from typing import Any, TypeVar
 
 from pydantic import BaseModel
-from sse_starlette import EventSourceResponse
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from host.serve.answers import Answer, take_order
-from host.serve.endpoints import Endpoint, json_response
+from host.serve.endpoints import Endpoint, EventResponse, json_response
 from host.serve.errors import ApiError, api_error
 from host.serve.messages import (
     ChatCompletion,
@@ -77,7 +74,7 @@ class Shape(ABC):
     def __init__(self, service: Service, answer: Answer):
         self._answer = answer
         self._facts: dict[str, Any] = {
-            "id": f"{self.prefix}-{uuid.uuid4().hex}",
+            "id": f"{self.prefix}-{answer.name}",
             "created": int(time.time()),
             "model": service.name,
             "system_fingerprint": service.fingerprint,
@@ -204,23 +201,17 @@ async def events(
         yield {"data": api_error(error).json()}
 
 
-class StreamResponse(EventSourceResponse):
+class StreamResponse(EventResponse):
     """An answer as it comes; the session ends early if the client goes, or does not read."""
 
     def __init__(self, service: Service, answer: Answer, shape: Shape, include_usage: bool):
-        super().__init__(
-            events(answer, shape, include_usage),
-            ping=service.limits.ping_s,
-            send_timeout=service.limits.send_s,
-            shutdown_grace_period=GOODBYE_S,
-            sep="\n",
-        )
+        content = events(answer, shape, include_usage)
+        super().__init__(service, content, shutdown_grace_period=GOODBYE_S)
         self._answer = answer
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            with contextlib.suppress(TimeoutError):  # nothing can be told to who does not read
-                await super().__call__(scope, receive, send)
+            await super().__call__(scope, receive, send)
         finally:
             self._answer.close()
 

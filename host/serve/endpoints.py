@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
+from typing import Any
 
 from pydantic import BaseModel
+from sse_starlette import EventSourceResponse
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
 
 from host.serve.errors import api_error
 from host.serve.service import Service
@@ -48,6 +52,20 @@ class Endpoint:
                 return api_error(error).response()
 
         return Route(self.path, endpoint, methods=[self.method])
+
+
+class EventResponse(EventSourceResponse):
+    """Events as they come, until the client goes, or does not read."""
+
+    def __init__(self, service: Service, content: AsyncIterator[dict[str, str]], **options: Any):
+        limits = service.limits
+        super().__init__(
+            content, ping=limits.ping_s, send_timeout=limits.send_s, sep="\n", **options
+        )
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        with contextlib.suppress(TimeoutError):  # nothing can be told to who does not read
+            await super().__call__(scope, receive, send)
 
 
 def json_response(model: BaseModel, status: int = 200) -> Response:

@@ -95,7 +95,7 @@ async def props(service: Service, request: Request) -> Response:
                 max_tokens=min(limits.default_tokens, limits.tokens), temperature=1.0
             ),
             chats=CHATS,
-            shared=service.shared,
+            shared=service.stories.shared,
         )
     )
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Protocol
 
 from tokenizers import Tokenizer
 
 from host.serve.scheduler import Scheduler
+from host.serve.stories import Stories
 from weights.model import IntegerModel
 
 
@@ -36,29 +36,6 @@ class Limits:
     connections: int = 1000
 
 
-class Watch(Protocol):
-    """Is told the texts of all sessions as they go to their clients, in the server's thread."""
-
-    def begin(self, number: int, prompt: str) -> None:
-        """A session has begun to go on with this text."""
-
-    def piece(self, number: int, text: str) -> None:
-        """More text of it."""
-
-    def end(self, number: int, reason: str) -> None:
-        """Called once, last of all: stop, length, cancelled or failed."""
-
-
-class Unwatched:
-    """Keeps texts between a client and the device."""
-
-    def begin(self, number: int, prompt: str) -> None: ...
-
-    def piece(self, number: int, text: str) -> None: ...
-
-    def end(self, number: int, reason: str) -> None: ...
-
-
 @dataclass(frozen=True, kw_only=True)
 class Service:
     """What is served.
@@ -69,7 +46,7 @@ class Service:
     device : its URL
     keys : one of which a client must have, if there are any
     hosts : names by which the server can be called, lower case; None for all
-    shared : whether everyone here is shown the texts of others
+    stories : the texts of all answers, where everyone here is shown them
     """
 
     name: str
@@ -81,8 +58,7 @@ class Service:
     limits: Limits = Limits()
     keys: tuple[str, ...] = ()
     hosts: frozenset[str] | None = None
-    watch: Watch = field(default_factory=Unwatched)
-    shared: bool = False
+    stories: Stories = field(default_factory=Stories)
 
     @property
     def fingerprint(self) -> str:
