@@ -1,0 +1,146 @@
+"""Parts of SDR SDRAM: their sizes and their times, as data sheets give them, and both in cycles."""
+
+import math
+from dataclasses import dataclass
+from fractions import Fraction
+
+BANKS = 4
+"""Banks of every part that is large enough for a model."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Timing:
+    """Least cycles between commands, but for the refresh interval, which is the most.
+
+    Parameters
+    ----------
+    cas_latency : int
+        From a read to the edge at which its data are valid.
+    turn : int
+        From a read to a write, which needs the data pins: a cycle in which nobody drives them.
+    rcd, rp, ras, rc, rrd, rfc, wr, mrd : int
+        As of `Part`.
+    refi : int
+        From one refresh to the next, on average.
+    power_up : int
+        Before the first command.
+    """
+
+    cas_latency: int
+    turn: int
+    rcd: int
+    rp: int
+    ras: int
+    rc: int
+    rrd: int
+    rfc: int
+    wr: int
+    mrd: int
+    refi: int
+    power_up: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """A part, or what several have in common; times in nanoseconds.
+
+    Parameters
+    ----------
+    name : str
+    width : int
+        Data pins; a multiple of 16.
+    row_bits, column_bits : int
+        Of addresses.
+    rcd : float
+        tRCD, from an activate to a read or write.
+    rp : float
+        tRP, from a precharge to an activate.
+    ras : float
+        tRAS, from an activate to a precharge.
+    rc : float
+        tRC, from an activate to the next one of its bank.
+    rrd : float
+        tRRD, from an activate to one of another bank.
+    rfc : float
+        tRFC, from a refresh to any other command.
+    wr : float
+        tWR or tDPL, from the last data written to a precharge.
+    mrd : float
+        tMRD, from a mode register set to any other command; at least two cycles.
+    refi : float
+        tREFI, from one refresh to the next.
+    fast_clock : float
+        tCK below which the CAS latency is 3 instead of 2.
+    power_up : float
+        From power to the first command.
+    """
+
+    name: str
+    width: int
+    row_bits: int
+    column_bits: int
+    rcd: float
+    rp: float
+    ras: float
+    rc: float
+    rrd: float
+    rfc: float
+    wr: float
+    mrd: float
+    refi: float
+    fast_clock: float = 10.0
+    power_up: float = 200_000.0
+
+    @property
+    def words(self) -> int:
+        """Words of ``width`` bits."""
+        return BANKS << (self.row_bits + self.column_bits)
+
+    def timing(self, clock_hz: int) -> Timing:
+        """Its times in cycles of a clock: least ones rounded up, the refresh interval down."""
+
+        def cycles(nanoseconds: float) -> Fraction:
+            return Fraction(nanoseconds) * clock_hz / 10**9
+
+        times = ("rcd", "rp", "ras", "rc", "rrd", "rfc", "wr", "mrd", "power_up")
+        least = {name: math.ceil(cycles(getattr(self, name))) for name in times}
+        least["mrd"] = max(2, least["mrd"])
+        cas_latency = 2 if cycles(self.fast_clock) <= 1 else 3
+        refi = math.floor(cycles(self.refi))
+        return Timing(cas_latency=cas_latency, turn=cas_latency + 2, refi=refi, **least)
+
+
+ULX3S = Part(
+    # IS42S16160G-7, MT48LC16M16A2-75 or AS4C32M16SB-7, by batch: the slowest of each time, and of
+    # the last one, whose rows are longer, half.
+    name="ulx3s",
+    width=16,
+    row_bits=13,
+    column_bits=9,
+    rcd=21,
+    rp=21,
+    ras=44,
+    rc=66,
+    rrd=15,
+    rfc=70,
+    wr=15,
+    mrd=15,
+    refi=7812.5,
+)
+
+EM638325 = Part(
+    # Of several boards, and inside the package of a GW2AR-18; its slow grade.
+    name="em638325",
+    width=32,
+    row_bits=11,
+    column_bits=8,
+    rcd=21,
+    rp=21,
+    ras=49,
+    rc=70,
+    rrd=14,
+    rfc=70,
+    wr=20,
+    mrd=15,
+    refi=15625,
+)

@@ -1,0 +1,146 @@
+"""SDRAM beside a simulated core: chips as their data sheets describe them, behind pads.
+
+What a machine believes of its part is in `hw.memory.sdram.parts`; here is what the chips that may
+be on the board are like, so that neither follows from the other. ``sdram.v`` holds a core to it.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+MODEL = Path(__file__).with_name("sdram.v")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chip:
+    """A chip, by its data sheet; times in nanoseconds.
+
+    Parameters
+    ----------
+    width, row_bits, column_bits : int
+        Data pins, and bits of addresses.
+    clock_cl2, clock_cl3 : float
+        tCK at CAS latencies of 2 and 3.
+    rcd, rp, ras, rc, rrd, rfc, wr, mrd : float
+        tRCD, tRP, tRAS, tRC, tRRD, tRFC, tWR, tMRD; tMRD is two cycles at least.
+    ras_most : float
+        tRAS, the most.
+    refresh : float
+        tREF, in which ``1 << rows_refreshed`` rows must be refreshed.
+    power_up : float
+        From power to the first command.
+    """
+
+    width: int
+    row_bits: int
+    column_bits: int
+    clock_cl2: float
+    clock_cl3: float
+    rcd: float
+    rp: float
+    ras: float
+    rc: float
+    rrd: float
+    rfc: float
+    wr: float
+    mrd: float
+    ras_most: float = 100_000
+    refresh: float = 64e6
+    rows_refreshed: int = 13
+    power_up: float = 200_000
+
+    def parameters(self, clock_hz: int) -> dict[str, int]:
+        """Of the module ``sdram``, times in picoseconds."""
+        times = {
+            "CLOCK": 1e9 / clock_hz,
+            "CLOCK_CL2": self.clock_cl2,
+            "CLOCK_CL3": self.clock_cl3,
+            "RCD": self.rcd,
+            "RP": self.rp,
+            "RAS": self.ras,
+            "RC": self.rc,
+            "RRD": self.rrd,
+            "RFC": self.rfc,
+            "WR": self.wr,
+            "MRD": self.mrd,
+            "RAS_MOST": self.ras_most,
+            "POWER_UP": self.power_up,
+            "REFI": self.refresh / (1 << self.rows_refreshed),
+        }
+        sizes = {
+            "WIDTH": self.width,
+            "ROW_BITS": self.row_bits,
+            "COLUMN_BITS": self.column_bits,
+        }
+        return sizes | {name: int(1000 * time) for name, time in times.items()}
+
+
+CHIPS = {
+    "IS42S16160G-7": Chip(
+        width=16, row_bits=13, column_bits=9, clock_cl2=10, clock_cl3=7,
+        rcd=15, rp=15, ras=37, rc=60, rrd=14, rfc=67, wr=14, mrd=14,
+    ),
+    "MT48LC16M16A2-75": Chip(
+        width=16, row_bits=13, column_bits=9, clock_cl2=10, clock_cl3=7.5,
+        rcd=20, rp=20, ras=44, rc=66, rrd=15, rfc=66, wr=15, mrd=15, ras_most=120_000,
+    ),
+    "AS4C32M16SB-7": Chip(
+        width=16, row_bits=13, column_bits=10, clock_cl2=10, clock_cl3=7,
+        rcd=21, rp=21, ras=42, rc=63, rrd=14, rfc=63, wr=14, mrd=14, ras_most=120_000,
+    ),
+    "EM638325-7": Chip(
+        width=32, row_bits=11, column_bits=8, clock_cl2=10, clock_cl3=7,
+        rcd=20, rp=20, ras=49, rc=70, rrd=14, rfc=70, wr=20, mrd=14, rows_refreshed=12,
+    ),
+}  # fmt: skip
+
+PARTS = {
+    "ulx3s": ("MT48LC16M16A2-75", "IS42S16160G-7", "AS4C32M16SB-7"),
+    "em638325": ("EM638325-7",),
+}
+"""Chips that may be where a machine believes a part of `hw.memory.sdram.parts`, by its name."""
+
+
+def pads_verilog(chips: Sequence[Chip], clock_hz: int, *, pins: str) -> str:
+    """Pads, and chips that lie side by side on the same pins, of which one alone may be there.
+
+    Verilog for inside a module that has the wires ``pins__ras`` and so on of a `PinsSignature`,
+    and ``fault``: what one of the chips says of how it is used. What is read is what all agree on.
+
+    There is a register in each pad. The chips' clock is late by most of a cycle, so that at an edge
+    they see what left the pads at the one before.
+    """
+    width, row_bits = chips[0].width, max(chip.row_bits for chip in chips)
+    outputs = {
+        "ras": 1, "cas": 1, "we": 1, "bank": 2, "address": row_bits, "mask": width // 8,
+        "dq__o": width, "dq__oe": 1,
+    }  # fmt: skip
+    pads = [
+        f"reg [{bits - 1}:0] pad_{one} = 0; always @(posedge clk) pad_{one} <= {pins}__{one};"
+        for one, bits in outputs.items()
+    ]
+    agreed, faults = f"driven[0 +: {width}]", "64'b0"
+    for number, chip in enumerate(chips):
+        driven, said = f"driven[{width * number} +: {width}]", f"said[{64 * number} +: 64]"
+        parameters = chip.parameters(clock_hz).items()
+        pads.append(
+            f"sdram #({', '.join(f'.{key}({value})' for key, value in parameters)}) chip_{number} ("
+            ".clk(clk), .cke(1'b1), .cs_n(1'b0), .ras_n(~pad_ras), .cas_n(~pad_cas), "
+            ".we_n(~pad_we), .ba(pad_bank), .a(pad_address), .dqm(pad_mask), "
+            f".dq_i(pad_dq__o), .dq_oe(pad_dq__oe), .dq_o({driven}), .fault({said}));"
+        )
+        agreed += f" ^ (driven[0 +: {width}] ^ {driven})"
+        faults = f"{said} != 0 ? {said} : {faults}"
+    return "\n".join(
+        (
+            f"wire [{width * len(chips) - 1}:0] driven; wire [{64 * len(chips) - 1}:0] said;",
+            f"reg [{width - 1}:0] pad_dq__i = 0; always @(posedge clk) pad_dq__i <= {agreed};",
+            f"assign {pins}__dq__i = pad_dq__i; assign fault = {faults};",
+            *pads,
+        )
+    )
+
+
+def fault_name(fault: int) -> str:
+    """What ``fault`` says; empty where nothing is wrong."""
+    return fault.to_bytes(8, "big").lstrip(b"\0").decode("ascii")

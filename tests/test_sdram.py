@@ -1,0 +1,394 @@
+"""SDRAM: the controller and the store against a model of the chips that knows nothing of them."""
+
+import dataclasses
+import random
+from functools import partial
+
+import pytest
+from amaranth.hdl import Module, Mux
+from amaranth.lib import stream, wiring
+from amaranth.lib.wiring import In, Out, connect, flipped
+
+from hw.memory.sdram.controller import Access, Controller
+from hw.memory.sdram.parts import BANKS, EM638325, ULX3S, Part, Timing
+from hw.memory.sdram.pins import PinsSignature
+from hw.memory.sdram.store import SdramStore, SdramStoreParameters
+from sim.sdram import CHIPS, MODEL, PARTS, Chip, fault_name, pads_verilog
+from tests.stepped import Stepped
+from tests.test_stores import Host
+
+CLOCK_HZ = 100_000_000
+
+# The controller ---------------------------------------------------------------------------------
+
+STRICT = Chip(
+    # No time of it follows from others at 100 MHz.
+    width=16, row_bits=11, column_bits=8, clock_cl2=10, clock_cl3=7,
+    rcd=30, rp=30, ras=80, rc=150, rrd=20, rfc=70, wr=30, mrd=30, refresh=4096 * 2e3,
+    rows_refreshed=12, power_up=5_000, ras_most=17_000,
+)  # fmt: skip
+LEAST = {"rcd": 3, "rp": 3, "ras": 8, "rc": 15, "rrd": 2, "rfc": 7, "wr": 3, "mrd": 3}
+TIMES = {**LEAST, "turn": 4, "refi": 200, "power_up": 500}
+
+
+def part_of(chip: Chip) -> Part:
+    """The part, as far as the controller is not told its times."""
+    times = {name: getattr(chip, name) for name in LEAST}
+    sizes = {name: getattr(chip, name) for name in ("width", "row_bits", "column_bits")}
+    return Part(name="strict", refi=2000, power_up=chip.power_up, **sizes, **times)
+
+
+class Adjusted(wiring.Component):
+    """A controller that is told its times, and pins that can be moved by hand instead."""
+
+    def __init__(self, part: Part):
+        self.part = part
+        super().__init__(
+            {
+                "times": In(wiring.Signature({name: Out(16) for name in TIMES})),
+                "access": In(stream.Signature(Access(part))),
+                "answer": Out(1),
+                "word": Out(part.width),
+                "by_hand": In(1),
+                "hand": In(PinsSignature(part)),
+                "pins": Out(PinsSignature(part)),
+            }
+        )
+
+    def elaborate(self, platform):
+        m = Module()
+        timing = Timing(cas_latency=2, **{name: getattr(self.times, name) for name in TIMES})
+        m.submodules.controller = controller = Controller(self.part, timing)
+        connect(m, flipped(self.access), controller.access)
+        m.d.comb += [self.answer.eq(controller.answer), self.word.eq(controller.word)]
+        for path, member, pin in self.pins.signature.flatten(self.pins):
+            own, hand = controller.pins, self.hand
+            for name in path:
+                own, hand = getattr(own, name), getattr(hand, name)
+            if member.flow == Out:
+                m.d.comb += pin.eq(Mux(self.by_hand, hand, own))
+            else:
+                m.d.comb += [own.eq(pin), hand.eq(pin)]
+        return m
+
+
+@pytest.fixture(scope="module")
+def adjusted(tmp_path_factory) -> tuple[Adjusted, Stepped]:
+    component = Adjusted(part_of(STRICT))
+    return component, Stepped(
+        component,
+        surroundings=pads_verilog([STRICT], CLOCK_HZ, pins="pins"),
+        inside="pins",
+        extra={"fault": 64},
+        modules=MODEL.read_text(),
+        cache=tmp_path_factory.mktemp("cache"),
+    )
+
+
+async def traffic(component: Adjusted, times: dict[str, int], accesses: int, ctx: Stepped) -> str:
+    """Reads and writes of a few places, hurried and not; the name of the first fault."""
+    rng = random.Random(accesses)
+    for name, cycles in times.items():
+        ctx.set(getattr(component.times, name), cycles)
+    access, contents, expected = component.access, {}, []
+    for _ in range(accesses):
+        place = rng.randrange(3) | rng.randrange(BANKS) << 8 | rng.randrange(3) << 10
+        if rng.random() < 0.1:
+            place |= 0xFF  # the end of a row
+        mask = rng.choice((0, 0, 1, 2))
+        write = place not in contents or rng.random() < 0.4
+        value = rng.getrandbits(16)
+        packed = place | write << 21 | value << 22 | (mask if place in contents else 0) << 38
+        ctx.set(access.payload, packed)
+        ctx.set(access.valid, 1)
+        while True:
+            taken = ctx.get(access.ready)
+            if ctx.get(component.answer) and not fault_name(ctx.get("fault")):
+                assert ctx.get(component.word) == expected.pop(0)
+            await ctx.tick()
+            if taken:
+                break
+        ctx.set(access.valid, 0)
+        if write:
+            kept = sum(0xFF << 8 * n for n in range(2) if packed >> 38 + n & 1)
+            contents[place] = contents.get(place, 0) & kept | value & ~kept
+        else:
+            expected.append(contents[place])
+        if fault := fault_name(ctx.get("fault")):
+            return fault
+        for _ in range(rng.choice((0, 0, 0, 1, 3, 30))):
+            if ctx.get(component.answer):
+                assert ctx.get(component.word) == expected.pop(0)
+            await ctx.tick()
+    return ""
+
+
+@pytest.mark.whole
+def test_words_come_back(adjusted):
+    component, stepped = adjusted
+    assert stepped.run(partial(traffic, component, TIMES, 1500)) == ""
+
+
+@pytest.mark.whole
+@pytest.mark.parametrize(
+    ("wrong", "name"),
+    [
+        *(({time: TIMES[time] - 1}, f"t{time.upper()}") for time in LEAST),
+        ({"turn": TIMES["turn"] - 1}, "contend"),
+        ({"power_up": TIMES["power_up"] - 4}, "power-up"),  # the first command is that late anyway
+        ({"refi": TIMES["refi"] + 30}, "refresh"),
+    ],
+)
+def test_a_cycle_too_few(adjusted, wrong, name):
+    component, stepped = adjusted
+    assert stepped.run(partial(traffic, component, TIMES | wrong, 1500)) == name
+
+
+# The chips, by hand -----------------------------------------------------------------------------
+
+CLOSE_ALL, REFRESH, MODE = ("ras we", 1 << 10), ("ras cas", 0), ("ras cas we", 2 << 4)
+OPEN, READ, WRITE = ("ras", 5), ("cas", 0), ("cas we oe", 0)
+START = [500, CLOSE_ALL, 3, *[REFRESH, 7] * 8, MODE, 3]
+
+
+async def by_hand(component: Adjusted, commands: list, ctx: Stepped) -> str:
+    """Commands, which are asserted pins and an address, and cycles to wait."""
+    hand = component.hand
+    pins = {name: getattr(hand, name) for name in ("ras", "cas", "we", "bank", "mask")}
+    pins["oe"] = hand.dq.oe
+    ctx.set(component.by_hand, 1)
+    for command in commands:
+        asserted, address = ("", 0) if isinstance(command, int) else command
+        ctx.set(hand.address, address)
+        for name, pin in pins.items():
+            ctx.set(pin, -1 if name in asserted.split() else 0)
+        await ctx.tick().repeat(command if isinstance(command, int) else 1)
+    ctx.set(component.by_hand, 0)  # the controller is still where it began
+    await ctx.tick().repeat(5)
+    return fault_name(ctx.get("fault"))
+
+
+@pytest.mark.whole
+@pytest.mark.parametrize(
+    ("commands", "name"),
+    [
+        ([*START, OPEN, 3, READ, 7, WRITE, 3, CLOSE_ALL], ""),
+        ([500, OPEN], "init"),
+        ([500, REFRESH], "init"),
+        ([500, CLOSE_ALL, 3, *[REFRESH, 7] * 7, MODE], "init"),
+        ([*START, READ], "closed"),
+        ([*START, WRITE], "closed"),
+        ([*START, OPEN, 3, ("bank cas", 0)], "closed"),
+        ([*START, OPEN, 20, OPEN], "open"),
+        ([*START, OPEN, 20, REFRESH], "open"),
+        ([*START, OPEN, 3, ("cas we", 0)], "undriven"),
+        ([*START, OPEN, 3, READ, 2, WRITE], "contend"),
+        ([*START, OPEN, 3, ("cas", 1 << 10)], "autoprec"),
+        ([*START, ("ras cas we", 1 << 4)], "mode"),
+        ([*START, OPEN, 1720], "tRAS max"),
+        ([*START, 1790], ""),
+        ([*START, 1810], "refresh"),
+    ],
+)
+def test_what_the_chip_refuses(adjusted, commands, name):
+    component, stepped = adjusted
+    assert stepped.run(partial(by_hand, component, commands)) == name
+
+
+@pytest.mark.whole
+@pytest.mark.parametrize("masked", [False, True])
+def test_masked_bytes_are_not_read(adjusted, masked):
+    component, stepped = adjusted
+
+    async def bench(ctx: Stepped) -> int:
+        ctx.set(component.hand.dq.o, 0x1234)
+        await by_hand(component, [*START, OPEN, 3, WRITE, 3], ctx)
+        ctx.set(component.by_hand, 1)
+        for cas, mask in ((1, masked), (0, 0), (0, 0), (0, 0)):
+            ctx.set(component.hand.cas, cas)
+            ctx.set(component.hand.mask, mask)
+            await ctx.tick()
+        return ctx.get(component.hand.dq.i)
+
+    assert (stepped.run(bench) == 0x1234) != masked
+
+
+# Parts ------------------------------------------------------------------------------------------
+
+
+def test_times_are_rounded_to_the_safe_side():
+    assert ULX3S.timing(100_000_000) == Timing(
+        cas_latency=2, turn=4, rcd=3, rp=3, ras=5, rc=7, rrd=2, rfc=7, wr=2, mrd=2,
+        refi=781, power_up=20_000,
+    )  # fmt: skip
+    fast = ULX3S.timing(133_000_000)
+    assert (fast.cas_latency, fast.rc, fast.refi) == (3, 9, 1039)
+    assert ULX3S.timing(1_000_000).mrd == 2
+
+
+@pytest.mark.parametrize("part", [ULX3S, EM638325], ids=lambda part: part.name)
+def test_a_part_is_as_slow_as_any_of_its_chips(part):
+    for name in PARTS[part.name]:
+        chip = CHIPS[name]
+        assert part.width == chip.width
+        assert part.row_bits <= chip.row_bits and part.column_bits <= chip.column_bits
+        assert part.fast_clock >= chip.clock_cl2
+        for time in LEAST:
+            assert getattr(part, time) >= getattr(chip, time)
+        assert part.refi <= chip.refresh / (1 << chip.rows_refreshed)
+
+
+# The store --------------------------------------------------------------------------------------
+
+STORES = {
+    "ulx3s": SdramStoreParameters(
+        part=ULX3S, timing=ULX3S.timing(CLOCK_HZ), lanes=24, depth=1 << 20, rows_ahead=16
+    ),
+    "em638325": SdramStoreParameters(
+        part=EM638325, timing=EM638325.timing(133_000_000), lanes=16, depth=1 << 21, rows_ahead=32
+    ),
+}
+CLOCKS = {"ulx3s": CLOCK_HZ, "em638325": 133_000_000}
+
+
+@pytest.fixture(scope="module", params=STORES)
+def store(request, tmp_path_factory) -> tuple[SdramStore, Stepped]:
+    """A store with all chips that may be there, side by side."""
+    name = request.param
+    chips = [CHIPS[chip] for chip in PARTS[name]]
+    store = STORES[name].create()
+    return store, Stepped(
+        store,
+        surroundings=pads_verilog(chips, CLOCKS[name], pins="pins"),
+        inside="pins",
+        extra={"fault": 64},
+        modules=MODEL.read_text(),
+        cache=tmp_path_factory.mktemp("cache"),
+    )
+
+
+class Rows:
+    """The engine's side of a store: rows that it takes are checked when their data are there."""
+
+    def __init__(self, ctx: Stepped, store: SdramStore, expected: list[int]):
+        self.ctx, self.rows, self.expected = ctx, store.rows, expected
+        self._due: list[int | None] = [None] * store.parameters.latency
+        self.row = 0
+
+    async def seek(self, row: int) -> None:
+        self.row = row
+        self.ctx.set(self.rows.first, row)
+        self.ctx.set(self.rows.seek, 1)
+        await self.tick()
+        self.ctx.set(self.rows.seek, 0)
+
+    async def tick(self, ready: bool = False) -> bool:
+        """A cycle; whether a row passed in it."""
+        self.ctx.set(self.rows.ready, ready)
+        passed = ready and bool(self.ctx.get(self.rows.valid))
+        due = self._due.pop(0)
+        assert due is None or self.ctx.get(self.rows.data) == due
+        self._due.append(self.expected[self.row] if passed else None)
+        self.row += passed
+        await self.ctx.tick()
+        return passed
+
+    async def take(self, count: int) -> int:
+        """Cycles that it takes to get so many rows."""
+        cycles = 0
+        while count:
+            count -= await self.tick(ready=True)
+            cycles += 1
+        return cycles
+
+
+def rows_of(contents: list[int], half_words: int) -> list[int]:
+    return [
+        sum(half << 16 * n for n, half in enumerate(contents[at : at + half_words]))
+        for at in range(0, len(contents), half_words)
+    ]
+
+
+@pytest.mark.whole
+def test_what_the_host_writes_is_read(store):
+    component, stepped = store
+    half_words = component.parameters.half_words
+    rng = random.Random(half_words)
+
+    async def bench(ctx: Stepped) -> str:
+        host = Host(ctx, component.host, rng)
+        contents = [rng.getrandbits(16) for _ in range(40 * half_words)]
+        await host.write(0, contents)
+        for _ in range(12):
+            start = rng.randrange(len(contents))
+            end = min(len(contents), start + rng.randint(1, 9))
+            contents[start:end] = [rng.getrandbits(16) for _ in range(start, end)]
+            await host.write(start, contents[start:end], gap=rng.choice((0, 0.5)))
+            got = await host.read(start, end - start, gap=rng.choice((0, 0.5)))
+            assert got == contents[start:end]
+            # What was read ahead of the engine does not outlast the host.
+            rows = Rows(ctx, component, rows_of(contents, half_words))
+            await rows.seek(start // half_words)
+            for _ in range(rng.randrange(20)):
+                await rows.tick(ready=rows.row < len(rows.expected) and rng.random() < 0.7)
+            for _ in range(component.parameters.latency):
+                await rows.tick()
+        assert await host.read(0, len(contents)) == contents
+        return fault_name(ctx.get("fault"))
+
+    assert stepped.run(bench) == ""
+
+
+@pytest.mark.whole
+def test_rows_follow_each_other_at_the_pace_of_the_chip(store):
+    component, stepped = store
+    p = component.parameters
+    page = (1 << p.part.column_bits) // p.words  # rows of trits in one of the chip's
+    rng = random.Random(page)
+
+    async def bench(ctx: Stepped) -> str:
+        # What is at these addresses is nothing that anybody wrote, and always the same.
+        host = Host(ctx, component.host, rng)
+        edge = 3 * page * p.half_words
+        marks = [rng.getrandbits(16) for _ in range(8 * p.half_words)]
+        await host.write(edge - 4 * p.half_words, marks)
+        expected = [0] * (40 * page)
+        first = edge // p.half_words - 4
+        expected[first : first + 8] = rows_of(marks, p.half_words)
+        rows = Rows(ctx, component, expected)
+
+        await rows.seek(0)
+        started = await rows.take(1)
+        assert started <= 25
+        count = 12 * page
+        cycles = await rows.take(count)
+        assert count * p.words / cycles > 0.97
+
+        # A pause fills the rows ahead; a seek to the row that follows finds all of them there.
+        for _ in range(2 * p.rows_ahead * p.words + 100):  # refreshes may come first
+            await rows.tick()
+        await rows.seek(rows.row)
+        assert await rows.take(p.rows_ahead) == p.rows_ahead
+        await rows.seek(5)
+        assert await rows.take(1) > p.words
+        for _ in range(60):  # again and again, before the row of the last one is there, too
+            await rows.seek(rng.randrange(30 * page))
+            for _ in range(rng.randrange(14)):
+                await rows.tick(ready=True)
+        return fault_name(ctx.get("fault"))
+
+    assert stepped.run(bench) == ""
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"lanes": 4}, "lanes must be a multiple of 8, the trits of a word of ulx3s, not 4"),
+        ({"depth": 6 << 20}, "depth must be at most 5592405, the rows that ulx3s holds, not 62"),
+        ({"rows_ahead": 24}, "rows_ahead must be a power of two, not 24"),
+        ({"rows_ahead": 0}, "rows_ahead must be a positive integer, not 0"),
+    ],
+)
+def test_stores_that_cannot_be(change, message):
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(STORES["ulx3s"], **change)
