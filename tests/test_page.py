@@ -31,10 +31,10 @@ pytestmark = pytest.mark.whole
 
 playwright = pytest.importorskip("playwright.sync_api")
 expect = playwright.expect
+expect.set_options(timeout=15_000)  # where many tests share few processors
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 BOARD = "ulx3s_85f"
-LONG_MS = 15_000
 PROMPT = "Once upon a time"
 EVIL = "<img src=x onerror='window.hurt=1'><script>window.hurt=1</script> & so"
 
@@ -201,7 +201,6 @@ def visit(chromium):
         context = chromium.new_context(**options)
         contexts.append(context)
         page = context.new_page()
-        page.set_default_timeout(LONG_MS)
         page.on("console", console)
         page.on("pageerror", lambda error: wrong.append(str(error)))
         page.on("request", lambda request: asked.append(request.url))
@@ -385,7 +384,7 @@ def test_a_key_is_asked_for_and_kept_for_the_visit(visit):
         expect(page.locator("#problem")).to_be_hidden()
         field.fill("wrong")
         field.press("Enter")
-        expect(page.locator("#problem")).to_contain_text("key")
+        expect(page.locator("#problem")).to_contain_text("not take this key")
         field.fill("right")
         field.press("Enter")
         write(page)
