@@ -6,6 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from weights.files import ZOO
+from weights.model import IntegerModel
+
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 
@@ -27,6 +30,12 @@ def upstream_tiny(shared: Path) -> Path:
 def validation_text(shared: Path) -> Path:
     """The validation stories that `upstream_tiny` was measured on."""
     return shared / "data" / "tinystories" / "valid.txt"
+
+
+@pytest.fixture(scope="session")
+def stories_nano() -> IntegerModel:
+    """The smallest shipped model."""
+    return IntegerModel.load(ZOO / "stories-nano.safetensors")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -18,61 +18,25 @@ from host.errors import DeviceError
 from host.serve.application import ENDPOINTS, application
 from host.serve.guard import host_name
 from host.serve.messages import Message, joined
-from host.serve.scheduler import Scheduler, State
-from host.serve.service import Limits, Service
 from host.serve.stops import StopText
 from sim.golden_device import GoldenDevice
-from weights.files import ZOO
-from weights.model import IntegerModel
-from weights.text import decode, open_tokenizer
-
-NAME = "stories-nano"
-PROMPT = "Once upon a time"
-LONG = 30.0
-LIMITS = Limits(body_bytes=3000, prompt_tokens=200, tokens=300, default_tokens=12)
-
-
-@pytest.fixture(scope="session")
-def model() -> IntegerModel:
-    return IntegerModel.load(ZOO / f"{NAME}.safetensors")
-
-
-@contextlib.contextmanager
-def service_of(model, open_device=GoldenDevice, slots=64, **options) -> Iterator[Service]:
-    scheduler = Scheduler(open_device, model, slots=slots)
-    service = Service(
-        name=NAME,
-        created=1_700_000_000,
-        model=model,
-        tokenizer=open_tokenizer(model.tokenizer_json, NAME),
-        scheduler=scheduler,
-        device="golden://",
-        **{"limits": LIMITS, **options},
-    )
-    scheduler.start()
-    try:
-        yield service
-    finally:
-        scheduler.close()
-
-
-def wait_for(condition) -> None:
-    """Until something is so that another thread makes so."""
-    ready = threading.Event()
-    for _ in range(int(LONG / 0.01)):
-        if condition():
-            return
-        ready.wait(0.01)
-    raise AssertionError("it did not happen")
-
-
-def ready(service: Service) -> None:
-    wait_for(lambda: service.scheduler.status().state is State.READY)
+from tests.services import (
+    LIMITS,
+    LONG,
+    NAME,
+    PROMPT,
+    Gated,
+    gated,
+    ready,
+    service_of,
+    wait_for,
+)
+from weights.text import decode
 
 
 @pytest.fixture(scope="module")
-def service(model):
-    with service_of(model) as service:
+def service(stories_nano):
+    with service_of(stories_nano) as service:
         ready(service)
         yield service
 
@@ -419,8 +383,8 @@ def test_addresses_that_are_none(client):
 # Keys and names -------------------------------------------------------------------------------
 
 
-def test_a_key_is_needed_but_for_health(model):
-    with service_of(model, keys=("first-key", "second")) as service:
+def test_a_key_is_needed_but_for_health(stories_nano):
+    with service_of(stories_nano, keys=("first-key", "second")) as service:
         ready(service)
         client = TestClient(application(service))
         assert client.get("/health").status_code == 200
@@ -461,37 +425,6 @@ def test_every_answer_is_guarded(client):
 # The device -----------------------------------------------------------------------------------
 
 
-class Gated(GoldenDevice):
-    """Gives a token only when it may, or fails."""
-
-    def __init__(self):
-        super().__init__()
-        self.open = threading.Event()
-        self.fault: DeviceError | None = None
-        self.slow = False
-
-    def answer(self, request):
-        for token in super().answer(request):
-            if self.slow:
-                assert self.open.wait(LONG)
-            if self.fault:
-                raise self.fault
-            yield token
-
-
-@contextlib.contextmanager
-def gated(model, **options):
-    """A service whose device waits from its first token on, and that device."""
-    device = Gated()
-    with service_of(model, lambda: device, **options) as service:
-        ready(service)
-        device.slow = True
-        try:
-            yield service, device
-        finally:
-            device.open.set()
-
-
 @contextlib.contextmanager
 def asking(client, **fields):
     """A request in a thread of its own; a list that gets its answer at the end."""
@@ -508,8 +441,8 @@ def asking(client, **fields):
         thread.join(LONG)
 
 
-def test_one_request_too_many_is_told_when_to_come_again(model):
-    with gated(model, slots=1) as (service, device):
+def test_one_request_too_many_is_told_when_to_come_again(stories_nano):
+    with gated(stories_nano, slots=1) as (service, device):
         client = TestClient(application(service))
         with asking(client) as answers:
             wait_for(lambda: service.scheduler.status().sessions)
@@ -524,8 +457,8 @@ def test_one_request_too_many_is_told_when_to_come_again(model):
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_a_device_that_fails_is_an_error_that_says_why(model, stream):
-    with gated(model) as (service, device):
+def test_a_device_that_fails_is_an_error_that_says_why(stories_nano, stream):
+    with gated(stories_nano) as (service, device):
         client = TestClient(application(service))
         with asking(client, stream=stream) as answers:
             wait_for(lambda: service.scheduler.status().sessions)
@@ -541,7 +474,7 @@ def test_a_device_that_fails_is_an_error_that_says_why(model, stream):
             assert answers[0].headers["retry-after"] == "5"
 
 
-def test_a_lost_device_is_told_until_it_is_back(model):
+def test_a_lost_device_is_told_until_it_is_back(stories_nano):
     there = threading.Event()
     there.set()
     device = Gated()
@@ -552,7 +485,7 @@ def test_a_lost_device_is_told_until_it_is_back(model):
         device.fault = None
         return device
 
-    with service_of(model, open_device) as service:
+    with service_of(stories_nano, open_device) as service:
         ready(service)
         there.clear()
         device.fault = DeviceError("the board: lost")
@@ -568,14 +501,14 @@ def test_a_lost_device_is_told_until_it_is_back(model):
         assert text(client)["choices"][0]["text"]
 
 
-def test_a_device_that_is_being_loaded_is_told(model):
+def test_a_device_that_is_being_loaded_is_told(stories_nano):
     there = threading.Event()
 
     def open_device():
         assert there.wait(LONG)
         return GoldenDevice()
 
-    with service_of(model, open_device) as service:
+    with service_of(stories_nano, open_device) as service:
         client = TestClient(application(service))
         refused(client.get("/health"), 503, None, "loading")
         refused(client.post("/v1/completions", json={"prompt": PROMPT}), 503)

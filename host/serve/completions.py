@@ -202,7 +202,7 @@ async def events(
 
 
 class StreamResponse(EventResponse):
-    """An answer as it comes; the session ends early if the client goes, or does not read."""
+    """An answer as it comes; the session ends early if the client goes."""
 
     def __init__(self, service: Service, answer: Answer, shape: Shape, include_usage: bool):
         content = events(answer, shape, include_usage)

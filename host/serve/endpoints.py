@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +11,6 @@ from sse_starlette import EventSourceResponse
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
-from starlette.types import Receive, Scope, Send
 
 from host.serve.errors import api_error
 from host.serve.service import Service
@@ -55,17 +53,10 @@ class Endpoint:
 
 
 class EventResponse(EventSourceResponse):
-    """Events as they come, until the client goes, or does not read."""
+    """Events as they come, until the client goes."""
 
     def __init__(self, service: Service, content: AsyncIterator[dict[str, str]], **options: Any):
-        limits = service.limits
-        super().__init__(
-            content, ping=limits.ping_s, send_timeout=limits.send_s, sep="\n", **options
-        )
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        with contextlib.suppress(TimeoutError):  # nothing can be told to who does not read
-            await super().__call__(scope, receive, send)
+        super().__init__(content, ping=service.limits.ping_s, sep="\n", **options)
 
 
 def json_response(model: BaseModel, status: int = 200) -> Response:

@@ -77,14 +77,17 @@ def raise_file_limit(connections: int) -> int:
 
 
 class Connection(H11Protocol):
-    """A connection whose client must send a request within a time, and not be one too many."""
+    """A connection whose client must send a request within a time, read its answer, and not be one
+    too many."""
 
     limits = Limits()
 
     _deadline: asyncio.TimerHandle | None = None
+    _unread: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        transport.set_write_buffer_limits(high=0)  # what the system does not take at once, waits
         if len(self.connections) > self.limits.connections:
             wait = {"Retry-After": "5"}
             self._refuse(ApiError(503, "too many connections", "too_many", headers=wait))
@@ -93,7 +96,18 @@ class Connection(H11Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._unwatch()
+        self.resume_writing()
         super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._unread = self.loop.call_later(self.limits.send_s, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        if self._unread is not None:
+            self._unread.cancel()
+            self._unread = None
+        super().resume_writing()
 
     def data_received(self, data: bytes) -> None:
         if not self.transport.is_closing():

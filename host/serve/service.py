@@ -21,7 +21,7 @@ class Limits:
     prompt_tokens, tokens : of a prompt and of an answer
     default_tokens : of an answer to a request that does not say
     request_s : seconds that a request's headers and body may take to come
-    send_s : seconds after which a client that does not read is given up
+    send_s : seconds after which a client that does not read what it gets is given up
     ping_s : seconds between the signs of life in a stream
     connections : at once
     """

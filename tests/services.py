@@ -1,0 +1,126 @@
+"""Servers for tests: a small model on the golden device, or on one that waits and fails at will."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+from collections.abc import Callable, Iterator
+
+from host.device import Device
+from host.errors import DeviceError
+from host.serve.application import application
+from host.serve.listening import Server, listen, url_of
+from host.serve.scheduler import Scheduler, State
+from host.serve.service import Limits, Service
+from sim.golden_device import GoldenDevice
+from weights.model import IntegerModel
+from weights.text import open_tokenizer
+
+NAME = "stories-nano"
+PROMPT = "Once upon a time"
+LONG = 30.0
+"""Seconds that nothing takes."""
+LIMITS = Limits(body_bytes=3000, prompt_tokens=200, tokens=300, default_tokens=12)
+
+
+def wait_for(condition: Callable[[], object]) -> None:
+    """Until something is so that another thread makes so."""
+    pause = threading.Event()
+    for _ in range(int(LONG / 0.01)):
+        if condition():
+            return
+        pause.wait(0.01)
+    raise AssertionError("it did not happen")
+
+
+def ready(service: Service) -> None:
+    """Until the device is there."""
+    wait_for(lambda: service.scheduler.status().state is State.READY)
+
+
+@contextlib.contextmanager
+def service_of(
+    model: IntegerModel,
+    open_device: Callable[[], Device] = GoldenDevice,
+    slots: int = 64,
+    **options: object,
+) -> Iterator[Service]:
+    """A service of `stories-nano`, whose scheduler has started."""
+    scheduler = Scheduler(open_device, model, slots=slots)
+    service = Service(
+        name=NAME,
+        created=1_700_000_000,
+        model=model,
+        tokenizer=open_tokenizer(model.tokenizer_json, NAME),
+        scheduler=scheduler,
+        device="golden://",
+        **{"limits": LIMITS, **options},
+    )
+    scheduler.start()
+    try:
+        yield service
+    finally:
+        scheduler.close()
+
+
+class Gated(GoldenDevice):
+    """Gives a token only when it may, or fails.
+
+    Members
+    -------
+    slow : whether it waits for `open` before each token
+    fault : what it fails with
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open = threading.Event()
+        self.fault: DeviceError | None = None
+        self.slow = False
+
+    def answer(self, request):
+        for token in super().answer(request):
+            if self.slow:
+                assert self.open.wait(LONG)
+            if self.fault:
+                raise self.fault
+            yield token
+
+
+@contextlib.contextmanager
+def gated(model: IntegerModel, **options: object) -> Iterator[tuple[Service, Gated]]:
+    """A service whose device waits from its first token on, and that device."""
+    device = Gated()
+    with service_of(model, lambda: device, **options) as service:
+        ready(service)
+        device.slow = True
+        try:
+            yield service, device
+        finally:
+            device.open.set()
+
+
+@contextlib.contextmanager
+def listening(service: Service, buffer: int | None = None) -> Iterator[tuple[str, int]]:
+    """The address of a server of this service, in a thread of its own.
+
+    ``buffer`` is how many bytes the system keeps of what a client does not read.
+    """
+    begun = threading.Event()
+    with listen("127.0.0.1", 0) as listener:
+        if buffer is not None:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, buffer)
+        server = Server(
+            application(service), service.limits, begun=begun.set, ended=service.scheduler.close
+        )
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+        thread.start()
+        try:
+            assert begun.wait(LONG)
+            assert url_of(listener).startswith("http://127.0.0.1:")
+            yield listener.getsockname()[:2]
+        finally:
+            server.stop()
+            thread.join(LONG)
+            assert not thread.is_alive()

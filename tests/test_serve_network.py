@@ -1,0 +1,383 @@
+"""The server on a socket: real clients, clients that go, are slow or are too many, and its end."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import openai
+import pytest
+
+from host.errors import DeviceError
+from host.serve.__main__ import main
+from tests.services import LIMITS, LONG, NAME, PROMPT, gated, listening, ready, service_of, wait_for
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="module")
+def address(stories_nano):
+    with service_of(stories_nano) as service, listening(service) as address:
+        ready(service)
+        yield address
+
+
+def connect(address) -> socket.socket:
+    return socket.create_connection(address, timeout=LONG)
+
+
+def request(path: str, fields: dict | None = None, *headers: str) -> bytes:
+    """A request as it goes over the line."""
+    body = b"" if fields is None else json.dumps(fields).encode()
+    lines = [f"{'GET' if fields is None else 'POST'} {path} HTTP/1.1", "Host: localhost", *headers]
+    if fields is not None:
+        lines += ["Content-Type: application/json", f"Content-Length: {len(body)}"]
+    return "\r\n".join([*lines, "", ""]).encode() + body
+
+
+def asked(**fields) -> bytes:
+    return request("/v1/completions", {"prompt": PROMPT, "temperature": 0, **fields})
+
+
+def to_end(client: socket.socket) -> bytes:
+    """All that comes until the server closes the connection."""
+    with contextlib.closing(client):
+        data = b""
+        with contextlib.suppress(ConnectionResetError):
+            while part := client.recv(4096):
+                data += part
+        return data
+
+
+def until(client: socket.socket, wanted: bytes) -> bytes:
+    data = b""
+    while wanted not in data:
+        part = client.recv(4096)
+        assert part, data
+        data += part
+    return data
+
+
+def status(answer: bytes) -> int:
+    return int(re.match(rb"HTTP/1.1 (\d+) ", answer)[1])
+
+
+def error(answer: bytes) -> dict:
+    return json.loads(answer.partition(b"\r\n\r\n")[2])["error"]
+
+
+# Clients that people have ---------------------------------------------------------------------
+
+
+@pytest.fixture
+def client(address):
+    with openai.OpenAI(
+        base_url="http://{}:{}/v1".format(*address), api_key="none", max_retries=0
+    ) as client:
+        yield client
+
+
+def test_openai_gets_models_and_texts(client):
+    assert [model.id for model in client.models.list()] == [NAME]
+    assert client.models.retrieve(NAME).owned_by == "tritstream"
+    fields = {"model": NAME, "prompt": PROMPT, "max_tokens": 30, "temperature": 0}
+    whole = client.completions.create(**fields)
+    assert whole.choices[0].finish_reason == "length" and whole.usage.completion_tokens == 30
+    parts = list(client.completions.create(**fields, stream=True))
+    assert "".join(part.choices[0].text for part in parts) == whole.choices[0].text
+
+
+def test_openai_chats(client):
+    messages = [{"role": "user", "content": PROMPT}]
+    fields = {"model": NAME, "max_tokens": 20, "temperature": 0.8, "seed": 5, "stop": ["Lily"]}
+    whole = client.chat.completions.create(messages=messages, **fields)
+    content = whole.choices[0].message.content
+    stream = client.chat.completions.create(
+        messages=messages, **fields, stream=True, stream_options={"include_usage": True}
+    )
+    parts = list(stream)
+    assert parts[-1].usage.total_tokens == whole.usage.total_tokens
+    text = "".join(choice.delta.content or "" for part in parts for choice in part.choices)
+    assert text == content != ""
+    # What was answered goes back as it came.
+    answer = whole.choices[0].message.model_dump()
+    again = [*messages, answer, {"role": "user", "content": "Then"}]
+    more = client.chat.completions.create(messages=again, **fields)
+    assert more.usage.prompt_tokens > whole.usage.total_tokens - 1
+    assert more.usage.prompt_tokens_details.cached_tokens > 0
+
+
+def test_openai_raises_what_is_refused(client):
+    with pytest.raises(openai.BadRequestError) as caught:
+        client.completions.create(model=NAME, prompt=PROMPT, top_p=0.5)
+    assert (caught.value.param, caught.value.code) == ("top_p", "unsupported_value")
+    with pytest.raises(openai.NotFoundError, match=NAME):
+        client.completions.create(model="other", prompt=PROMPT)
+
+
+def test_openai_raises_what_goes_wrong_in_a_stream(stories_nano):
+    with gated(stories_nano) as (service, device), listening(service) as (host, port):
+        url = f"http://{host}:{port}/v1"
+        with openai.OpenAI(base_url=url, api_key="none", max_retries=0) as client:
+            stream = client.completions.create(model=NAME, prompt=PROMPT, stream=True)
+            device.fault = DeviceError("the board: lost; plug it in")
+            device.open.set()
+            with pytest.raises(openai.APIError, match=r"the board: lost; plug it in"):
+                list(stream)
+
+
+# Clients that go ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_client_that_goes_frees_its_place(stories_nano, stream):
+    with gated(stories_nano, slots=1) as (service, device), listening(service) as address:
+        with connect(address) as client:
+            client.sendall(asked(stream=stream))
+            wait_for(lambda: service.scheduler.status().sessions)
+        wait_for(lambda: not service.scheduler.status().sessions)
+        device.open.set()
+        wait_for(lambda: service.scheduler.status().totals.cancelled == 1)
+        with connect(address) as client:
+            client.sendall(asked(max_tokens=2))
+            assert status(until(client, b"\r\n\r\n")) == 200
+
+
+def test_a_client_that_does_not_read_is_given_up(stories_nano):
+    limits = replace(LIMITS, send_s=0.2, tokens=100_000)
+    with service_of(stories_nano, limits=limits) as service, listening(service, 4096) as address:
+        ready(service)
+        with socket.socket() as client:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            client.connect(address)
+            client.sendall(asked(stream=True, max_tokens=100_000, ignore_eos=True))
+            wait_for(lambda: service.scheduler.status().totals.cancelled == 1)
+
+
+def test_a_stream_shows_that_it_lives(stories_nano):
+    limits = replace(LIMITS, ping_s=0.05)
+    with gated(stories_nano, limits=limits) as (service, device), listening(service) as address:
+        with connect(address) as client:
+            client.sendall(asked(stream=True))
+            until(client, b": ping")
+            device.open.set()
+            until(client, b"[DONE]")
+
+
+# Clients that are slow, or too many -----------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def hasty(stories_nano):
+    limits = replace(LIMITS, request_s=0.3, connections=3)
+    with service_of(stories_nano, limits=limits) as service, listening(service) as address:
+        ready(service)
+        yield address
+
+
+@pytest.mark.parametrize("sent", [b"", b"GET /health HT", b"GET /health HTTP/1.1\r\nHost: a\r\n"])
+def test_a_client_that_is_slow_with_its_headers_is_told_and_cut(hasty, sent):
+    client = connect(hasty)
+    client.sendall(sent)
+    answer = to_end(client)
+    assert status(answer) == 408 and error(answer)["code"] == "too_slow"
+
+
+@pytest.mark.parametrize("first", [b"", request("/health")])
+def test_a_client_that_sends_byte_by_byte_is_cut(hasty, first):
+    client = connect(hasty)
+    client.sendall(first)
+    if first:
+        until(client, b"ok")
+    start = time.monotonic()
+    with contextlib.suppress(ConnectionError):
+        for byte in request("/health", None, *[f"X-{n}: n" for n in range(999)]):
+            client.sendall(bytes((byte,)))
+            time.sleep(0.01)
+    assert time.monotonic() - start < 5
+    assert b" 408 " in to_end(client)
+
+
+def test_a_client_that_is_slow_with_its_body_is_cut(hasty):
+    client = connect(hasty)
+    client.sendall(asked()[:-1])
+    assert to_end(client) == b""
+
+
+def test_a_client_that_waits_between_requests_is_not_slow(hasty):
+    with connect(hasty) as client:
+        for _ in range(2):
+            client.sendall(request("/health"))
+            until(client, b"ok")
+            time.sleep(0.5)
+
+
+def test_an_answer_may_take_longer_than_its_request(stories_nano):
+    limits = replace(LIMITS, request_s=0.2)
+    with gated(stories_nano, limits=limits) as (service, device), listening(service) as address:
+        with connect(address) as client:
+            client.sendall(asked())
+            wait_for(lambda: service.scheduler.status().sessions)
+            time.sleep(0.5)
+            device.open.set()
+            assert status(until(client, b"length")) == 200
+
+
+def test_a_connection_too_many_is_told(hasty):
+    with connect(hasty), connect(hasty), connect(hasty):
+        answer = to_end(connect(hasty))
+    assert status(answer) == 503 and b"Retry-After: 5" in answer
+    assert error(answer)["code"] == "too_many"
+    wait_for(lambda: status(to_end_of_health(hasty)) == 200)
+
+
+def to_end_of_health(address) -> bytes:
+    client = connect(address)
+    client.sendall(request("/health", None, "Connection: close"))
+    return to_end(client)
+
+
+@pytest.mark.parametrize(
+    "sent", [b"\x16\x03\x01\x02\x00\r\n\r\n", b"GET\r\n\r\n", b"GET / HTTP/1.1\r\n\r\n"]
+)
+def test_what_is_no_request_is_told(address, sent):
+    client = connect(address)
+    client.sendall(sent)
+    answer = to_end(client)
+    assert status(answer) == 400 and error(answer)["code"] == "invalid_http"
+
+
+def test_headers_without_end_are_refused(address):
+    client = connect(address)
+    with contextlib.suppress(ConnectionError):
+        client.sendall(b"GET / HTTP/1.1\r\n" + b"X: y\r\n" * 10_000)
+    assert status(to_end(client)) == 400
+
+
+def test_a_body_that_is_too_long_is_refused_before_it_has_come(address):
+    client = connect(address)
+    head = b"POST /v1/completions HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
+    client.sendall(head + b"Content-Length: 1000000000\r\n\r\n" + b" " * 4000)
+    assert status(until(client, b"body_too_large")) == 413
+    client.close()
+
+
+# The end --------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def program(*arguments, **variables):
+    """The server as users start it; the process, and its address."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "host.serve", "--model", NAME, "--port", "0", *arguments],
+        cwd=ROOT,
+        env={**os.environ, **variables},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        line = process.stdout.readline()
+        host, port = re.search(r"http://(.*):(\d+)$", line.strip()).groups()
+        yield process, (host, int(port))
+    finally:
+        if process.poll() is None:
+            process.kill()
+        process.communicate(timeout=LONG)
+
+
+def healthy(address) -> bool:
+    return status(to_end_of_health(address)) == 200
+
+
+@pytest.mark.parametrize(
+    ("number", "end"), [(signal.SIGINT, 130), (signal.SIGTERM, -signal.SIGTERM)]
+)
+def test_a_signal_ends_it_and_all_streams(number, end):
+    options = ("--device", "golden://", "--max-tokens", "1000000")
+    with program(*options) as (process, address):
+        wait_for(lambda: healthy(address))
+        streaming, waiting = connect(address), connect(address)
+        streaming.sendall(asked(stream=True, max_tokens=1_000_000, ignore_eos=True))
+        until(streaming, b"text_completion")
+        waiting.sendall(asked(max_tokens=1_000_000, ignore_eos=True))
+        time.sleep(0.2)
+        process.send_signal(number)
+        assert b'"the server ends"' in to_end(streaming)
+        answer = to_end(waiting)
+        assert status(answer) == 503 and error(answer)["message"] == "the server ends"
+        output, errors = process.communicate(timeout=LONG)
+        assert (process.returncode, output, errors) == (end, "", "")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "end", "told"),
+    [
+        (["--device", "nowhere://"], 2, "nowhere://"),
+        (["--device", "/dev/nowhere"], 1, "no such serial port"),
+        (["--model", "./none.safetensors"], 1, "none.safetensors"),
+        (["--port", "70000"], 1, "port 70000 cannot be listened on"),
+        (["--host", "192.0.2.1"], 1, "192.0.2.1"),
+        (["--host", "no such host"], 1, "no such host"),
+        (["--api-key-file", "/none"], 2, "/none"),
+    ],
+)
+def test_what_cannot_be_served_is_one_line(capsys, arguments, end, told):
+    assert main(["--port", "0", *arguments]) == end
+    output, errors = capsys.readouterr()
+    assert told in errors and len(errors.splitlines()) == 1
+    assert "http://" in output if "--device" in arguments else output == ""
+
+
+def test_a_port_that_is_taken_is_one_line(capsys):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        assert main(["--port", str(port)]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"port {port} cannot be listened on" in line and "--port" in line
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [(b"\n \n", "has no key"), (b"a\nb c\n", "line 2"), (b"\xff", "cannot be read")],
+)
+def test_keys_that_cannot_be_used_are_told(tmp_path, capsys, content, told):
+    keys = tmp_path / "keys"
+    keys.write_bytes(content)
+    assert main(["--port", "0", "--api-key-file", str(keys)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert told in line and str(keys) in line
+
+
+def test_an_option_that_cannot_be(capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["--slots", "0"])
+    assert ended.value.code == 2
+    assert "--slots must be at least 1" in capsys.readouterr().err
+
+
+def test_keys_of_a_file_are_asked_for_and_an_open_address_without_is_told(tmp_path):
+    keys = tmp_path / "keys"
+    keys.write_text("one\ntwo \n\n")
+    options = ("--device", "golden://", "--host", "0.0.0.0")
+    with program(*options, "--api-key-file", str(keys)) as (process, (_, port)):
+        for key, code in (("one", 200), ("two", 200), ("three", 401)):
+            client = connect(("127.0.0.1", port))
+            head = (f"Authorization: Bearer {key}", "Connection: close", "Host: any.example")
+            client.sendall(request("/v1/models", None, *head[:2]))
+            assert status(to_end(client)) == code
+        process.send_signal(signal.SIGINT)
+        assert process.communicate(timeout=LONG)[1] == ""
+    with program(*options) as (process, _):
+        process.send_signal(signal.SIGINT)
+        (line,) = process.communicate(timeout=LONG)[1].splitlines()
+        assert "--api-key-file" in line
