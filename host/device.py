@@ -75,6 +75,12 @@ class Device(Protocol):
     def logits(self, tokens: Sequence[int]) -> Iterator[np.ndarray]:
         """After each token of a sequence, from the zero state, the float64 logits of the next."""
 
+    def verify(self, progress: Progress | None = None) -> None:
+        """Raises DeviceError if it does not hold the model any more that was loaded.
+
+        The message names the first place, by memory, half-word and bit. Ends a turn.
+        """
+
     def check(self) -> None:
         """Raises DeviceError if it is gone or has lost its last answer's state; nothing may run."""
 
@@ -157,20 +163,28 @@ class LinkDevice:
                     f"{len(content) // 2} half-words, it has {size}; "
                     "use a smaller model or a larger device"
                 )
-        total = sum(map(len, image.sections.values()))
-        done = 0
-
-        def step(size: int) -> None:
-            nonlocal done
-            done += size
-            if progress:
-                progress(done, total)
-
-        step(0)
+        step = _summed(image, progress)
         self._runs.claim()
         for space, content in image.sections.items():
             self._link.fill(space, content, step)
         self.image = image
+
+    def verify(self, progress: Progress | None = None) -> None:
+        """See `Device.verify`; nothing may run."""
+        image = self._loaded()
+        self._runs.begin()
+        step = _summed(image, progress)
+        for space, content in image.sections.items():
+            found = list(self._link.differences(space, content, step))
+            if found:
+                address, holds, wanted = found[0]
+                bits = [str(bit) for bit in range(16) if (holds ^ wanted) >> bit & 1]
+                self.image = None
+                raise DeviceError(
+                    f"{self.name}: {space.name.lower()} do not keep what was loaded: half-word "
+                    f"{address} holds 0x{holds:04x} instead of 0x{wanted:04x} (bit "
+                    f"{', '.join(bits)}), {len(found)} differ; load again, check clock and power"
+                )
 
     def generate(
         self,
@@ -371,3 +385,18 @@ class LinkDevice:
         if self.image is None:
             raise UsageError(f"{self.name}: no model is loaded; load one first")
         return self.image
+
+
+def _summed(image: Image, progress: Progress | None) -> Callable[[int], None]:
+    """What takes the bytes of one piece of an image after the other, for a ``progress``."""
+    total = sum(map(len, image.sections.values()))
+    done = 0
+
+    def step(size: int) -> None:
+        nonlocal done
+        done += size
+        if progress:
+            progress(done, total)
+
+    step(0)
+    return step

@@ -48,16 +48,27 @@ if TYPE_CHECKING:
 
 
 @contextlib.contextmanager
-def _loading(show: bool) -> Iterator[Any]:
-    """A progress callback that draws a bar on standard error, if that is a terminal."""
+def _progress(what: str, show: bool) -> Iterator[Any]:
+    """A progress callback that draws a bar, rate and time left on a standard error that is a
+    terminal."""
     if not show or not sys.stderr.isatty():
         yield None
         return
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
+    from rich.progress import (
+        BarColumn,
+        DownloadColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+        TransferSpeedColumn,
+    )
 
-    columns = (TextColumn("loading"), BarColumn(), DownloadColumn())
+    columns = (
+        *(TextColumn(what), BarColumn(), DownloadColumn()),
+        *(TransferSpeedColumn(), TimeRemainingColumn()),
+    )
     with Progress(*columns, console=console(stderr=True), transient=True) as bar:
-        task = bar.add_task("loading")
+        task = bar.add_task(what)
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
@@ -114,7 +125,7 @@ def run(arguments: Any) -> None:
     with contextlib.closing(open_device(arguments.device)) as device:
         if profile:
             profile.machine(device)  # has a program, or this is wrong usage
-        with _loading(not arguments.json) as progress:
+        with _progress("loading", not arguments.json) as progress:
             device.load(model, progress)
         show = (lambda text: None) if arguments.json else _print
         show(arguments.prompt)
@@ -151,6 +162,12 @@ def run(arguments: Any) -> None:
             picture = taken.save_svg(profile.build_folder(taken.board))
             report["profile"] = {"picture": str(picture), **taken.to_json()}
             show(f"\n{taken.table()}\n{picture}\n")
+        if arguments.verify:
+            with _progress("verifying", not arguments.json) as progress:
+                device.verify(progress)
+            report["verified"] = True
+            if not arguments.json:
+                print("the device holds the model, bit by bit", file=sys.stderr)
         if arguments.json:
             _print(json.dumps(report) + "\n")
 
@@ -198,6 +215,11 @@ def _parse(arguments: Sequence[str] | None) -> Any:
         "--profile",
         action="store_true",
         help="where the cycles of a token go: a table, and a picture in build/BOARD",
+    )
+    parser.add_argument(
+        "--verify",
+        action="store_true",
+        help="see at the end that the device's memories still hold the model, bit by bit",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object at the end")
     return parser.parse_args(arguments)

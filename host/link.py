@@ -9,8 +9,10 @@ from __future__ import annotations
 import random
 import time
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
+
+import numpy as np
 
 from host.errors import DeviceError, RefusedError
 from host.ports import Port
@@ -265,15 +267,33 @@ class Link:
     def fill(self, space: MemorySpace, content: bytes, progress: Callable[[int], None]) -> None:
         """Make a memory hold this from its beginning on, and prove that by checksums.
 
-        What it holds already, up to the first difference, is not sent again. ``progress`` receives
-        the bytes of each piece that is done. Raises DeviceError for a memory that keeps something
-        else.
+        A block that it holds already is not sent again: loading goes on where a broken line ended
+        it. ``progress`` receives the bytes of each piece that is done. Raises DeviceError for a
+        memory that keeps something else.
         """
-        kept = True
-        for at in range(0, len(content), 2 * VERIFY_HALFWORDS):
-            block = content[at : at + 2 * VERIFY_HALFWORDS]
-            kept = kept and self.holds(space, at // 2, block)
-            if kept:
+        for address, block in _blocks(content):
+            if self.holds(space, address, block):
                 progress(len(block))
             else:
-                self.put(space, at // 2, block, progress)
+                self.put(space, address, block, progress)
+
+    def differences(
+        self, space: MemorySpace, content: bytes, progress: Callable[[int], None]
+    ) -> Iterator[tuple[int, int, int]]:
+        """Where a memory holds something else: address, what it holds, and what it should.
+
+        ``progress`` receives the bytes of each block that is done.
+        """
+        for address, block in _blocks(content):
+            if not self.holds(space, address, block):
+                there = np.frombuffer(self.read(space, address, len(block) // 2), "<u2")
+                wanted = np.frombuffer(block, "<u2")
+                for at in np.flatnonzero(there != wanted):
+                    yield address + int(at), int(there[at]), int(wanted[at])
+            progress(len(block))
+
+
+def _blocks(content: bytes) -> Iterator[tuple[int, bytes]]:
+    """Half-words that are under one checksum, and the address of the first."""
+    for at in range(0, len(content), 2 * VERIFY_HALFWORDS):
+        yield at // 2, content[at : at + 2 * VERIFY_HALFWORDS]

@@ -143,6 +143,9 @@ class SoftwareDevice:
             self._tokens = 0
         return turn
 
+    def verify(self, progress: Progress | None = None) -> None:
+        """It has no memory of its own."""
+
     def check(self) -> None:
         """It cannot be lost."""
 

@@ -7,6 +7,7 @@ import math
 import os
 import pty
 import random
+import re
 import socket
 import struct
 import threading
@@ -112,8 +113,10 @@ def test_load():
     device.load(None)  # all there already
     assert port.device.writes == writes
     port.device.memory[MemorySpace.TABLES][7] ^= 1
-    device.load(None)
-    assert writes < port.device.writes < 2 * writes
+    port.frames.clear()
+    device.load(None)  # only the block that was lost
+    written = {frame.payload[0] for frame in port.frames if frame.command == Command.WRITE}
+    assert written == {MemorySpace.TABLES} and writes < port.device.writes < 2 * writes
 
 
 @pytest.mark.parametrize("prompt", [1, 5, 22, 23, 24, 60])
@@ -865,3 +868,49 @@ def test_a_memory_that_does_not_keep_a_state():
         device.restore(np.ones(STATE_SHAPE, np.int32))
     with pytest.raises(UsageError, match="it has no state to go on from"):
         device.state()
+
+
+def test_loading_goes_on_where_the_line_broke(monkeypatch):
+    monkeypatch.setattr(host.link, "VERIFY_HALFWORDS", 16)
+    port = FakePort(FakeDevice())
+    loaded(port)
+    blocks = port.device.writes
+    port = FakePort(FakeDevice())
+    device = LinkDevice(port, patience=0.002, attempts=2, clock_hz=1e10)
+
+    def progress(done, total):
+        port.silent = done > total / 2
+
+    with pytest.raises(DeviceError, match="no answer"):
+        device.load(None, progress)
+    port.silent = False
+    before = port.device.writes
+    assert 1 < before < blocks
+    again = loaded(port)  # by another program
+    assert port.device.writes - before <= blocks - before + 1
+    assert list(again.generate([1], 20)) == expected([1], 20)
+
+
+def test_a_flipped_bit_is_named():
+    port = FakePort(FakeDevice())
+    device = loaded(port)
+    calls = []
+    device.verify(lambda done, total: calls.append((done, total)))
+    total = sum(map(len, SECTIONS.values()))
+    assert calls[0] == (0, total) and calls[-1] == (total, total)
+    list(device.generate([1], 3))
+    weights = port.device.memory[MemorySpace.WEIGHTS]
+    was = weights[5]
+    weights[5] ^= 0x0210
+    weights[6] ^= 0x8000
+    message = (
+        f"weights do not keep what was loaded: half-word 5 holds 0x{was ^ 0x210:04x} instead of "
+        f"0x{was:04x} (bit 4, 9), 2 differ; load again"
+    )
+    with pytest.raises(DeviceError, match=re.escape(message)):
+        device.verify()
+    with pytest.raises(UsageError, match="no model is loaded"):
+        device.generate([1], 1)
+    device.load(None)
+    device.verify()
+    assert list(device.generate([1], 20)) == expected([1], 20)
