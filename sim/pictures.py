@@ -147,6 +147,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name in options.pictures:
         if name not in PICTURES:
             parser.error(f"a picture is one of {', '.join(PICTURES)}, not {name!r}")
+    if not options.out.is_dir():
+        parser.error(f"--out must be a folder that is there, not {str(options.out)!r}")
     for name in options.pictures or PICTURES:
         path = options.out / f"{name}.svg"
         write_file(path, PICTURES[name]().encode())

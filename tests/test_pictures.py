@@ -273,8 +273,15 @@ def test_chart_is_made(tmp_path, monkeypatch, capsys):
         assert float(shown[shown.index(name) + 1].replace(",", "")) > 0
 
 
-def test_unknown_picture_is_told(capsys):
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["logo"], "one of demo, speed, not 'logo'"),
+        (["--out", "no/such"], "--out must be a folder that is there, not 'no/such'"),
+    ],
+)
+def test_wrong_words_are_told_before_any_work(capsys, words, told):
     with pytest.raises(SystemExit) as exit:
-        main(["logo"])
+        main(words)
     assert exit.value.code == 2
-    assert "one of demo, speed, not 'logo'" in capsys.readouterr().err
+    assert told in capsys.readouterr().err
