@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 from starlette.testclient import TestClient
@@ -17,9 +19,13 @@ from starlette.testclient import TestClient
 from host.errors import DeviceError
 from host.serve.application import ENDPOINTS, application
 from host.serve.guard import host_name
-from host.serve.messages import Message, joined
+from host.serve.messages import ChatRequest, CompletionRequest, Message, joined
+from host.serve.service import Limits
 from host.serve.stops import StopText
+from host.urls import open_device
+from hw.boards import board
 from sim.golden_device import GoldenDevice
+from tests.models import random_model
 from tests.services import (
     LIMITS,
     LONG,
@@ -31,7 +37,10 @@ from tests.services import (
     service_of,
     wait_for,
 )
+from weights.checkpoint import ModelShape
 from weights.text import decode
+
+SERVING = Path(__file__).resolve().parents[1] / "docs" / "serving.md"
 
 
 @pytest.fixture(scope="module")
@@ -580,3 +589,72 @@ def test_the_document_has_every_endpoint(client):
     assert found == {f"#/components/schemas/{name}" for name in schemas}
     assert schemas["CompletionRequest"]["additionalProperties"] is False
     assert "top_p" in schemas["ChatRequest"]["properties"]
+
+
+def test_the_documents_have_every_endpoint():
+    rows = [line for line in SERVING.read_text().splitlines() if line.startswith("| `")]
+    told = {
+        each for row in rows for each in re.findall("`((?:GET|POST) [^`]*)`", row.split("|")[1])
+    }
+    assert told == {f"{e.method} {e.path.replace(':path', '')}" for e in ENDPOINTS}
+
+
+def test_the_documents_have_the_limits():
+    limits, text = Limits(), SERVING.read_text()
+    for wanted in (
+        f"{limits.body_bytes // 1024} KiB",
+        f"`--max-prompt` ({limits.prompt_tokens:,}), `--max-tokens` ({limits.tokens:,})",
+        f"| {limits.request_s:g} s, headers and body |",
+        f"| {limits.send_s:g} s |",
+        f"| {limits.connections:,}, or",
+    ):
+        assert wanted in text
+
+
+# Whatever comes -------------------------------------------------------------------------------
+
+LEAVES = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8)
+VALUES = st.recursive(
+    LEAVES,
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3)
+    ),
+    max_leaves=6,
+)
+FIELDS = sorted({*CompletionRequest.model_fields, *ChatRequest.model_fields})
+MESSAGES = st.lists(
+    st.fixed_dictionaries(
+        {"role": st.sampled_from(["user", "assistant", "system", "tool"]) | VALUES},
+        optional={"content": st.text(max_size=8) | VALUES, "tool_calls": VALUES, "name": VALUES},
+    ),
+    max_size=3,
+)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    st.sampled_from(["/v1/completions", "/v1/chat/completions"]),
+    st.dictionaries(st.sampled_from(FIELDS) | st.text(max_size=8), VALUES, max_size=4),
+    st.fixed_dictionaries({}, optional={"prompt": st.text(max_size=8), "messages": MESSAGES}),
+)
+def test_whatever_comes_is_answered_or_refused(client, path, fields, more):
+    body = json.dumps({"max_tokens": 1, **fields, **more}).encode("utf-8", "surrogatepass")
+    answer = client.post(path, content=body, headers=JSON)
+    if answer.status_code != 200:
+        assert answer.status_code in (400, 404, 413)
+        refused(answer, answer.status_code, answer.json()["error"]["param"])
+
+
+@pytest.mark.whole
+def test_a_simulated_board_counts_its_cycles(tmp_path_factory):
+    shape = ModelShape(hidden=16, layers=1, intermediate=16, vocabulary=64)
+    made = random_model(tmp_path_factory.mktemp("model"), shape, 3)
+    with service_of(made, lambda: open_device("sim://sim_tiny")) as service:
+        ready(service)
+        answer = text(
+            TestClient(application(service)), prompt=[1, 2, 3], max_tokens=4, ignore_eos=True
+        )
+    timings, clock = answer["timings"], board("sim_tiny").clock_hz
+    assert timings["cycles_per_token"] > 100
+    assert 0 < timings["engine_share"] < 1
+    assert timings["board_tokens_per_second"] == pytest.approx(clock / timings["cycles_per_token"])
