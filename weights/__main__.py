@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from weights import early as early  # isort: split
 
+import argparse
 import sys
 from collections.abc import Sequence
 
@@ -17,7 +18,15 @@ from .model import IntegerModel, check_target
 from .packing import count_nonzero
 from .quantise import convert
 from .store_commands import COMMANDS as STORE_COMMANDS
-from .store_commands import add_store_commands, conversion_bar, print_path, run_store_command
+from .store_commands import (
+    NAME_HELP,
+    add_source_arguments,
+    add_store_commands,
+    conversion_bar,
+    find_model,
+    print_path,
+    run_store_command,
+)
 from .train.command import COMMAND as TRAIN_COMMAND
 from .train.command import add_train_command, run_train_command
 
@@ -30,6 +39,12 @@ def _parser() -> OneLineParser:
     command.add_argument("output", metavar="OUT", help="model file to write, .safetensors")
     command = commands.add_parser("info", help="show what a model file holds")
     command.add_argument("model", metavar="MODEL", help="a file that 'convert' wrote")
+    command = commands.add_parser(
+        "plan", help="tell where a model lies on a board, how fast it runs there, and why"
+    )
+    command.add_argument("model", metavar="MODEL", help=NAME_HELP)
+    command.add_argument("--board", required=True, metavar="NAME", help="one of hw/boards")
+    add_source_arguments(command)
     add_store_commands(commands)
     add_train_command(commands)
     return parser
@@ -77,6 +92,17 @@ def describe(model: IntegerModel) -> Table:
     return table
 
 
+def print_plan(options: argparse.Namespace) -> None:
+    """Of a model on a board. Raises `ReportedError` where there is no such model or board."""
+    from hw.boards import board
+    from sim.placement import Placement
+
+    chosen = board(options.board)
+    path = find_model(options.model, options.source, options.offline)
+    placement = Placement(model=IntegerModel.load(path), name=path.stem, board=chosen)
+    print(placement.report())
+
+
 @program
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line. Returns the exit status; `SystemExit` on wrong usage."""
@@ -85,6 +111,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         convert_file(options.checkpoint, options.output)
     elif options.command in STORE_COMMANDS:
         return run_store_command(options)
+    elif options.command == "plan":
+        print_plan(options)
     elif options.command == TRAIN_COMMAND:
         run_train_command(options)
     else:

@@ -3,9 +3,13 @@
 An image is made from what a device reports of itself and is never stored.
 """
 
+from dataclasses import replace
+
 from host.compiler.image import Image
-from host.compiler.mmfree import compile_mmfree
-from hw.arch.geometry import Geometry
+from host.compiler.mmfree import compile_mmfree, working_memory
+from hw.arch.geometry import LARGEST, Geometry
+from hw.arch.memories import spaces
+from hw.arch.protocol import MemorySpace
 from weights.model import IntegerModel
 
 
@@ -18,3 +22,28 @@ def compile_image(model: IntegerModel, geometry: Geometry) -> Image:
         If a memory or a field is too small; the message names each with what is needed and there.
     """
     return compile_mmfree(model, geometry)
+
+
+def compile_fitting(model: IntegerModel, geometry: Geometry) -> Image:
+    """Lay out a model for a machine of these lanes and elements whose memories just hold it.
+
+    Its ``geometry`` says how deep they are.
+
+    Raises
+    ------
+    FitError
+        No machine can run it.
+    """
+    loaded = {
+        "weight_rows": MemorySpace.WEIGHTS,
+        "table_words": MemorySpace.TABLES,
+        "descriptors": MemorySpace.PROGRAM,
+    }
+    working = working_memory(model.shape, geometry)
+    deep = replace(geometry, **working, **{name: LARGEST[name] for name in loaded})
+    image = compile_image(model, deep)
+    depths = {
+        name: len(image.sections[space]) // (2 * spaces(deep)[space].half_words)
+        for name, space in loaded.items()
+    }
+    return replace(image, geometry=replace(deep, **depths))

@@ -8,6 +8,7 @@ from host.compiler.layout import ceil_div, pack_embedding
 from hw.arch.geometry import Geometry
 from hw.arch.operations import VectorOp
 from hw.arch.program import INVERSE_TEMPERATURE, ControlOp, ScalarOp, Space, Unit, Wait
+from weights.checkpoint import ModelShape
 from weights.fixed import (
     EMBEDDING_SHIFT,
     FULL_SCALE,
@@ -62,6 +63,23 @@ class _Assembler(Assembler):
         self.scalar(f"{step} scale", ScalarOp.MUL, result, a=result, b=constant)
 
 
+def working_memory(shape: ModelShape, geometry: Geometry) -> dict[str, int]:
+    """What a model needs of the memories that hold no part of it, as fields of a `Geometry`."""
+    V, d, m = geometry.elements, shape.hidden, shape.intermediate
+    beats, chunks = ceil_div(d, V), ceil_div(d, geometry.columns)
+    padded, middle, vocabulary = (
+        ceil_div(length, geometry.rows) * geometry.drain_beats
+        for length in (d, m, shape.vocabulary)
+    )
+    return {
+        "sums": V * max(2 * padded, middle, vocabulary),
+        "multiplicands": V * max(padded, middle),
+        "vectors": V * (beats + max(beats, ceil_div(m, V))),
+        "states": V * beats * shape.layers,
+        "activations": geometry.columns * max(2 * chunks, ceil_div(m, geometry.columns)),
+    }
+
+
 def compile_mmfree(model: IntegerModel, geometry: Geometry) -> Image:
     """Lay out a model for a device.
 
@@ -71,20 +89,11 @@ def compile_mmfree(model: IntegerModel, geometry: Geometry) -> Image:
         If a memory or a field is too small; the message names each with what is needed and there.
     """
     shape = model.shape
+    check_fit(working_memory(shape, geometry), geometry)
     asm = _Assembler(model, geometry)
     V, d, m = geometry.elements, shape.hidden, shape.intermediate
     beats, chunks = ceil_div(d, V), ceil_div(d, geometry.columns)
     padded_beats = ceil_div(d, geometry.rows) * geometry.drain_beats
-    middle_beats = ceil_div(m, geometry.rows) * geometry.drain_beats
-    vocabulary_beats = ceil_div(shape.vocabulary, geometry.rows) * geometry.drain_beats
-    needed = {
-        "sums": V * max(2 * padded_beats, middle_beats, vocabulary_beats),
-        "multiplicands": V * max(padded_beats, middle_beats),
-        "vectors": V * (beats + max(beats, ceil_div(m, V))),
-        "states": V * beats * shape.layers,
-        "activations": geometry.columns * max(2 * chunks, ceil_div(m, geometry.columns)),
-    }
-    check_fit(needed, geometry)
 
     x, other = 0, beats  # vector memory: the residual, then the candidate or the gated vector
     b = sum_shift(d)

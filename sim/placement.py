@@ -1,0 +1,166 @@
+"""Where a model lies on a board, how fast it will run there, and what sets its speed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+from host.compiler import Image, compile_fitting
+from hw.arch.memories import Kind, Memory, memories
+from hw.arch.program import Unit
+from hw.arch.protocol import MemorySpace
+from hw.boards import Board, board, names
+from hw.build.estimate import estimate
+from hw.families import capacity, of
+from sim.timing import Timing, predict
+from weights.commandline import one_line
+from weights.model import IntegerModel
+
+UNITS = {Unit.ENGINE: "ternary engine", Unit.VECTOR: "vector unit", Unit.SCALAR: "scalar unit"}
+
+RESOURCES = {"lut4": "LUT4", "ff": "flip-flops", "bram": "block RAMs", "dsp": "multipliers"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Share:
+    """A model's part of one memory, in bytes."""
+
+    name: str
+    where: str
+    needs: int
+    has: int
+
+    @property
+    def fits(self) -> bool:
+        return self.needs <= self.has
+
+
+@dataclass(frozen=True, kw_only=True)
+class Placement:
+    """A model on a board.
+
+    Parameters
+    ----------
+    model : IntegerModel
+    name : str
+        Of the model.
+    board : Board
+    """
+
+    model: IntegerModel
+    name: str
+    board: Board
+
+    @cached_property
+    def image(self) -> Image:
+        """For the board's lanes and elements, and memories that just hold the model.
+
+        Raises
+        ------
+        FitError
+            No machine can run it.
+        """
+        return compile_fitting(self.model, self.board.geometry)
+
+    @cached_property
+    def shares(self) -> tuple[Share, ...]:
+        """Every memory of which a model takes some."""
+        there = memories(self.board.geometry)
+        return tuple(
+            Share(
+                name=name,
+                where=self._where(name, memory),
+                needs=_bytes(memory),
+                has=_bytes(there[name]),
+            )
+            for name, memory in memories(self.image.geometry).items()
+            if memory.kind in (Kind.STORE, Kind.BANK)
+        )
+
+    def _where(self, name: str, memory: Memory) -> str:
+        kind = self.board.machine.stores.weights if name == "weights" else None
+        return getattr(kind, "place", "block RAM")
+
+    @property
+    def fits(self) -> bool:
+        return all(share.fits for share in self.shares)
+
+    @cached_property
+    def timing(self) -> Timing:
+        machine = replace(self.board.machine, geometry=self.image.geometry)
+        return predict(self.image, machine)
+
+    @property
+    def tokens_per_second(self) -> float:
+        """At the board's clock, predicted."""
+        return self.board.clock_hz / self.timing.cycles
+
+    @property
+    def busy(self) -> dict[str, int]:
+        """Cycles of a token in which each unit works, by its name."""
+        return {
+            name: sum(s.idle - s.issued - 1 for s in self.timing.steps if s.unit == unit)
+            for unit, name in UNITS.items()
+        }
+
+    @property
+    def bytes_per_token(self) -> tuple[int, int]:
+        """Read of the weights for a token, and of the tables for its embedding."""
+        row = next(step for step in self.timing.steps if step.kind == "embedding").descriptor
+        width = memories(self.image.geometry)["tables"].bits // 8
+        return len(self.image.sections[MemorySpace.WEIGHTS]), row.operand * width
+
+    # Text ----------------------------------------------------------------------------------------
+
+    def report(self) -> str:
+        """Text of 80 columns."""
+        return "\n".join([*self._memory_lines(), "", *self._speed_lines(), *self._lack_lines()])
+
+    def _memory_lines(self) -> Iterator[str]:
+        verdict = "fits" if self.fits else "does not fit"
+        yield f"{one_line(self.name)} on {self.board.name}: {verdict}"
+        yield ""
+        yield f"{'memory':16}{'where':12}{'needs':>12}{'has':>12}{'share':>9}"
+        for share in self.shares:
+            yield (
+                f"{share.name:16}{share.where:12}{_size(share.needs):>12}{_size(share.has):>12}"
+                f"{share.needs / share.has:>9.0%}"
+            )
+
+    def _speed_lines(self) -> Iterator[str]:
+        weights, embedding = self.bytes_per_token
+        cycles, clock = self.timing.cycles, self.board.clock_hz / 1e6
+        (bound, most), *others = sorted(self.busy.items(), key=lambda unit: -unit[1])
+        rest = ", ".join(f"{name} {number / cycles:.0%}" for name, number in others)
+        condition = "" if self.fits else " if it fitted"
+        yield f"a token reads   {_size(weights)} of weights, {_size(embedding)} of its embedding"
+        yield f"a token takes   {cycles:,} cycles{condition} (predicted)"
+        yield f"speed           {self.tokens_per_second:,.0f} tokens/s at {clock:g} MHz{condition}"
+        yield f"bound           {bound}, busy {most / cycles:.0%} ({rest})"
+
+    def _lack_lines(self) -> Iterator[str]:
+        if self.fits:
+            return
+        device = self.board.device
+        if device is not None:
+            machine = replace(self.board.machine, geometry=self.image.geometry)
+            for name, need in estimate(machine, of(device)).items():
+                if need > (has := capacity(device)[name]):
+                    yield f"to hold it      about {need:,} {RESOURCES[name]} of {has:,}"
+        holders = [name for name in names() if replace(self, board=board(name)).fits]
+        yield f"held by         {', '.join(holders) or 'none; native:// runs it'}"
+
+
+def _bytes(memory: Memory) -> int:
+    return memory.words * memory.bits // 8
+
+
+def _size(count: int) -> str:
+    """Bytes for people: powers of 1024, three digits."""
+    value = float(count)
+    for unit in ("B", "KB", "MB"):
+        if value < 1024 or unit == "MB":
+            return f"{value:.3g} {unit}" if value < 1000 else f"{value:,.0f} {unit}"
+        value /= 1024
+    raise AssertionError

@@ -1,0 +1,97 @@
+"""Where a model lies on a board, and what is told of it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from host.compiler import compile_fitting, compile_image
+from host.errors import FitError
+from hw.boards import board, names
+from sim.placement import Placement
+from sim.timing import predict
+from weights.__main__ import main
+from weights.files import ZOO
+from weights.model import IntegerModel
+
+
+def shipped(name: str) -> IntegerModel:
+    return IntegerModel.load(ZOO / f"{name}.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("model", "board_name"),
+    [
+        ("stories-small", "ulx3s_85f"),
+        ("stories-nano", "tang_primer_20k"),
+        ("stories-tiny", "sim_tiny"),
+    ],
+)
+def test_the_least_machine_that_holds_a_model(model, board_name):
+    """It compiles as on the board; with any memory less deep it does not."""
+    model, geometry = shipped(model), board(board_name).geometry
+    image = compile_fitting(model, geometry)
+    least = image.geometry
+    assert compile_image(model, least).sections == image.sections
+    assert least.lanes == geometry.lanes
+    depths = (
+        *("weight_rows", "table_words", "descriptors", "sums"),
+        *("multiplicands", "vectors", "states", "activations"),
+    )
+    for name in depths:
+        step = {"activations": geometry.columns, "sums": geometry.elements}.get(name, 1)
+        step = geometry.elements if name in ("multiplicands", "vectors", "states") else step
+        with pytest.raises(FitError, match=name.replace("_", " ")):
+            compile_image(model, replace(least, **{name: getattr(least, name) - step}))
+
+
+@pytest.mark.parametrize("board_name", ["ulx3s_85f", "tang_primer_20k"])
+@pytest.mark.parametrize("name", ["stories-nano", "stories-small", "stories-base"])
+def test_a_placement_agrees_with_the_compiler(name, board_name):
+    model, chosen = shipped(name), board(board_name)
+    placement = Placement(model=model, name=name, board=chosen)
+    try:
+        image = compile_image(model, chosen.geometry)
+    except FitError:
+        assert not placement.fits
+    else:
+        assert placement.fits
+        assert placement.timing.cycles == predict(image, chosen.machine).cycles
+        assert placement.tokens_per_second == chosen.clock_hz / placement.timing.cycles
+
+
+def test_the_plan_of_a_model_that_fits(capsys):
+    assert main(["plan", "stories-small", "--board", "ulx3s_85f"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 80 and "stories-small on ulx3s_85f: fits" in lines
+    (weights,) = (line.split() for line in lines if line.startswith("weights"))
+    # 3,504 rows of 64 bytes of 3,584
+    assert weights == ["weights", "block", "RAM", "219", "KB", "224", "KB", "98%"]
+    text = " ".join(lines)
+    assert "a token reads   219 KB of weights, 100 B of its embedding" in text
+    cycles = Placement(
+        model=shipped("stories-small"), name="", board=board("ulx3s_85f")
+    ).timing.cycles
+    assert f"a token takes   {cycles:,} cycles (predicted)" in text
+    assert f"speed           {70e6 / cycles:,.0f} tokens/s at 70 MHz" in text
+    assert "bound           vector unit, busy" in text and "held by" not in text
+
+
+def test_the_plan_of_a_model_that_does_not_fit(capsys):
+    assert main(["plan", "stories-base", "--board", "ulx3s_85f"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 80 and "stories-base on ulx3s_85f: does not fit" in lines
+    assert any(line.startswith("to hold it      about 1,") for line in lines)
+    (holders,) = (line for line in lines if line.startswith("held by"))
+    told = holders.removeprefix("held by").strip()
+    model = shipped("stories-base")
+    really = [name for name in names() if Placement(model=model, name="", board=board(name)).fits]
+    assert told == (", ".join(really) or "none; native:// runs it")
+
+
+def test_what_is_not_there_is_told(capsys):
+    assert main(["plan", "stories-base", "--board", "nothing"]) == 1
+    assert "board must be one of" in capsys.readouterr().err
+    assert main(["plan", "no-such-model", "--board", "sim_tiny", "--offline"]) == 1
+    assert "no-such-model" in capsys.readouterr().err
