@@ -11,8 +11,7 @@ from hw.arch.memories import Kind, Memory, memories
 from hw.arch.program import Unit
 from hw.arch.protocol import MemorySpace
 from hw.boards import Board, board, names
-from hw.build.estimate import estimate
-from hw.families import capacity, of
+from hw.build.estimate import lacking
 from sim.timing import Timing, predict
 from weights.commandline import one_line
 from weights.model import IntegerModel
@@ -145,9 +144,8 @@ class Placement:
         device = self.board.device
         if device is not None:
             machine = replace(self.board.machine, geometry=self.image.geometry)
-            for name, need in estimate(machine, of(device)).items():
-                if need > (has := capacity(device)[name]):
-                    yield f"to hold it      about {need:,} {RESOURCES[name]} of {has:,}"
+            for name, (need, has) in lacking(machine, device).items():
+                yield f"to hold it      about {need:,} {RESOURCES[name]} of {has:,}"
         holders = [name for name in names() if replace(self, board=board(name)).fits]
         yield f"held by         {', '.join(holders) or 'none; native:// runs it'}"
 

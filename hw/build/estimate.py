@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from hw.arch.memories import Kind, memories
-from hw.families import capacity
+from hw.families import capacity, of
 from hw.families.family import Family
 from hw.machine import Machine
 from hw.memory.ram import parts
@@ -83,6 +83,13 @@ def estimate(machine: Machine, family: Family) -> dict[str, int]:
         "bram": block_rams,
         "dsp": family.dsp_per_element * g.elements,
     }
+
+
+def lacking(machine: Machine, device: str) -> dict[str, tuple[int, int]]:
+    """What a machine needs of a device, and what that has, of resources that it has too few of."""
+    has = capacity(device)
+    guess = estimate(machine, of(device))
+    return {name: (need, has[name]) for name, need in guess.items() if need > has[name]}
 
 
 @dataclass(frozen=True, kw_only=True)
