@@ -6,6 +6,7 @@ from amaranth.utils import bits_for, exact_log2
 from hw.arch.memories import HALF_WORD_BITS, Memory
 from hw.arch.protocol import MemorySpace
 from hw.memory.signatures import READ_LATENCY, BusSignature
+from hw.pipeline import delay
 
 
 class Window:
@@ -98,14 +99,20 @@ class Window:
             (MemorySpace.COUNTERS,): counter.word_select(half[0], HALF_WORD_BITS),
             (MemorySpace.TOTALS,): totals.word_select(half[:last], HALF_WORD_BITS),
         }
+        # A half-word of each in one cycle, that of one of them in the next: some come right out of
+        # block RAMs, whose own time is long.
+        halves = {
+            keys: delay(m, value, 1, name=f"host_{keys[0].name.lower()}")
+            for keys, value in words.items()
+        }
         word = Signal(HALF_WORD_BITS, reset_less=True)
         with m.Switch(request.space):
-            for keys, value in words.items():
+            for keys, value in halves.items():
                 with m.Case(*keys):
                     m.d.sync += word.eq(value)
 
-        # A read's cycles: its address is there, its word, and its answer.
-        reading = Signal(1 + READ_LATENCY)
+        # A read's cycles: its address is there, its word, a half of that, and its answer.
+        reading = Signal(2 + READ_LATENCY)
         answered = Signal()
         # A store that has yet to see a start, or the last one of what it is to write, is not ready.
         coming = request.start | (request.write & request.last)
