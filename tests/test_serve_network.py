@@ -17,8 +17,9 @@ from pathlib import Path
 import openai
 import pytest
 
-from host.errors import DeviceError
+from host.errors import DeviceError, FitError
 from host.serve.__main__ import main
+from sim.golden_device import GoldenDevice
 from tests.services import LIMITS, LONG, NAME, PROMPT, gated, listening, ready, service_of, wait_for
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -335,7 +336,17 @@ def test_what_cannot_be_served_is_one_line(capsys, arguments, end, told):
     assert main(["--port", "0", *arguments]) == end
     output, errors = capsys.readouterr()
     assert told in errors and len(errors.splitlines()) == 1
-    assert "http://" in output if "--device" in arguments else output == ""
+    assert output == ""
+
+
+def test_a_model_that_does_not_fit_ends_it(monkeypatch, capsys):
+    class Small(GoldenDevice):
+        def load(self, model, progress=None):
+            raise FitError("the model does not fit; use a smaller one")
+
+    monkeypatch.setattr("host.serve.__main__.open_device", lambda url: Small())
+    assert main(["--port", "0", "--model", NAME]) == 1
+    assert capsys.readouterr().err == "the model does not fit; use a smaller one\n"
 
 
 def test_a_port_that_is_taken_is_one_line(capsys):

@@ -9,11 +9,12 @@ from __future__ import annotations
 from weights import early as early  # isort: split
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from host.arguments import add_device_arguments, find_chosen_model
+from host.device import Device
 from host.errors import HostError, UsageError
 from host.serve.application import application
 from host.serve.listening import Server, is_loopback, listen, raise_file_limit, url_of
@@ -27,6 +28,9 @@ from weights.store import local_place
 from weights.text import open_tokenizer
 
 DEFAULT_PORT = 8080
+OPEN_TO_ALL = (
+    "everyone who reaches this address can use the device; --api-key-file FILE asks for keys"
+)
 LOCAL_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
@@ -103,6 +107,53 @@ def _name(options: Any, path: Path) -> str:
     return path.stem if given is None or local_place(given) is not None else given
 
 
+def opener(url: str) -> Callable[[], Device]:
+    """Opens a device once at once, and again whenever it is asked for after the first time.
+
+    Here an interrupt still ends what takes long, such as the compilation of a simulated board.
+
+    Raises
+    ------
+    UsageError, DeviceError
+        As of `host.urls.open_device`.
+    """
+    opened = [open_device(url)]
+    return lambda: opened.pop() if opened else open_device(url)
+
+
+def make_service(options: Any, keys: tuple[str, ...], local: bool, **scheduling: Any) -> Service:
+    """The service that options ask for, whose scheduler has not started; it may take long.
+
+    Parameters
+    ----------
+    local : whether only programs of this machine reach it
+    scheduling : further options of its `Scheduler`
+
+    Raises
+    ------
+    HostError, ModelError
+        The device or the model cannot be used.
+    """
+    path = find_chosen_model(options)
+    model = IntegerModel.load(path)
+    return Service(
+        name=_name(options, path),
+        created=int(path.stat().st_mtime),
+        model=model,
+        tokenizer=open_tokenizer(model.tokenizer_json, path, MAKE_AGAIN),
+        scheduler=Scheduler(opener(options.device), model, slots=options.slots, **scheduling),
+        device=options.device,
+        limits=Limits(
+            prompt_tokens=options.max_prompt,
+            tokens=options.max_tokens,
+            connections=raise_file_limit(Limits().connections),
+        ),
+        keys=keys,
+        stories=Stories(shared=not options.private),
+        hosts=LOCAL_NAMES | {options.host.lower()} if local else None,
+    )
+
+
 def serve(options: Any) -> None:
     """Serve until a signal.
 
@@ -112,54 +163,26 @@ def serve(options: Any) -> None:
         It cannot begin, or not go on.
     """
     keys = read_keys(options.api_key_file)
+    failures: list[HostError] = []
+
+    def fail(error: HostError) -> None:
+        failures.append(error)
+        server.stop()
+
+    def begun() -> None:
+        print(f"{service.name} on {service.device}: {where}", flush=True)
+        service.scheduler.start()
+
+    def ended() -> None:
+        service.stories.close()
+        service.scheduler.close()
+
     with listen(options.host, options.port) as listener:
-        path = find_chosen_model(options)
-        model = IntegerModel.load(path)
-        tokenizer = open_tokenizer(model.tokenizer_json, path, MAKE_AGAIN)
-        limits = Limits(
-            prompt_tokens=options.max_prompt,
-            tokens=options.max_tokens,
-            connections=raise_file_limit(Limits().connections),
-        )
-        failures: list[HostError] = []
-
-        def fail(error: HostError) -> None:
-            failures.append(error)
-            server.stop()
-
-        scheduler = Scheduler(
-            lambda: open_device(options.device), model, slots=options.slots, fail=fail
-        )
-        local = is_loopback(listener)
-        service = Service(
-            name=_name(options, path),
-            created=int(path.stat().st_mtime),
-            model=model,
-            tokenizer=tokenizer,
-            scheduler=scheduler,
-            device=options.device,
-            limits=limits,
-            keys=keys,
-            stories=Stories(shared=not options.private),
-            hosts=LOCAL_NAMES | {options.host.lower()} if local else None,
-        )
+        where, local = url_of(listener), is_loopback(listener)
         if not local and not keys:
-            print(
-                "everyone who reaches this address can use the device; "
-                "--api-key-file FILE asks for keys",
-                file=sys.stderr,
-            )
-        where = url_of(listener)
-
-        def begun() -> None:
-            print(f"{service.name} on {options.device}: {where}", flush=True)
-            scheduler.start()
-
-        def ended() -> None:
-            service.stories.close()
-            scheduler.close()
-
-        server = Server(application(service), limits, begun=begun, ended=ended)
+            print(OPEN_TO_ALL, file=sys.stderr)
+        service = make_service(options, keys, local, fail=fail)
+        server = Server(application(service), service.limits, begun=begun, ended=ended)
         server.run(sockets=[listener])
     if failures:
         raise failures[0]
