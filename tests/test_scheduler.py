@@ -320,6 +320,26 @@ def test_a_common_beginning_is_read_once(model):
         assert gate.read[-1] == (answer[-1], 5, 6)
 
 
+def test_a_state_that_is_kept_costs_no_turn(model, monkeypatch):
+    """The slice in which one is kept goes on to the first token, before anyone else's second."""
+    monkeypatch.setattr(scheduler._Pace, "tokens", lambda self, alone: 8)
+    monkeypatch.setattr(scheduler._Pace, "worth_keeping", lambda self, tokens: True)
+    gate = Gate()
+    with serving(gate, model) as server:
+        gate.open.clear()
+        gate.read.clear()
+        wanted = [request([50, 51, 52, n], 20) for n in (1, 2, 3)]
+        sinks = [Collector() for _ in wanted]
+        for each, sink in zip(wanted, sinks, strict=True):
+            server.submit(each, sink)
+        gate.open.set()
+        for each, sink in zip(wanted, sinks, strict=True):
+            assert sink.result() == alone(model, each)
+    kept = [(50, 51, 52), (2,)]
+    assert gate.read[:4] == [(50, 51, 52, 1), *kept, (3,)]
+    assert [len(prompt) for prompt in gate.read[4:]] == [1] * 6
+
+
 def test_prefixes():
     kept = Prefixes(capacity=2, recent=3)
     assert kept.longest((1, 2, 3)) == (0, None)

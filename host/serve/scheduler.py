@@ -464,14 +464,22 @@ class Scheduler:
         """Take a session a slice further; its ending, if that was the last one."""
         if session.cancelled.is_set():
             return Ending(reason=Reason.CANCELLED)
-        device, pace = place.device, self._pace
         if session.read == 0:
             self._first(session)
-        most = pace.tokens(alone=not self._waiting)
-        if session.read < session.branch:
-            most = min(most, session.branch - session.read)
-        part = session.left.part(most)
+        most = self._pace.tokens(alone=not self._waiting)
         self._bring(place, session)
+        ahead = session.branch - session.read
+        if 0 < ahead < most:  # a part ends where a state is to be kept, but no slice does
+            ending = self._part(place, session, ahead)
+            if ending is not None:
+                return ending
+            most -= ahead
+        return self._part(place, session, most)
+
+    def _part(self, place: _Place, session: Session, most: int) -> Ending | None:
+        """Take the session whose state the device has so many tokens further."""
+        device, pace = place.device, self._pace
+        part = session.left.part(most)
         start = time.monotonic()
         reading = not session.chosen
         chosen = []
