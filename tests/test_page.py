@@ -349,6 +349,18 @@ def test_everyone_sees_the_others_stories_and_not_their_own_twice(server, visit)
     expect(others(late).filter(has_text="The old boat")).to_contain_text("ended at its length")
 
 
+def test_a_story_stopped_before_its_first_token_is_nobody_else_s(server, visit):
+    page = visit(server)
+    server.device.token_s = 1.0
+    with page.expect_response("**/v1/completions"):
+        write(page, "A slow snail")
+    page.keyboard.press("Escape")
+    expect(outcome(page)).to_have_text("Stopped.")
+    late = visit(server)
+    expect(others(late).filter(has_text="A slow snail")).to_contain_text("stopped")
+    assert others(page).filter(has_text="A slow snail").count() == 0
+
+
 def test_texts_of_others_are_text(server, visit):
     reader, writer = visit(server), visit(server)
     ready(reader)

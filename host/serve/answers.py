@@ -129,7 +129,7 @@ class Answer:
 
     Members
     -------
-    name : of its own
+    name : of its own, by which it is shown
     order : what is answered
     finish : why the text ended; None until it has
     """

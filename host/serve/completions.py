@@ -206,7 +206,8 @@ class StreamResponse(EventResponse):
 
     def __init__(self, service: Service, answer: Answer, shape: Shape, include_usage: bool):
         content = events(answer, shape, include_usage)
-        super().__init__(service, content, shutdown_grace_period=GOODBYE_S)
+        headers = {"X-Request-ID": answer.name}  # there before the first token is
+        super().__init__(service, content, headers=headers, shutdown_grace_period=GOODBYE_S)
         self._answer = answer
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
