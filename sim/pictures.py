@@ -1,8 +1,9 @@
-"""The pictures of the README, made again: ``python -m sim.pictures [demo] [speed]``.
+"""The pictures of the README, made again: ``python -m sim.pictures [demo] [speed] [page]``.
 
 ``demo`` runs ``host/infer.py`` on the simulated board and draws what it prints as it comes.
 ``speed`` times models on this machine's processors, which should have nothing else to do, and draws
-their speeds beside the board's, which follow from its clock and cycles.
+their speeds beside the board's, which follow from its clock and cycles. ``page`` has a browser
+take the server's page, with the simulated board behind it.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import contextlib
 import platform
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ import numpy as np
 from host.compiler import compile_image
 from hw import boards
 from hw.boards import Board
-from sim import chart, recording
+from sim import chart, recording, snapshot
 from sim.chart import Row
 from sim.cores import board_library
 from sim.golden_device import GoldenDevice
@@ -130,7 +131,22 @@ def processor_name(facts: Path = Path("/proc/cpuinfo")) -> str:
     return platform.processor() or platform.machine()
 
 
-PICTURES = {"demo": demo, "speed": speed}
+def page() -> bytes:
+    """The server's page."""
+    board_library(BOARD)
+    with (
+        snapshot.browser() as browser,
+        snapshot.serving(["--device", f"sim://{BOARD}"], ROOT) as url,
+    ):
+        return snapshot.take(browser, url)
+
+
+PICTURES: dict[str, tuple[str, Callable[[], bytes]]] = {
+    "demo": ("svg", lambda: demo().encode()),
+    "speed": ("svg", lambda: speed().encode()),
+    "page": ("png", page),
+}
+"""By name: kind of file, and what draws it."""
 
 
 @program
@@ -139,7 +155,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = OneLineParser(
         prog="python -m sim.pictures", description="Draws the README's pictures."
     )
-    parser.add_argument("pictures", nargs="*", metavar="PICTURE", help="demo or speed (both)")
+    parser.add_argument("pictures", nargs="*", metavar="PICTURE", help="demo, speed or page (all)")
     parser.add_argument(
         "--out", type=user_path, default=ROOT / "docs", metavar="FOLDER", help="(docs)"
     )
@@ -150,8 +166,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not options.out.is_dir():
         parser.error(f"--out must be a folder that is there, not {str(options.out)!r}")
     for name in options.pictures or PICTURES:
-        path = options.out / f"{name}.svg"
-        write_file(path, PICTURES[name]().encode())
+        kind, draw = PICTURES[name]
+        path = options.out / f"{name}.{kind}"
+        write_file(path, draw())
         print(path, flush=True)
     return 0
 

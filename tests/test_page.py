@@ -21,8 +21,10 @@ from host.serve.service import Limits, Service
 from host.serve.stories import Stories
 from hw.arch.protocol import Identity, Totals
 from hw.boards import board
+from sim import snapshot
 from sim.native import NativeDevice
 from sim.timing import predict
+from tests import test_pictures
 from weights.files import ZOO
 from weights.model import IntegerModel
 from weights.text import TextStream, encode_prompt, open_tokenizer
@@ -383,6 +385,14 @@ def test_private_stories_go_to_nobody_else(visit):
         assert "A red ball" not in reader.content()
         reader.context.close()
         writer.context.close()
+
+
+def test_a_picture_of_it_is_taken(server, chromium):
+    server.device.token_s = 0.002
+    content = snapshot.take(chromium, server.url, letters=100)
+    assert test_pictures.png_size(content) == (snapshot.SIZE["width"], snapshot.SIZE["height"])
+    shown = [story.prompt for story in server.service.stories]
+    assert set(shown) >= set(snapshot.STORIES)
 
 
 # Whatever happens ---------------------------------------------------------------------------------

