@@ -24,6 +24,7 @@ from host.serve.service import Limits
 from host.serve.stops import StopText
 from host.urls import open_device
 from hw.boards import board
+from sim.cores import board_library
 from sim.golden_device import GoldenDevice
 from tests.models import random_model
 from tests.services import (
@@ -262,6 +263,7 @@ CHAT_NEUTRAL = {
 def test_fields_that_ask_for_nothing_are_taken(client):
     said = text(client)["choices"][0]["text"]
     assert text(client, **TEXT_NEUTRAL)["choices"][0]["text"] == said
+    assert text(client, max_tokens=12.0, seed=5.0)["choices"][0]["text"] == said
     fields = {"messages": [{"role": "user", "content": PROMPT}], "temperature": 0, **CHAT_NEUTRAL}
     answer = client.post("/v1/chat/completions", json=fields)
     assert answer.json()["choices"][0]["message"]["content"] == said
@@ -647,6 +649,7 @@ def test_whatever_comes_is_answered_or_refused(client, path, fields, more):
 
 @pytest.mark.whole
 def test_a_simulated_board_counts_its_cycles(tmp_path_factory):
+    board_library("sim_tiny")  # made here, so that nobody waits for it below
     shape = ModelShape(hidden=16, layers=1, intermediate=16, vocabulary=64)
     made = random_model(tmp_path_factory.mktemp("model"), shape, 3)
     with service_of(made, lambda: open_device("sim://sim_tiny")) as service:

@@ -349,6 +349,21 @@ def test_a_model_that_does_not_fit_ends_it(monkeypatch, capsys):
     assert capsys.readouterr().err == "the model does not fit; use a smaller one\n"
 
 
+WITHOUT_STARLETTE = """
+import runpy, sys
+sys.modules["starlette"] = None
+runpy.run_module("host.serve", run_name="__main__", alter_sys=True)
+"""
+
+
+def test_without_its_packages_it_names_the_extra():
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_STARLETTE], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 1 and done.stdout == ""
+    assert done.stderr == "needs starlette, which is not installed: pip install -e '.[serve]'\n"
+
+
 def test_a_port_that_is_taken_is_one_line(capsys):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]

@@ -134,7 +134,7 @@ def _families(status: Status) -> Iterator[Metric]:
         ("tokens_predicted", work.chosen, "Tokens of answers"),
         ("sessions", work.sessions, "Sessions that have come"),
         ("sessions_failed", work.failed, "Sessions that ended with the device's error"),
-        ("sessions_cancelled", work.cancelled, "Sessions whose client went"),
+        ("sessions_cancelled", work.cancelled, "Sessions that a client or a stop string ended"),
         ("state_swaps", work.swaps, "How often a session's state took another's place"),
         ("device_seconds", work.seconds, "Seconds in which the device worked"),
         ("device_tokens", work.tokens, "Tokens through the model, as the device counts"),

@@ -8,7 +8,15 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, field_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    field_validator,
+)
 from pydantic_core import PydanticCustomError
 from typing_extensions import TypedDict
 
@@ -31,7 +39,15 @@ class _Model(BaseModel):
 
 Empty = Annotated[list[Any], Field(max_length=0)]
 Nothing = Annotated[dict[str, Any], Field(max_length=0)]
-Count = Annotated[int, Field(ge=1)]
+
+
+def _whole(value: Any) -> Any:
+    """JSON has one kind of number, and some programs write 16.0 for 16."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+Count = Annotated[int, BeforeValidator(_whole), Field(ge=1)]
+Seed = Annotated[int, BeforeValidator(_whole), Field(ge=0, le=MOST_SEED)]
 
 # Tags have a blank: they stand in a path among the names of fields, and are taken out of it.
 TEXT, TEXTS, TOKENS, TOKEN_LISTS, PARTS = (
@@ -82,7 +98,7 @@ class Generation(_Model):
     model: str | None = None
     max_tokens: Count | None = None
     temperature: float | None = None
-    seed: Annotated[int, Field(ge=0, le=MOST_SEED)] | None = None
+    seed: Seed | None = None
     stop: (
         Annotated[
             Annotated[Stop, Tag(TEXT)]

@@ -14,6 +14,7 @@ from host.serve.endpoints import Endpoint
 from host.serve.messages import ErrorAnswer
 from host.serve.service import Service
 
+JSON = "application/json"
 SCHEMAS = "#/components/schemas/{model}"
 PARAMETER = re.compile(r"{(\w+)(?::path)?}")
 
@@ -49,7 +50,8 @@ def _operation(endpoint: Endpoint, keys: bool) -> dict[str, Any]:
     if endpoint.answers:
         content |= _json(endpoint.answers)
     if endpoint.media:
-        content[endpoint.media] = {"schema": {"type": "string"}}
+        kind = "object" if endpoint.media == JSON else "string"
+        content[endpoint.media] = {"schema": {"type": kind}}
     operation: dict[str, Any] = {
         "summary": endpoint.summary,
         "responses": {
@@ -70,4 +72,4 @@ def _operation(endpoint: Endpoint, keys: bool) -> dict[str, Any]:
 
 
 def _json(kind: type[BaseModel]) -> dict[str, Any]:
-    return {"application/json": {"schema": {"$ref": SCHEMAS.format(model=kind.__name__)}}}
+    return {JSON: {"schema": {"$ref": SCHEMAS.format(model=kind.__name__)}}}
