@@ -102,18 +102,18 @@ def gated(model: IntegerModel, **options: object) -> Iterator[tuple[Service, Gat
 
 
 @contextlib.contextmanager
-def listening(service: Service, buffer: int | None = None) -> Iterator[tuple[str, int]]:
+def listening(
+    service: Service, buffer: int | None = None, port: int = 0
+) -> Iterator[tuple[str, int]]:
     """The address of a server of this service, in a thread of its own.
 
     ``buffer`` is how many bytes the system keeps of what a client does not read.
     """
     begun = threading.Event()
-    with listen("127.0.0.1", 0) as listener:
+    with listen("127.0.0.1", port) as listener:
         if buffer is not None:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, buffer)
-        server = Server(
-            application(service), service.limits, begun=begun.set, ended=service.scheduler.close
-        )
+        server = Server(application(service), service.limits, begun=begun.set, ended=service.close)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
         try:

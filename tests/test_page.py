@@ -5,18 +5,15 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-import threading
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import pytest
 
 from host.compiler import compile_image
 from host.errors import DeviceError
 from host.request import Request
-from host.serve.application import application
-from host.serve.listening import Server, listen, url_of
-from host.serve.scheduler import Scheduler
 from host.serve.service import Limits, Service
 from host.serve.stories import Stories
 from hw.arch.protocol import Identity, Totals
@@ -25,9 +22,9 @@ from sim import snapshot
 from sim.native import NativeDevice
 from sim.timing import predict
 from tests import test_pictures
-from weights.files import ZOO
+from tests.services import listening, service_of
 from weights.model import IntegerModel
-from weights.text import TextStream, encode_prompt, open_tokenizer
+from weights.text import TextStream, encode_prompt
 
 pytestmark = pytest.mark.whole
 
@@ -85,84 +82,46 @@ class Paced:
             yield token
 
 
+@dataclass(frozen=True)
 class Served:
-    """A server in a thread, of stories-nano on such a device.
+    """A server of stories-nano on such a device."""
 
-    Members
-    -------
-    url : where it is
-    device : the one that it has at present
-    """
+    service: Service
+    device: Paced
+    port: int
 
-    def __init__(
-        self,
-        *,
-        is_board: bool = True,
-        shared: bool = True,
-        keys: tuple[str, ...] = (),
-        port: int = 0,
-    ):
-        path = ZOO / "stories-nano.safetensors"
-        self.model = IntegerModel.load(path)
-        self.tokenizer = open_tokenizer(self.model.tokenizer_json, path, "")
-        self.device = Paced(self.model, is_board=is_board)
-        self.service = Service(
-            name="stories-nano",
-            created=0,
-            model=self.model,
-            tokenizer=self.tokenizer,
-            scheduler=Scheduler(lambda: self.device, self.model),
-            device="native://",
-            keys=keys,
-            stories=Stories(shared=shared),
-        )
-        self.scheduler = self.service.scheduler
-        self.port = port
-
-    @contextlib.contextmanager
-    def running(self) -> Iterator[Served]:
-        listening = threading.Event()
-        listener = listen("127.0.0.1", self.port)
-        self.url, self.port = url_of(listener), listener.getsockname()[1]
-        server = Server(
-            application(self.service),
-            Limits(),
-            begun=listening.set,
-            ended=self.service.stories.close,
-        )
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
-        thread.start()
-        try:
-            assert listening.wait(10)
-            yield self
-        finally:
-            server.stop()
-            thread.join(20)
-            listener.close()
-            assert not thread.is_alive()
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
 
     def text(self, prompt: str, tokens: int) -> str:
         """What the model goes on with, greedily."""
-        device = NativeDevice(1)
-        with contextlib.closing(device):
-            device.load(self.model)
-            ids = encode_prompt(self.tokenizer, prompt, self.model.shape.vocabulary)
-            stream = TextStream(self.tokenizer, [self.model.start_token, *ids])
-            stops = self.model.end_tokens
-            chosen = device.generate([self.model.start_token, *ids], tokens, stop=stops)
-            pieces = [stream.feed(token) for token in chosen if token not in stops]
+        model, tokenizer = self.service.model, self.service.tokenizer
+        ids = [model.start_token, *encode_prompt(tokenizer, prompt, model.shape.vocabulary)]
+        with contextlib.closing(NativeDevice(1)) as device:
+            device.load(model)
+            chosen = [*device.generate(ids, tokens, stop=model.end_tokens)]
+        stream = TextStream(tokenizer, ids)
+        pieces = [stream.feed(token) for token in chosen if token not in model.end_tokens]
         return "".join([*pieces, stream.finish()])
 
 
 @contextlib.contextmanager
-def serving(**options) -> Iterator[Served]:
-    served = Served(**options)
-    served.scheduler.start()
-    try:
-        with served.running():
-            yield served
-    finally:
-        served.scheduler.close()
+def serving(
+    model: IntegerModel,
+    *,
+    is_board: bool = True,
+    shared: bool = True,
+    keys: tuple[str, ...] = (),
+    port: int = 0,
+) -> Iterator[Served]:
+    device = Paced(model, is_board=is_board)
+    options = {"stories": Stories(shared=shared), "keys": keys, "limits": Limits()}
+    with (
+        service_of(model, lambda: device, **options) as service,
+        listening(service, port=port) as (_, port),
+    ):
+        yield Served(service, device, port)
 
 
 @pytest.fixture(scope="module")
@@ -178,8 +137,8 @@ def chromium():
 
 
 @pytest.fixture(scope="module")
-def shared_server() -> Iterator[Served]:
-    with serving() as served:
+def shared_server(stories_nano) -> Iterator[Served]:
+    with serving(stories_nano) as served:
         yield served
 
 
@@ -272,8 +231,8 @@ def test_the_engine_s_bar_is_counted_and_split_as_its_timetable(server, visit):
     page.keyboard.press("Escape")
 
 
-def test_a_device_without_a_clock_says_so(visit):
-    with serving(is_board=False, shared=False) as served:
+def test_a_device_without_a_clock_says_so(stories_nano, visit):
+    with serving(stories_nano, is_board=False, shared=False) as served:
         page = visit(served)
         expect(page.locator("#basis")).to_contain_text("no engine")
         expect(page.locator("#bar")).to_be_hidden()
@@ -295,7 +254,7 @@ def test_stop_ends_the_session_and_keeps_the_text(server, visit):
     expect(page.get_by_role("button", name="Stop")).to_be_disabled()
     expect(page.get_by_role("button", name="Write")).to_be_focused()
     expect(page.locator("#state")).to_contain_text("ready, 0 of")
-    assert server.scheduler.status().sessions == ()
+    assert server.service.scheduler.status().sessions == ()
     assert server.text(PROMPT, 1000).startswith(story(page).text_content().removeprefix(PROMPT))
 
 
@@ -374,8 +333,8 @@ def test_texts_of_others_are_text(server, visit):
         assert page.locator("main img, main script").count() == 0
 
 
-def test_private_stories_go_to_nobody_else(visit):
-    with serving(shared=False) as served:
+def test_private_stories_go_to_nobody_else(stories_nano, visit):
+    with serving(stories_nano, shared=False) as served:
         reader, writer = visit(served), visit(served)
         ready(reader)
         write(writer, "A red ball")
@@ -398,8 +357,8 @@ def test_a_picture_of_it_is_taken(server, chromium):
 # Whatever happens ---------------------------------------------------------------------------------
 
 
-def test_a_key_is_asked_for_and_kept_for_the_visit(visit):
-    with serving(keys=("right",)) as served:
+def test_a_key_is_asked_for_and_kept_for_the_visit(stories_nano, visit):
+    with serving(stories_nano, keys=("right",)) as served:
         page = visit(served, faults=("401",))
         field = page.get_by_label("This server wants an API key")
         expect(field).to_be_visible()
@@ -434,12 +393,12 @@ def test_a_lost_device_is_told_and_found_again(server, visit):
     expect(outcome(page)).to_contain_text("40 tokens")
 
 
-def test_the_page_finds_a_server_that_begins_again(visit):
-    with serving() as served:
+def test_the_page_finds_a_server_that_begins_again(stories_nano, visit):
+    with serving(stories_nano) as served:
         page = visit(served, faults=("ERR_",))
         ready(page)
     expect(page.locator("#problem")).to_contain_text("cannot be reached")
-    with serving(port=served.port):
+    with serving(stories_nano, port=served.port):
         ready(page)
         expect(page.locator("#problem")).to_be_hidden()
         page.context.close()

@@ -22,8 +22,6 @@ from host.serve.stories import Begin, End, Piece, Reader, Stories
 from hw.arch.protocol import Identity
 from hw.boards import board
 from sim.golden_device import GoldenDevice
-from weights.files import ZOO
-from weights.model import IntegerModel
 from weights.text import open_tokenizer
 
 IDENTITY = Identity(
@@ -32,11 +30,6 @@ IDENTITY = Identity(
     clock_hz=70_000_000,
     digest=bytes(16),
 )
-
-
-@pytest.fixture(scope="module")
-def nano() -> IntegerModel:
-    return IntegerModel.load(ZOO / "stories-nano.safetensors")
 
 
 # Stories ------------------------------------------------------------------------------------------
@@ -139,14 +132,14 @@ def test_a_long_prompt_is_shown_by_its_end():
 
 
 @pytest.fixture
-def service(nano) -> Service:
+def service(stories_nano) -> Service:
     """One whose device is being loaded for ever."""
     return Service(
         name="stories-nano",
         created=0,
-        model=nano,
-        tokenizer=open_tokenizer(nano.tokenizer_json, "stories-nano"),
-        scheduler=Scheduler(GoldenDevice, nano, slots=3),
+        model=stories_nano,
+        tokenizer=open_tokenizer(stories_nano.tokenizer_json, "stories-nano"),
+        scheduler=Scheduler(GoldenDevice, stories_nano, slots=3),
         device="golden://",
         stories=Stories(shared=True),
     )
@@ -235,8 +228,8 @@ def test_a_device_that_counts_no_cycles_has_a_pace_alone():
     assert activity.cycles_per_token is activity.board_tokens_per_second is None
 
 
-def test_the_timetable_accounts_for_every_cycle(nano):
-    table = watch.timetable(nano, IDENTITY)
+def test_the_timetable_accounts_for_every_cycle(stories_nano):
+    table = watch.timetable(stories_nano, IDENTITY)
     assert table is not None
     assert table.engine_cycles + sum(cycles for *_, cycles in table.waits) == table.cycles
     assert {unit for unit, *_ in table.waits} == {"engine", "vector", "scalar", "sequencer"}
@@ -246,13 +239,13 @@ def test_the_timetable_accounts_for_every_cycle(nano):
     assert min(cycles for *_, cycles in table.waits) > 0
 
 
-def test_there_is_no_timetable_where_it_cannot_be_predicted(nano, monkeypatch):
+def test_there_is_no_timetable_where_it_cannot_be_predicted(stories_nano, monkeypatch):
     def missing(name: str) -> None:
         raise DeviceError(f"{name} is not here")
 
     monkeypatch.setattr(watch, "simulation", missing)
     watch.timetable.cache_clear()
-    assert watch.timetable(nano, IDENTITY) is None
+    assert watch.timetable(stories_nano, IDENTITY) is None
     watch.timetable.cache_clear()
 
 

@@ -173,16 +173,12 @@ def serve(options: Any) -> None:
         print(f"{service.name} on {service.device}: {where}", flush=True)
         service.scheduler.start()
 
-    def ended() -> None:
-        service.stories.close()
-        service.scheduler.close()
-
     with listen(options.host, options.port) as listener:
         where, local = url_of(listener), is_loopback(listener)
         if not local and not keys:
             print(OPEN_TO_ALL, file=sys.stderr)
         service = make_service(options, keys, local, fail=fail)
-        server = Server(application(service), service.limits, begun=begun, ended=ended)
+        server = Server(application(service), service.limits, begun=begun, ended=service.close)
         server.run(sockets=[listener])
     if failures:
         raise failures[0]

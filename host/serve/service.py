@@ -60,6 +60,11 @@ class Service:
     hosts: frozenset[str] | None = None
     stories: Stories = field(default_factory=Stories)
 
+    def close(self) -> None:
+        """End all sessions and watchers, and close the device; from any thread."""
+        self.stories.close()
+        self.scheduler.close()
+
     @property
     def fingerprint(self) -> str:
         """Names what an answer follows from, beside the request and its seed."""
