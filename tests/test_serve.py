@@ -293,6 +293,7 @@ def refused(answer, status, param=None, code=None) -> str:
         ({"logit_bias": {"5": 1}}, "logit_bias", "at most 0"),
         ({"presence_penalty": 0.1}, "presence_penalty", "can only be 0"),
         ({"nonsense": None}, "nonsense", "not known"),
+        ({"my field": 1}, "my field", "my field is not known"),
         ({"max_tokens": "5"}, "max_tokens", "valid integer"),
         ({"max_tokens": 0}, "max_tokens", "greater than or equal to 1"),
         ({"max_tokens": 301}, "max_tokens", "at most 300"),

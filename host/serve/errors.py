@@ -12,7 +12,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
-from host.serve.messages import ErrorAnswer, ErrorBody
+from host.serve.messages import TAGS, ErrorAnswer, ErrorBody
 from host.serve.scheduler import BusyError, QueueFullError
 from weights.commandline import explain, one_line
 from weights.errors import ReportedError, UsageError
@@ -100,7 +100,7 @@ _CODES = {"extra_forbidden": "unknown_parameter", "literal_error": "unsupported_
 def _of_request(error: ValidationError) -> ApiError:
     """The first thing that is wrong with a request's body."""
     first = error.errors(include_url=False)[0]
-    param = ".".join(str(part) for part in first["loc"] if " " not in str(part)) or None
+    param = ".".join(str(part) for part in first["loc"] if part not in TAGS) or None
     code = _CODES.get(first["type"], "invalid_value")
     told = reprlib.repr(first["input"])
     match first["type"]:

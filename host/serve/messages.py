@@ -49,14 +49,14 @@ def _whole(value: Any) -> Any:
 Count = Annotated[int, BeforeValidator(_whole), Field(ge=1)]
 Seed = Annotated[int, BeforeValidator(_whole), Field(ge=0, le=MOST_SEED)]
 
-# Tags have a blank: they stand in a path among the names of fields, and are taken out of it.
-TEXT, TEXTS, TOKENS, TOKEN_LISTS, PARTS = (
+TEXT, TEXTS, TOKENS, TOKEN_LISTS, PARTS = TAGS = (
     "a text",
     "a list of texts",
     "a list of tokens",
     "a list of such lists",
     "a list of parts",
 )
+"""Ways in which one field may be given; they stand in an error's path among the names of fields."""
 
 
 def _kind(value: Any) -> str:
