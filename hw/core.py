@@ -39,13 +39,17 @@ class Core(wiring.Component):
         Frames of ``hw.arch.protocol``.
     busy : Out(1)
         A run is under way.
+    sdram : Out(PinsSignature), if the weights lie in an SDRAM
+        See `hw.memory.sdram.pins`.
     """
 
     def __init__(self, *, machine: Machine, board_name: str, clock_hz: int, digest: bytes):
         self.geometry = g = machine.geometry
-        super().__init__(
-            {"rx": In(stream.Signature(8)), "tx": Out(stream.Signature(8)), "busy": Out(1)}
-        )
+        self.weights = machine.weights.create()
+        members = {"rx": In(stream.Signature(8)), "tx": Out(stream.Signature(8)), "busy": Out(1)}
+        if (pins := self.weights.signature.members.get("pins")) is not None:
+            members["sdram"] = pins
+        super().__init__(members)
         self.link = Link(geometry=g, board=board_name, clock_hz=clock_hz, digest=digest)
         self.sequencer = Sequencer(g)
         self.registers = RegisterFile()
@@ -54,7 +58,6 @@ class Core(wiring.Component):
         self.scalar = machine.scalar.create()
         self.normaliser = machine.normaliser.create()
 
-        self.weights = machine.weights.create()
         self.tables = machine.tables.create()
         self.memories = rows = memories(g)
         program, tokens = rows["program"], rows["tokens"]
@@ -85,6 +88,8 @@ class Core(wiring.Component):
             *("sums", "multiplicands", "vectors", "states", "activations", "tokens"),
         ):
             m.submodules[name] = getattr(self, name)
+        if hasattr(self, "sdram"):
+            connect(m, self.weights.pins, wiring.flipped(self.sdram))
         self._steps(m)
         self._operands(m)
         self._runs(m)

@@ -35,8 +35,23 @@ class RowStoreParameters(Protocol):
     def latency(self) -> int:
         """Cycles from a row's transfer to its data."""
 
+    @property
+    def kept(self) -> int:
+        """Rows for which there is block RAM."""
+
+    @property
+    def row_cycles(self) -> float:
+        """Cycles for a row, on average, from which on its reader waits; 0 if it never does."""
+
+    @property
+    def seek_cycles(self) -> int:
+        """Cycles from a seek to where rows are not read ahead until there is a row."""
+
     def create(self):
-        """A component with ``rows``, an ``In(RowStreamSignature)``, and ``host``."""
+        """A component with ``rows``, an ``In(RowStreamSignature)``, and ``host``.
+
+        If its memory lies beside the chip, it also has ``pins``, an ``Out(PinsSignature)``.
+        """
 
 
 class RowMemory(Protocol):

@@ -8,6 +8,7 @@ from amaranth.lib import wiring
 from hw.verilog import verilog_of, versions
 from sim import libraries, verilator
 from sim.libraries import Progress, Recipe, announce
+from sim.sdram import CHIPS, MODEL, PARTS, with_chip
 from sim.verilator import Verilator
 from weights.files import make_cache
 
@@ -16,8 +17,15 @@ SOURCE_PACKAGES = ("hw", "weights")
 
 
 def core_verilog(core: wiring.Component) -> str:
-    """Verilog of a core; the text depends on the design alone, not on where its sources lie."""
-    return verilog_of(core, "core")
+    """Verilog of a core, and of the memory beside it, if it has one.
+
+    The text depends on the design alone, not on where its sources lie.
+    """
+    if not hasattr(core, "sdram"):
+        return verilog_of(core, "core")
+    memory = core.weights.parameters
+    chip = CHIPS[PARTS[memory.part.name][0]]
+    return "\n".join((with_chip(chip, memory.clock_hz), verilog_of(core, "machine")))
 
 
 def library(
@@ -65,5 +73,6 @@ def _sources() -> str:
     """All that the Verilog of a board depends on."""
     root = Path(__file__).parents[1]
     files = [path for package in SOURCE_PACKAGES for path in (root / package).rglob("*.py")]
+    files += [MODEL, MODEL.with_suffix(".py")]
     whole = [path for path in sorted(files) if path.is_file()]  # not an editor's dangling link
     return "\0".join([*versions(), *(path.read_text("utf-8", "replace") for path in whole)])

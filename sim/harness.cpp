@@ -2,7 +2,8 @@
 //
 // A core has the ports clk, rst, rx__{valid,ready,payload} and tx__{valid,ready,payload}; Verilator
 // spells the second of two underscores ___05F. Inputs change while the clock is low; a byte passes
-// where valid and ready are both high at the edge.
+// where valid and ready are both high at the edge. What a core may have beside it says in `fault` what
+// the core did to it that it must not.
 
 #include <cstdint>
 #include <memory>
@@ -33,26 +34,32 @@ struct Device {
     ~Device() { core->final(); }
 };
 
+// Of a core that has the port, if it has; 0 if all is well.
+template <class Core> auto fault_of(const Core &core, int) -> decltype(uint64_t{core.fault}) {
+    return core.fault;
+}
+template <class Core> uint64_t fault_of(const Core &, long) { return 0; }
+
 }  // namespace
 
 extern "C" {
 
 struct Counts {
-    uint64_t consumed, produced, cycles;
+    uint64_t consumed, produced, cycles, fault;
 };
 
 void *device_create() { return new Device; }
 
 void device_delete(void *device) { delete static_cast<Device *>(device); }
 
-// Runs until `wanted` bytes came out (0: until all input went in), the output is full, or
+// Stops at a fault. Runs until `wanted` bytes came out (0: until all input went in), the output is full, or
 // `max_cycles` have passed. Room for `capacity` bytes is offered to the core all the while.
 void device_step(void *device, const uint8_t *input, uint64_t count, uint8_t *output,
                  uint64_t capacity, uint64_t wanted, uint64_t max_cycles, Counts *counts) {
     Vcore &core = *static_cast<Device *>(device)->core;
-    uint64_t consumed = 0, produced = 0, cycles = 0;
+    uint64_t consumed = 0, produced = 0, cycles = 0, fault = 0;
     if (wanted > capacity) wanted = capacity;
-    while (cycles < max_cycles && (wanted ? produced < wanted : consumed < count)) {
+    while (!fault && cycles < max_cycles && (wanted ? produced < wanted : consumed < count)) {
         core.rx___05Fvalid = consumed < count;
         core.rx___05Fpayload = consumed < count ? input[consumed] : 0;
         core.tx___05Fready = produced < capacity;
@@ -63,8 +70,9 @@ void device_step(void *device, const uint8_t *input, uint64_t count, uint8_t *ou
         core.clk = 1;
         core.eval();
         ++cycles;
+        fault = fault_of(core, 0);
     }
-    *counts = {consumed, produced, cycles};
+    *counts = {consumed, produced, cycles, fault};
 }
 
 }

@@ -141,6 +141,27 @@ def pads_verilog(chips: Sequence[Chip], clock_hz: int, *, pins: str) -> str:
     )
 
 
+def with_chip(chip: Chip, clock_hz: int) -> str:
+    """The module ``core``: a module ``machine``, which is a core with ``sdram``, and its chip."""
+    machine = {"ras": 1, "cas": 1, "we": 1, "bank": 2, "address": chip.row_bits}
+    machine |= {"mask": chip.width // 8, "dq__o": chip.width, "dq__oe": 1, "dq__i": chip.width}
+    wires = "\n".join(f"wire [{bits - 1}:0] sdram__{name};" for name, bits in machine.items())
+    return f"""{MODEL.read_text(encoding="utf-8")}
+module core (
+    input clk, rst, input rx__valid, input [7:0] rx__payload, output rx__ready,
+    output tx__valid, output [7:0] tx__payload, input tx__ready, output [63:0] fault
+);
+{wires}
+{pads_verilog([chip], clock_hz, pins="sdram")}
+machine machine (
+    .clk(clk), .rst(rst), .rx__valid(rx__valid), .rx__payload(rx__payload), .rx__ready(rx__ready),
+    .tx__valid(tx__valid), .tx__payload(tx__payload), .tx__ready(tx__ready), .busy(),
+    {", ".join(f".sdram__{name}(sdram__{name})" for name in machine)}
+);
+endmodule
+"""
+
+
 def fault_name(fault: int) -> str:
     """What ``fault`` says; empty where nothing is wrong."""
     return fault.to_bytes(8, "big").lstrip(b"\0").decode("ascii")

@@ -2,13 +2,15 @@
 
 The sequencer issues steps in order, those of a layer once for each, and no step's duration depends
 on data, so that a token is a fixed timetable: this replays it with the cycles that each unit states
-of itself. All units are
+of itself. Where weights come from a
+memory beside the chip, they are late by what it needs on average. All units are
 idle between tokens, hence every token that chooses takes the same time, and every prompt token
 before them takes that of the program's first part.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -18,7 +20,7 @@ from hw.arch.operations import OPERATIONS, VectorOp
 from hw.arch.program import ControlOp, Descriptor, ScalarOp, Unit, Wait, unroll
 from hw.arch.protocol import Totals
 from hw.control.sequencer import Sequencer
-from hw.machine import Machine
+from hw.machine import Machine, RowStoreParameters
 
 WAITS = {Unit.ENGINE: Wait.ENGINE, Unit.VECTOR: Wait.VECTOR, Unit.SCALAR: Wait.SCALAR}
 ALL = Wait.ENGINE | Wait.VECTOR | Wait.SCALAR
@@ -107,6 +109,38 @@ class Span:
     working: bool
 
 
+class Supply:
+    """When the rows of a store are there, as far as their times on average tell.
+
+    Rows come at one pace, and go on coming while nobody takes them, as long as there is room.
+
+    Parameters
+    ----------
+    store : RowStoreParameters
+    """
+
+    def __init__(self, store: RowStoreParameters):
+        self._store = store
+        self._next: int | None = None  # the row that comes next
+        self._ahead = 0.0  # rows that are there, at a cycle; less than none while they are sought
+        self._cycle = 0.0
+
+    def take(self, first: int, rows: int, cycle: int, least: int) -> int:
+        """Cycles that rows take, which are asked for at a cycle, and ``least`` if none is late."""
+        pace = self._store.row_cycles
+        if not pace:
+            return least
+        if first == self._next:
+            self._ahead += (cycle - self._cycle) / pace
+        else:
+            self._ahead = 1 - self._store.seek_cycles / pace
+        self._ahead = min(self._ahead, self._store.kept)
+        took = max(least, math.ceil((rows - self._ahead) * pace))
+        self._ahead += took / pace - rows
+        self._next, self._cycle = first + rows, cycle + took
+        return took
+
+
 class UnitClock:
     """When the units of a machine are busy, as steps are issued to them.
 
@@ -117,6 +151,7 @@ class UnitClock:
 
     def __init__(self, machine: Machine):
         self._machine = machine
+        self._supply = Supply(machine.weights)
         self._scalar_write = self._vector_write = -1
 
     def issue(self, step: Descriptor, cycle: int) -> dict[Unit, int]:
@@ -124,7 +159,10 @@ class UnitClock:
         units = self._machine
         match step.unit:
             case Unit.ENGINE:
-                return {Unit.ENGINE: cycle + units.engine.cycles(step.length, step.operand)}
+                least = units.engine.cycles(step.length, step.operand) - units.engine.latency
+                rows = step.length * step.operand
+                took = self._supply.take(step.address, rows, cycle, least)
+                return {Unit.ENGINE: cycle + took + units.engine.latency}
             case Unit.SCALAR:
                 idle = cycle + units.scalar.cycles(ScalarOp(step.op))
                 self._scalar_write = idle - 1

@@ -43,9 +43,16 @@ class LateStoreParameters:
     memory: LateRows
     rows: WeightStoreParameters
 
+    # Nobody knows when they come.
+    row_cycles, seek_cycles = 0.0, 0
+
     @property
     def latency(self) -> int:
         return self.memory.latency
+
+    @property
+    def kept(self) -> int:
+        return self.rows.kept
 
     def create(self) -> "LateStore":
         return LateStore(self)

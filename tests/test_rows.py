@@ -1,4 +1,4 @@
-"""A whole machine whose weights come late, against the golden model: later, and never wrong."""
+"""Whole machines whose weights come late, against the golden model: later, and never wrong."""
 
 import pytest
 
@@ -6,6 +6,8 @@ from host.device import LinkDevice
 from hw.arch.geometry import Geometry
 from hw.core import Core
 from hw.machine import Machine, Stores
+from hw.memory.sdram.parts import EM638325, ULX3S
+from hw.memory.sdram.store import Sdram
 from sim.checkpoints import RandomCheckpoint
 from sim.device import SimulatedPort
 from sim.golden_device import GoldenDevice
@@ -36,8 +38,11 @@ def model(tmp_path_factory) -> IntegerModel:
     return convert(Checkpoint(folder))
 
 
+CLOCK_HZ = 100_000_000
+
+
 def opened(machine: Machine) -> LinkDevice:
-    core = Core(machine=machine, board_name="late", clock_hz=1_000_000, digest=bytes(16))
+    core = Core(machine=machine, board_name="late", clock_hz=CLOCK_HZ, digest=bytes(16))
     return LinkDevice(SimulatedPort(core))
 
 
@@ -64,3 +69,25 @@ def test_tokens_equal_golden(name, model):
         on_time, counted = predict(device.image, machine).totals(chosen=6), device.totals()
         assert counted.engine_cycles == on_time.engine_cycles  # a row each
         assert 0 < counted.cycles - on_time.cycles <= memory.longest * on_time.engine_cycles
+
+
+@pytest.mark.whole
+@pytest.mark.parametrize(
+    ("part", "name", "rows_ahead"),
+    [
+        (ULX3S, "8x4x4", 16),
+        pytest.param(EM638325, "12x8x1", 2, marks=pytest.mark.slow),
+    ],
+)
+def test_tokens_out_of_an_sdram_equal_golden(part, name, rows_ahead, model):
+    golden = GoldenDevice()
+    golden.load(model)
+    memory = Sdram(part=part, clock_hz=CLOCK_HZ, rows_ahead=rows_ahead)
+    machine = Machine(geometry=MACHINES[name], stores=Stores(weights=memory))
+    with opened(machine) as device:
+        device.load(model)
+        assert generations(device) == generations(golden)
+        list(device.generate(PROMPT[:1], 18))
+        expected, counted = predict(device.image, machine).totals(chosen=18), device.totals()
+        assert counted.engine_cycles == expected.engine_cycles
+        assert counted.cycles == pytest.approx(expected.cycles, rel=0.02)

@@ -242,13 +242,12 @@ def test_a_part_is_as_slow_as_any_of_its_chips(part):
 
 STORES = {
     "ulx3s": SdramStoreParameters(
-        part=ULX3S, timing=ULX3S.timing(CLOCK_HZ), lanes=24, depth=1 << 20, rows_ahead=16
+        part=ULX3S, clock_hz=CLOCK_HZ, lanes=24, depth=1 << 20, rows_ahead=16
     ),
     "em638325": SdramStoreParameters(
-        part=EM638325, timing=EM638325.timing(133_000_000), lanes=16, depth=1 << 21, rows_ahead=32
+        part=EM638325, clock_hz=133_000_000, lanes=16, depth=1 << 21, rows_ahead=32
     ),
 }
-CLOCKS = {"ulx3s": CLOCK_HZ, "em638325": 133_000_000}
 
 
 @pytest.fixture(scope="module", params=STORES)
@@ -259,7 +258,7 @@ def store(request, tmp_path_factory) -> tuple[SdramStore, Stepped]:
     store = STORES[name].create()
     return store, Stepped(
         store,
-        surroundings=pads_verilog(chips, CLOCKS[name], pins="pins"),
+        surroundings=pads_verilog(chips, STORES[name].clock_hz, pins="pins"),
         inside="pins",
         extra={"fault": 64},
         modules=MODEL.read_text(),

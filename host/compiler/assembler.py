@@ -11,6 +11,7 @@ from host.compiler.image import Image
 from host.compiler.layout import ceil_div, pack_tables, pack_weights
 from host.errors import FitError
 from hw.arch.geometry import Geometry
+from hw.arch.memories import spaces
 from hw.arch.operations import VectorOp
 from hw.arch.program import (
     CONSTANTS_PER_ROW,
@@ -173,10 +174,14 @@ class Assembler:
 
 
 def _most_cycles(step: Descriptor, geometry: Geometry) -> int:
-    """More cycles than a step takes with none beside it."""
+    """More cycles than a step takes with none beside it.
+
+    Rows may come from a memory beside the chip, a half-word in a cycle and no more in another.
+    """
     match step.unit:
         case Unit.ENGINE:
-            beats = (step.length + 1) * max(step.operand, geometry.drain_beats)
+            row = 2 * spaces(geometry)[MemorySpace.WEIGHTS].half_words
+            beats = (step.length + 1) * max(row * step.operand, geometry.drain_beats)
         case Unit.VECTOR:
             beats = ceil_div(step.length, geometry.elements)
         case _:

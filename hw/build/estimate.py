@@ -62,12 +62,13 @@ def estimate(machine: Machine, family: Family) -> dict[str, int]:
     flip_flops: float = FIXED_FLIP_FLOPS + FLIP_FLOPS_PER_ELEMENT * g.elements
     flip_flops += FLIP_FLOPS_PER_LANE * g.lanes + FLIP_FLOPS_PER_ROW * g.rows
     block_rams = 0
-    for memory in memories(g).values():
+    for name, memory in memories(g).items():
         if memory.kind == Kind.FLIP_FLOPS:
             continue
         granularity = memory.item if memory.parts else None
         whole = memory.kind != Kind.STORE
-        depths = [memory.words] if whole else [len(part) for part in parts(memory.words)]
+        words = machine.weights.kept if name == "weights" else memory.words
+        depths = [words] if whole else [len(part) for part in parts(words)]
         luts += memory.copies * LUTS_PER_BANK_BIT * memory.bits * (len(depths) - 1)
         for depth in depths:
             blocks, banks = arrange(made_of.shapes, depth, memory.bits, granularity)

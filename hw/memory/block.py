@@ -95,6 +95,13 @@ class WeightStoreParameters:
         return cls(lanes=geometry.lanes, depth=geometry.weight_rows, **options)
 
     @property
+    def kept(self) -> int:
+        """Rows for which there is block RAM."""
+        return self.depth
+
+    row_cycles, seek_cycles = 0.0, 0
+
+    @property
     def half_words(self) -> int:
         """Half-words of a row."""
         return TRIT_BITS * self.lanes // HALF_WORD_BITS

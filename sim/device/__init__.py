@@ -10,8 +10,10 @@ from pathlib import Path
 
 from amaranth.lib import wiring
 
+from sim.compiler import SimulationError
 from sim.cores import board_library, core_verilog, library
 from sim.libraries import Progress, announce
+from sim.sdram import fault_name
 
 STEP_CYCLES = 20_000
 """Most cycles of one call into the library, so that an interrupt is seen in time."""
@@ -23,6 +25,7 @@ class _Counts(ctypes.Structure):
         ("consumed", ctypes.c_uint64),
         ("produced", ctypes.c_uint64),
         ("cycles", ctypes.c_uint64),
+        ("fault", ctypes.c_uint64),
     )
 
 
@@ -140,6 +143,11 @@ class SimulatedPort:
         self.cycles += counts.cycles
         self._pending = self._pending[counts.consumed :]
         self._received += ctypes.string_at(self._buffer, counts.produced)
+        if counts.fault:
+            raise SimulationError(
+                f"the simulated SDRAM was misused after {self.cycles:,} cycles: "
+                f"{fault_name(counts.fault)}; it is a fault of the controller or of its times"
+            )
 
     def close(self) -> None:
         """Discard the device; a second call does nothing."""

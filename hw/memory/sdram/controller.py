@@ -22,6 +22,22 @@ ALL_BANKS = 1 << 10
 """Address bit by which a precharge means all banks."""
 
 
+def read_latency(timing: Timing) -> int:
+    """Cycles from a read to its word: the register here, those of the pads, the part's own."""
+    return 1 + 2 * PAD_LATENCY + timing.cas_latency
+
+
+def share(part: Part, timing: Timing) -> float:
+    """Share of the cycles in which words are read, where they are always asked for in order.
+
+    Of each row of the part two commands are lost, one that closes a row and one that opens one.
+    Refreshes come together: all rows are closed for them, and two opened again behind them.
+    """
+    t, words = timing, 1 << part.column_bits
+    refreshes = 2 + t.rp + POSTPONED * t.rfc + 2 + t.rcd
+    return words / (words + 2) * (1 - refreshes / (POSTPONED * t.refi))
+
+
 class Command(enum.IntEnum):
     """Bits of the pins: ``ras``, ``cas``, ``we`` from the lowest on."""
 
@@ -94,8 +110,8 @@ class Controller(wiring.Component):
 
     @property
     def latency(self) -> int:
-        """Cycles from a read to its word: the register here, those of the pads, the part's own."""
-        return 1 + 2 * PAD_LATENCY + self.timing.cas_latency
+        """Of `read_latency`."""
+        return read_latency(self.timing)
 
     def elaborate(self, platform):
         m = Module()

@@ -11,7 +11,7 @@ from amaranth.utils import exact_log2
 from hw.arch.arithmetic import TRIT_BITS
 from hw.arch.memories import HALF_WORD_BITS
 from hw.memory.sdram.ahead import RowsAhead
-from hw.memory.sdram.controller import Controller
+from hw.memory.sdram.controller import Controller, read_latency, share
 from hw.memory.sdram.parts import Part, Timing
 from hw.memory.sdram.pins import PinsSignature
 from hw.memory.signatures import READ_LATENCY, HostSignature, RowStreamSignature
@@ -38,7 +38,7 @@ class Sdram:
     def weight_store(self, geometry) -> "SdramStoreParameters":
         return SdramStoreParameters(
             part=self.part,
-            timing=self.part.timing(self.clock_hz),
+            clock_hz=self.clock_hz,
             lanes=geometry.lanes,
             depth=geometry.weight_rows,
             rows_ahead=self.rows_ahead,
@@ -52,8 +52,7 @@ class SdramStoreParameters:
     Parameters
     ----------
     part : Part
-    timing : Timing
-        Its times in cycles.
+    clock_hz : int
     lanes : int
         Trits of a row, which is a whole number of the part's words.
     depth : int
@@ -65,7 +64,7 @@ class SdramStoreParameters:
     """
 
     part: Part
-    timing: Timing
+    clock_hz: int
     lanes: int
     depth: int
     rows_ahead: int
@@ -88,9 +87,32 @@ class SdramStoreParameters:
             raise ValueError(f"rows_ahead must be a power of two, not {self.rows_ahead!r}")
 
     @property
+    def timing(self) -> Timing:
+        """The part's times in cycles."""
+        return self.part.timing(self.clock_hz)
+
+    @property
+    def kept(self) -> int:
+        """Rows for which there is block RAM."""
+        return self.rows_ahead
+
+    @property
     def words(self) -> int:
         """Words of the part in a row: the cycles that a row takes at least."""
         return TRIT_BITS * self.lanes // self.part.width
+
+    @property
+    def row_cycles(self) -> float:
+        """Cycles for a row, on average: its words, and what opening rows and refreshes take."""
+        return self.words / share(self.part, self.timing)
+
+    @property
+    def seek_cycles(self) -> int:
+        """Cycles from a seek to where rows are not read ahead until there is a row.
+
+        The address, a row of the part that is closed and one that is opened, and a row's words.
+        """
+        return 2 + self.timing.rp + self.timing.rcd + read_latency(self.timing) + self.words
 
     @property
     def half_words(self) -> int:
