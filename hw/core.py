@@ -47,8 +47,8 @@ class Core(wiring.Component):
         self.geometry = g = machine.geometry
         self.weights = machine.weights.create()
         members = {"rx": In(stream.Signature(8)), "tx": Out(stream.Signature(8)), "busy": Out(1)}
-        if (pins := self.weights.signature.members.get("pins")) is not None:
-            members["sdram"] = pins
+        if "pins" in self.weights.signature.members:
+            members["sdram"] = self.weights.signature.members["pins"]
         super().__init__(members)
         self.link = Link(geometry=g, board=board_name, clock_hz=clock_hz, digest=digest)
         self.sequencer = Sequencer(g)

@@ -7,6 +7,7 @@ from amaranth.lib import io
 from hw.boards import Board
 from hw.families import of
 from hw.links.pins import request_raw
+from hw.sdram_pads import CLOCK, CLOCK_PHASE, attach_sdram
 
 
 class Top(Elaboratable):
@@ -17,7 +18,8 @@ class Top(Elaboratable):
     board : Board
         A board with hardware.
     core : Component
-        The machine, or whatever else has the byte streams ``rx`` and ``tx``.
+        The machine, or whatever else has the byte streams ``rx`` and ``tx``, and ``sdram`` if the
+        board's one is used.
     """
 
     def __init__(self, board: Board, core):
@@ -29,7 +31,11 @@ class Top(Elaboratable):
     def elaborate(self, platform):
         m = Module()
         link, clock_hz = self.board.link, self.board.clock_hz
-        of(self.board.device).clocks(m, platform, {"sync": clock_hz, **link.clocks})
+        rates, phases = {"sync": clock_hz, **link.clocks}, {}
+        if hasattr(self.core, "sdram"):
+            rates[CLOCK], phases[CLOCK] = clock_hz, CLOCK_PHASE
+            attach_sdram(m, platform, self.core.sdram)
+        of(self.board.device).clocks(m, platform, rates, phases)
         link.attach(m, platform, self.core, clock_hz)
 
         if (led := self._led(platform)) is not None:

@@ -1,15 +1,20 @@
 """Families of devices: their clocks, their parts, and what asks for them."""
 
 import json
+import re
 from fractions import Fraction
 
 import pytest
+from amaranth.hdl import Signal
+from amaranth.lib.wiring import Out
 
 from hw import boards, families
 from hw.build.plan import plan
 from hw.build.report import count_cells, parse_report
 from hw.build.tools import explain
 from hw.families import ecp5, gowin, ice40
+from hw.memory.sdram.parts import ULX3S
+from hw.memory.sdram.pins import PinsSignature
 from tests.test_build import Echo
 
 pytest.importorskip("amaranth_boards")
@@ -207,3 +212,32 @@ def test_a_new_board_of_a_family_is_one_file(tmp_path, monkeypatch):
     assert "--25k" in planned.commands[1]
     assert 'LOCATE COMP "uart_0__rx__io" SITE' in planned.files["top.lpf"]
     assert 'LOCATE COMP "led_0__io" SITE' in planned.files["top.lpf"]
+
+
+class WithSdram(Echo):
+    """An echo that has the pins of an SDRAM, too."""
+
+    sdram: Out(PinsSignature(ULX3S))
+
+
+def test_pads_of_an_sdram():
+    """A register in every pad, and a clock that comes three quarters of a cycle later."""
+    planned = plan(boards.board("ulx3s_85f"), WithSdram)
+    design, pins = planned.files["top.il"], planned.files["top.lpf"]
+    outputs, data = 5 + 2 + 13 + 2, 16
+    assert len(re.findall(r"cell \\IFS1P3DX ", design)) == data
+    driven = 2 * (outputs + data) + 1  # each pin has a register for its direction, the clock, too
+    assert len(re.findall(r"cell \\OFS1P3DX ", design)) == driven
+    assert len(re.findall(r"cell \\ODDRX1F ", design)) == 1
+    assert len(re.findall(r'LOCATE COMP "sdram_', pins)) == outputs + data + 1
+    divisor, cycles, eighths = (
+        int(re.search(rf"parameter \\CLKOS2_{name} (\d+)", design)[1])
+        for name in ("DIV", "CPHASE", "FPHASE")
+    )
+    assert (8 * (cycles - (divisor - 1)) + eighths) / (8 * divisor) == 270 / 360
+
+
+def test_a_phase_that_a_pll_cannot_make():
+    pll = ecp5.Pll.solve(25_000_000, 70_000_000, 70_000_000)
+    with pytest.raises(ValueError, match=r"phases must be whole eighths .* not \[0, 100\]"):
+        pll.create(Signal(), [Signal(), Signal()], Signal(), [0, 100])

@@ -21,6 +21,8 @@ from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from hw import boards
+from hw.memory.sdram.parts import ULX3S
+from hw.memory.sdram.pins import PinsSignature
 from sim import compiler, cores, libraries, serve, verilator
 from sim.compiler import SimulationError
 from sim.device import SimulatedPort
@@ -61,6 +63,21 @@ class Echo(wiring.Component):
         return m
 
 
+class Hasty(Echo):
+    """Opens a row of an SDRAM that has not had the time to start."""
+
+    sdram: Out(PinsSignature(ULX3S))
+
+    def __init__(self):
+        super().__init__()
+        self.weights = SimpleNamespace(parameters=SimpleNamespace(part=ULX3S, clock_hz=100_000_000))
+
+    def elaborate(self, platform):
+        m = super().elaborate(platform)
+        m.d.comb += self.sdram.ras.eq(1)
+        return m
+
+
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory):
     return tmp_path_factory.mktemp("cache")
@@ -80,6 +97,12 @@ def port(cache, compiled):
 
 def no_progress(text):
     raise AssertionError(f"must not compile, but says {text!r}")
+
+
+def test_misuse_of_an_sdram_ends_the_simulation(cache):
+    with SimulatedPort(Hasty(), timeout=0.1, cache=cache) as port:
+        with pytest.raises(SimulationError, match=r"SDRAM was misused after 2 cycles: power-up; "):
+            port.run(100)
 
 
 def test_bytes_come_back_in_order(port):

@@ -49,17 +49,32 @@ class Pll:
         input_divisor, _, feedback, divisors = min(found)
         return cls(input_divisor=input_divisor, feedback=feedback, divisors=divisors)
 
-    def create(self, reference: Signal, outputs: Sequence[Signal], locked: Signal) -> Instance:
-        """The PLL between ``reference`` and ``outputs``."""
+    def create(
+        self,
+        reference: Signal,
+        outputs: Sequence[Signal],
+        locked: Signal,
+        degrees: Sequence[int] | None = None,
+    ) -> Instance:
+        """The PLL between ``reference`` and ``outputs``, each late by so many degrees of its own.
+
+        Raises ValueError for a phase that is no whole number of eighths of the oscillator's cycle.
+        """
+        late = [divmod(d * n, 45) for d, n in zip(degrees or (0,) * 3, self.divisors, strict=False)]
+        if any(rest for _, rest in late):
+            raise ValueError(
+                f"phases must be whole eighths of the cycles that {self.divisors} of make one of "
+                f"each clock, not {degrees}"
+            )
         feedback = Signal()
         used = dict(zip(OUTPUTS, self.divisors, strict=False))
         parameters: dict[str, str | int] = {}
-        for name, divisor in used.items():
+        for (name, divisor), (eighths, _) in zip(used.items(), late, strict=True):
             parameters |= {
                 f"p_{name}_ENABLE": "ENABLED",
                 f"p_{name}_DIV": divisor,
-                f"p_{name}_CPHASE": divisor - 1,
-                f"p_{name}_FPHASE": 0,
+                f"p_{name}_CPHASE": divisor - 1 + eighths // 8,
+                f"p_{name}_FPHASE": eighths % 8,
             }
         return Instance(
             "EHXPLLL",
@@ -101,12 +116,13 @@ class Pll:
         )
 
 
-def make_clocks(m: Module, platform, rates: Mapping[str, int]):
+def make_clocks(m: Module, platform, rates: Mapping[str, int], phases: Mapping[str, int]):
     """See `Family`: one PLL makes all, behind gates that open once it has locked."""
     pll = Pll.solve(int(platform.default_clk_frequency), *rates.values())
     oscillator = add_oscillator(m, platform)
     *outputs, locked = (Signal() for _ in range(len(rates) + 1))
-    m.submodules.pll = pll.create(oscillator, outputs, locked)
+    degrees = [phases.get(name, 0) for name in rates]
+    m.submodules.pll = pll.create(oscillator, outputs, locked, degrees)
     enable = add_start(m, oscillator, locked)
     for name, output in zip(rates, outputs, strict=True):
         m.domains += ClockDomain(name, reset_less=True)

@@ -71,8 +71,9 @@ class Family:
     options : function
         Settings of Amaranth's platform for a clock in Hz.
     clocks : function
-        Of a module, a platform, and rates in Hz by names of clock domains: adds these domains,
-        made from the board's oscillator. What they clock starts from its initial values.
+        Of a module, a platform, rates in Hz by names of clock domains, and degrees by which some of
+        them come after the others: adds these domains, made from the board's oscillator. What they
+        clock starts from its initial values.
     platform : function
         The class of a board's platform as these tools need it.
     """

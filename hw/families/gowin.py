@@ -84,7 +84,7 @@ class Pll:
         )
 
 
-def make_clocks(m: Module, platform, rates: Mapping[str, int]):
+def make_clocks(m: Module, platform, rates: Mapping[str, int], phases: Mapping[str, int]):
     """See `Family`: a PLL makes one clock, behind a gate that opens once it has locked."""
     if len(rates) > 1:
         raise NotImplementedError(f"a PLL of Gowin makes one clock here, not {len(rates)}")

@@ -60,7 +60,7 @@ class Pll:
         )
 
 
-def make_clocks(m: Module, platform, rates: Mapping[str, int]):
+def make_clocks(m: Module, platform, rates: Mapping[str, int], phases: Mapping[str, int]):
     """See `Family`: a PLL makes one clock. Its gates do not open without a glitch: what it clocks
     is reset until it has locked."""
     if len(rates) > 1:

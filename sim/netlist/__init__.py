@@ -17,6 +17,7 @@ from hw.build.plan import check_hardware, plan
 from hw.build.steps import folder_of, netlist_of
 from hw.build.tools import Workplace
 from hw.links.uart import Uart
+from hw.machine import BlockRam
 from sim.cores import library
 from sim.device import SimulatedPort
 from sim.libraries import Progress, announce
@@ -131,6 +132,8 @@ def with_fast_line(board: Board) -> Board:
 
 
 def _uart(board: Board) -> Uart:
+    if not isinstance(board.machine.stores.weights, BlockRam):
+        raise NetlistError(f"{board.name}: there is no model of the pads of its memory")
     if not isinstance(board.link, Uart):
         raise NetlistError(
             f"{board.name}: only the netlist of a board with a UART can be simulated"

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 
 from amaranth.hdl import C, Cat, Module, Signal
 from amaranth.lib import wiring
-from amaranth.lib.fifo import SyncFIFO
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import exact_log2
 
@@ -189,12 +188,19 @@ class SdramStore(wiring.Component):
         """Accesses of the host, which asks for nothing while rows are read."""
         host, controller = self.host, self.controller
         access = controller.access
-        # What it has on its way when it learns that the store is not ready.
-        m.submodules.written = written = SyncFIFO(width=1 + HALF_WORD_BITS, depth=2)
+        # A write, and the next one, which is on its way when the store is no longer ready.
+        given = Cat(host.last, host.write_data)
+        one, two = (Signal.like(given, name=f"write_{n}", reset_less=True) for n in (1, 2))
+        has_one, has_two, done = Signal(), Signal(), Signal()
+        with m.If(done):
+            m.d.sync += [has_one.eq(has_two), one.eq(two), has_two.eq(0)]
+        with m.If(host.write):
+            with m.If(has_one & ~done):
+                m.d.sync += [has_two.eq(1), two.eq(given)]
+            with m.Else():
+                m.d.sync += [has_one.eq(1), one.eq(given)]
         m.d.comb += [
-            written.w_data.eq(Cat(host.last, host.write_data)),
-            written.w_en.eq(host.write),
-            access.p.data.eq(written.r_data[1:].replicate(1 << len(half))),
+            access.p.data.eq(one[1:].replicate(1 << len(half))),
             access.p.mask.eq(~(C(0b11) << Cat(C(0, 1), half))),
         ]
         found = Signal(HALF_WORD_BITS, reset_less=True)
@@ -216,14 +222,14 @@ class SdramStore(wiring.Component):
                 with m.If(controller.answer):
                     m.next = "READY"
             with m.State("READY"):
-                m.d.comb += host.ready.eq(~written.r_rdy)
+                m.d.comb += host.ready.eq(~has_one)
                 with m.If(host.read):
                     m.d.sync += address.eq(address + 1)
                     m.next = "ASK"
-                with m.If(written.r_rdy):
+                with m.If(has_one):
                     m.d.comb += [access.valid.eq(1), access.p.write.eq(1)]
                     with m.If(access.ready):
-                        m.d.comb += written.r_en.eq(1)
+                        m.d.comb += done.eq(1)
                         m.d.sync += address.eq(address + 1)
-                with m.If((host.read & host.last) | (written.r_en & written.r_data[0])):
+                with m.If((host.read & host.last) | (done & one[0])):
                     m.next = "IDLE"
