@@ -1,7 +1,7 @@
 """A machine: what is built, timed and estimated."""
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from hw.arch.geometry import Geometry
 from hw.memory.block import TableStoreParameters, WeightStoreParameters
@@ -23,6 +23,8 @@ class BlockRam:
     """
 
     latency: int = WeightStoreParameters.latency
+
+    place: ClassVar[str] = "block RAM"
 
     def weight_store(self, geometry: Geometry) -> WeightStoreParameters:
         return WeightStoreParameters.from_geometry(geometry, latency=self.latency)
@@ -56,6 +58,10 @@ class RowStoreParameters(Protocol):
 
 class RowMemory(Protocol):
     """A kind of memory that can hold the weights."""
+
+    @property
+    def place(self) -> str:
+        """What people call it."""
 
     def weight_store(self, geometry: Geometry) -> RowStoreParameters:
         """The store of all weight rows of a geometry."""

@@ -12,6 +12,7 @@ from hw.arch.program import Unit
 from hw.arch.protocol import MemorySpace
 from hw.boards import Board, board, names
 from hw.build.estimate import lacking
+from hw.machine import BlockRam
 from sim.timing import Timing, predict
 from weights.commandline import one_line
 from weights.model import IntegerModel
@@ -69,7 +70,7 @@ class Placement:
         return tuple(
             Share(
                 name=name,
-                where=self._where(name, memory),
+                where=self._where(name),
                 needs=_bytes(memory),
                 has=_bytes(there[name]),
             )
@@ -77,9 +78,8 @@ class Placement:
             if memory.kind in (Kind.STORE, Kind.BANK)
         )
 
-    def _where(self, name: str, memory: Memory) -> str:
-        kind = self.board.machine.stores.weights if name == "weights" else None
-        return getattr(kind, "place", "block RAM")
+    def _where(self, name: str) -> str:
+        return self.board.machine.stores.weights.place if name == "weights" else BlockRam.place
 
     @property
     def fits(self) -> bool:
@@ -97,11 +97,22 @@ class Placement:
 
     @property
     def busy(self) -> dict[str, int]:
-        """Cycles of a token in which each unit works, by its name."""
-        return {
+        """Cycles of a token in which each unit works, and that its weights take, by name."""
+        units = {
             name: sum(s.idle - s.issued - 1 for s in self.timing.steps if s.unit == unit)
             for unit, name in UNITS.items()
         }
+        pace = self.board.machine.weights.row_cycles
+        return units | ({self._where("weights"): round(pace * self._rows)} if pace else {})
+
+    @property
+    def _rows(self) -> int:
+        """Weight rows of a token."""
+        return sum(
+            s.descriptor.length * s.descriptor.operand
+            for s in self.timing.steps
+            if s.unit == Unit.ENGINE
+        )
 
     @property
     def bytes_per_token(self) -> tuple[int, int]:
@@ -136,7 +147,8 @@ class Placement:
         yield f"a token reads   {_size(weights)} of weights, {_size(embedding)} of its embedding"
         yield f"a token takes   {cycles:,} cycles{condition} (predicted)"
         yield f"speed           {self.tokens_per_second:,.0f} tokens/s at {clock:g} MHz{condition}"
-        yield f"bound           {bound}, busy {most / cycles:.0%} ({rest})"
+        yield f"bound           {bound}, busy {most / cycles:.0%} of them"
+        yield f"beside it       {rest}"
 
     def _lack_lines(self) -> Iterator[str]:
         if self.fits:

@@ -95,3 +95,18 @@ def test_what_is_not_there_is_told(capsys):
     assert "board must be one of" in capsys.readouterr().err
     assert main(["plan", "no-such-model", "--board", "sim_tiny", "--offline"]) == 1
     assert "no-such-model" in capsys.readouterr().err
+
+
+def test_the_plan_of_a_model_beside_the_chip(capsys):
+    """Weights in an SDRAM: what they take of its time is what bounds a narrow one."""
+    assert main(["plan", "stories-base", "--board", "sim_sdram"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    (weights,) = (line for line in lines if line.startswith("weights"))
+    assert "SDRAM x16" in weights and max(map(len, lines)) <= 80
+    chosen = board("sim_sdram")
+    placement = Placement(model=shipped("stories-base"), name="", board=chosen)
+    rows = placement.image.geometry.weight_rows
+    pace = chosen.machine.weights.row_cycles
+    assert placement.busy["SDRAM x16"] == round(rows * pace) >= 8 * rows
+    (bound,) = (line for line in lines if line.startswith("bound"))
+    assert max(placement.busy, key=placement.busy.get) in bound

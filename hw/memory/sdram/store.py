@@ -34,6 +34,10 @@ class Sdram:
     clock_hz: int
     rows_ahead: int = 512
 
+    @property
+    def place(self) -> str:
+        return f"SDRAM x{self.part.width}"
+
     def weight_store(self, geometry) -> "SdramStoreParameters":
         return SdramStoreParameters(
             part=self.part,
