@@ -1,5 +1,6 @@
 """Libraries of simulated cores: Amaranth's Verilog through Verilator."""
 
+import re
 from functools import partial
 from pathlib import Path
 
@@ -12,6 +13,11 @@ from sim.sdram import CHIPS, MODEL, PARTS, with_chip
 from sim.verilator import Verilator
 from weights.files import make_cache
 
+ZEROS = re.compile(
+    r"^    (\S+ ?)\[(\d+)\] = (\d+'h)0+;\n(?:    \1\[\d+\] = \3(?:0+;\n))+", re.MULTILINE
+)
+"""Words of a memory that begin with zero, one behind the other, a line each."""
+
 SOURCE_PACKAGES = ("hw", "weights")
 """What a board's core is made from."""
 
@@ -22,10 +28,22 @@ def core_verilog(core: wiring.Component) -> str:
     The text depends on the design alone, not on where its sources lie.
     """
     if not hasattr(core, "sdram"):
-        return verilog_of(core, "core")
+        return with_loops(verilog_of(core, "core"))
     memory = core.weights.parameters
     chip = CHIPS[PARTS[memory.part.name][0]]
-    return "\n".join((with_chip(chip, memory.clock_hz), verilog_of(core, "machine")))
+    machine = with_loops(verilog_of(core, "machine"))
+    return "\n".join((with_chip(chip, memory.clock_hz), machine))
+
+
+def with_loops(verilog: str) -> str:
+    """The same with a loop for words of memories that are zero, which are most of the text."""
+
+    def loop(lines: re.Match) -> str:
+        name, first, zero = lines.groups()
+        end = int(first) + lines[0].count("\n")
+        return f"    for (int row = {first}; row < {end}; row = row + 1) {name}[row] = {zero}0;\n"
+
+    return ZEROS.sub(loop, verilog)
 
 
 def library(

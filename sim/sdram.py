@@ -155,7 +155,7 @@ module core (
 {pads_verilog([chip], clock_hz, pins="sdram")}
 machine machine (
     .clk(clk), .rst(rst), .rx__valid(rx__valid), .rx__payload(rx__payload), .rx__ready(rx__ready),
-    .tx__valid(tx__valid), .tx__payload(tx__payload), .tx__ready(tx__ready), .busy(),
+    .tx__valid(tx__valid), .tx__payload(tx__payload), .tx__ready(tx__ready),
     {", ".join(f".sdram__{name}(sdram__{name})" for name in machine)}
 );
 endmodule

@@ -3,7 +3,9 @@
 import pytest
 
 from host.device import LinkDevice
+from host.urls import open_device
 from hw.arch.geometry import Geometry
+from hw.boards import board
 from hw.core import Core
 from hw.machine import Machine, Stores
 from hw.memory.sdram.parts import EM638325, ULX3S
@@ -14,6 +16,7 @@ from sim.golden_device import GoldenDevice
 from sim.timing import predict
 from tests.late_rows import LateRows
 from weights.checkpoint import Checkpoint, ModelShape
+from weights.files import ZOO
 from weights.model import IntegerModel
 from weights.quantise import convert
 
@@ -91,3 +94,25 @@ def test_tokens_out_of_an_sdram_equal_golden(part, name, rows_ahead, model):
         expected, counted = predict(device.image, machine).totals(chosen=18), device.totals()
         assert counted.engine_cycles == expected.engine_cycles
         assert counted.cycles == pytest.approx(expected.cycles, rel=0.02)
+
+
+@pytest.mark.whole
+@pytest.mark.slow
+def test_a_model_that_no_chip_holds():
+    """The largest shipped one: tokens, its timetable, and how much of the SDRAM's time is used."""
+    model, memory = IntegerModel.load(ZOO / "stories-base.safetensors"), board("sim_sdram")
+    golden = GoldenDevice()
+    golden.load(model)
+    words = memory.machine.weights.words
+    with open_device("sim://sim_sdram") as device:
+        device.load(model)
+        timing = predict(device.image, memory.machine)
+        for seed, prompt in enumerate(([1, 5, 7], [300, 2, 9, 4000], [17], [44, 45, 46, 47, 48])):
+            options = {"temperature": seed / 3, "seed": seed}
+            tokens = list(device.generate(prompt, 5, **options))
+            assert tokens == list(golden.generate(prompt, 5, **options))
+            expected = timing.totals(chosen=len(tokens), read=len(prompt) - 1)
+            counted = device.totals()
+            assert counted.engine_cycles == expected.engine_cycles
+            assert counted.cycles == pytest.approx(expected.cycles, rel=0.002)
+            assert counted.engine_cycles * words / counted.cycles > 0.98

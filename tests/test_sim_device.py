@@ -99,9 +99,21 @@ def no_progress(text):
     raise AssertionError(f"must not compile, but says {text!r}")
 
 
+def test_words_that_are_zero_are_a_loop():
+    text = "  initial begin\n    \\a b [0] = 8'h01;\n"
+    text += "".join(f"    \\a [{row}] = 8'h00;\n" for row in (1, 2, 3))
+    text += "    c[0] = 4'h0;\n    c[1] = 4'h0;\n    c[2] = 4'h1;\n    c[3] = 4'h0;\n  end\n"
+    assert cores.with_loops(text) == (
+        "  initial begin\n    \\a b [0] = 8'h01;\n"
+        "    for (int row = 1; row < 4; row = row + 1) \\a [row] = 8'h0;\n"
+        "    for (int row = 0; row < 2; row = row + 1) c[row] = 4'h0;\n"
+        "    c[2] = 4'h1;\n    c[3] = 4'h0;\n  end\n"
+    )
+
+
 def test_misuse_of_an_sdram_ends_the_simulation(cache):
     with SimulatedPort(Hasty(), timeout=0.1, cache=cache) as port:
-        with pytest.raises(SimulationError, match=r"SDRAM was misused after 2 cycles: power-up; "):
+        with pytest.raises(SimulationError, match=r"SDRAM was misused in cycle 1: power-up; "):
             port.run(100)
 
 

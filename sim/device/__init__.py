@@ -145,7 +145,7 @@ class SimulatedPort:
         self._received += ctypes.string_at(self._buffer, counts.produced)
         if counts.fault:
             raise SimulationError(
-                f"the simulated SDRAM was misused after {self.cycles:,} cycles: "
+                f"the simulated SDRAM was misused in cycle {self.cycles:,}: "
                 f"{fault_name(counts.fault)}; it is a fault of the controller or of its times"
             )
 
