@@ -6,9 +6,9 @@ import pytest
 from amaranth.hdl import Fragment
 
 from host.compiler import compile_image
-from hw.boards import board
+from hw.boards import BoardError, board
 from hw.core import Core
-from hw.machine import BlockRam, Stores
+from hw.machine import BlockRam, Machine, Stores
 from sim.timing import predict
 from weights.files import ZOO
 from weights.model import IntegerModel
@@ -51,3 +51,23 @@ def test_a_machine_of_another_size_is_not_timed():
 def test_options_are_checked(option, value, message):
     with pytest.raises(ValueError, match=message):
         replace(TINY, **{option: value})
+
+
+def test_rows_out_of_an_sdram_are_timed():
+    chosen = board("sim_sdram")
+    image = compile_image(IntegerModel.load(ZOO / "stories-base.safetensors"), chosen.geometry)
+    timing, store = predict(image, chosen.machine), chosen.machine.weights
+    at_once = predict(image, Machine(geometry=chosen.geometry))
+    words = timing.engine_cycles * store.words
+    assert timing.engine_cycles == at_once.engine_cycles
+    assert at_once.cycles < words < timing.cycles < 1.02 * words
+    assert timing.cycles < image.token_cycles  # or a token that is under way is given up
+
+    few = replace(chosen.machine.stores.weights, rows_ahead=1)
+    hasty = replace(chosen.machine, stores=Stores(weights=few))
+    assert predict(image, hasty).cycles > timing.cycles  # nothing is read while the engine waits
+
+
+def test_an_sdram_has_the_clock_of_its_machine():
+    with pytest.raises(BoardError, match="clock_hz of the SDRAM must be the machine's 50000000, "):
+        replace(board("sim_sdram"), clock_hz=50_000_000)
