@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import socket
+import subprocess
+import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 from host.device import Device
 from host.errors import DeviceError
@@ -17,6 +22,7 @@ from sim.golden_device import GoldenDevice
 from weights.model import IntegerModel
 from weights.text import open_tokenizer
 
+ROOT = Path(__file__).resolve().parents[1]
 NAME = "stories-nano"
 PROMPT = "Once upon a time"
 LONG = 30.0
@@ -26,12 +32,10 @@ LIMITS = Limits(body_bytes=3000, prompt_tokens=200, tokens=300, default_tokens=1
 
 def wait_for(condition: Callable[[], object]) -> None:
     """Until something is so that another thread makes so."""
-    pause = threading.Event()
-    for _ in range(int(LONG / 0.01)):
-        if condition():
-            return
-        pause.wait(0.01)
-    raise AssertionError("it did not happen")
+    end = time.monotonic() + LONG
+    while not condition():
+        assert time.monotonic() < end, "it did not happen"
+        time.sleep(0.01)
 
 
 def ready(service: Service) -> None:
@@ -124,3 +128,23 @@ def listening(
             server.stop()
             thread.join(LONG)
             assert not thread.is_alive()
+
+
+@contextlib.contextmanager
+def program(*arguments: str) -> Iterator[tuple[subprocess.Popen[str], tuple[str, int]]]:
+    """The server of `stories-nano` as users start it; the process, and its address."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "host.serve", "--model", NAME, "--port", "0", *arguments],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        line = process.stdout.readline()
+        host, port = re.search(r"http://(.*):(\d+)$", line.strip()).groups()
+        yield process, (host, int(port))
+    finally:
+        if process.poll() is None:
+            process.kill()
+        process.communicate(timeout=LONG)

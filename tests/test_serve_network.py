@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import re
 import signal
 import socket
-import subprocess
-import sys
 import time
 from dataclasses import replace
-from pathlib import Path
 
 import openai
 import pytest
@@ -20,9 +16,18 @@ import pytest
 from host.errors import DeviceError, FitError
 from host.serve.__main__ import main
 from sim.golden_device import GoldenDevice
-from tests.services import LIMITS, LONG, NAME, PROMPT, gated, listening, ready, service_of, wait_for
-
-ROOT = Path(__file__).resolve().parents[1]
+from tests.services import (
+    LIMITS,
+    LONG,
+    NAME,
+    PROMPT,
+    gated,
+    listening,
+    program,
+    ready,
+    service_of,
+    wait_for,
+)
 
 
 @pytest.fixture(scope="module")
@@ -273,27 +278,6 @@ def test_a_body_that_is_too_long_is_refused_before_it_has_come(address):
 
 
 # The end --------------------------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def program(*arguments, **variables):
-    """The server as users start it; the process, and its address."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "host.serve", "--model", NAME, "--port", "0", *arguments],
-        cwd=ROOT,
-        env={**os.environ, **variables},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        line = process.stdout.readline()
-        host, port = re.search(r"http://(.*):(\d+)$", line.strip()).groups()
-        yield process, (host, int(port))
-    finally:
-        if process.poll() is None:
-            process.kill()
-        process.communicate(timeout=LONG)
 
 
 def healthy(address) -> bool:

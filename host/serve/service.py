@@ -33,7 +33,7 @@ class Limits:
     request_s: float = 10.0
     send_s: float = 30.0
     ping_s: float = 15.0
-    connections: int = 1000
+    connections: int = 2000
 
 
 @dataclass(frozen=True, kw_only=True)
