@@ -7,6 +7,8 @@ import json
 import re
 import signal
 import socket
+import subprocess
+import sys
 import time
 from dataclasses import replace
 
@@ -21,6 +23,7 @@ from tests.services import (
     LONG,
     NAME,
     PROMPT,
+    ROOT,
     gated,
     listening,
     program,
