@@ -30,9 +30,9 @@ LONG = 30.0
 LIMITS = Limits(body_bytes=3000, prompt_tokens=200, tokens=300, default_tokens=12)
 
 
-def wait_for(condition: Callable[[], object]) -> None:
+def wait_for(condition: Callable[[], object], seconds: float = LONG) -> None:
     """Until something is so that another thread makes so."""
-    end = time.monotonic() + LONG
+    end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "it did not happen"
         time.sleep(0.01)
