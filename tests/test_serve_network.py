@@ -1,4 +1,4 @@
-"""The server on a socket: real clients, clients that go, are slow or are too many, and its end."""
+"""The server on a socket: clients that go, are slow or are too many, and its end."""
 
 from __future__ import annotations
 
@@ -12,10 +12,9 @@ import sys
 import time
 from dataclasses import replace
 
-import openai
 import pytest
 
-from host.errors import DeviceError, FitError
+from host.errors import FitError
 from host.serve.__main__ import main
 from sim.golden_device import GoldenDevice
 from tests.services import (
@@ -82,66 +81,6 @@ def status(answer: bytes) -> int:
 
 def error(answer: bytes) -> dict:
     return json.loads(answer.partition(b"\r\n\r\n")[2])["error"]
-
-
-# Clients that people have ---------------------------------------------------------------------
-
-
-@pytest.fixture
-def client(address):
-    with openai.OpenAI(
-        base_url="http://{}:{}/v1".format(*address), api_key="none", max_retries=0
-    ) as client:
-        yield client
-
-
-def test_openai_gets_models_and_texts(client):
-    assert [model.id for model in client.models.list()] == [NAME]
-    assert client.models.retrieve(NAME).owned_by == "tritstream"
-    fields = {"model": NAME, "prompt": PROMPT, "max_tokens": 30, "temperature": 0}
-    whole = client.completions.create(**fields)
-    assert whole.choices[0].finish_reason == "length" and whole.usage.completion_tokens == 30
-    parts = list(client.completions.create(**fields, stream=True))
-    assert "".join(part.choices[0].text for part in parts) == whole.choices[0].text
-
-
-def test_openai_chats(client):
-    messages = [{"role": "user", "content": PROMPT}]
-    fields = {"model": NAME, "max_tokens": 20, "temperature": 0.8, "seed": 5, "stop": ["Lily"]}
-    whole = client.chat.completions.create(messages=messages, **fields)
-    content = whole.choices[0].message.content
-    stream = client.chat.completions.create(
-        messages=messages, **fields, stream=True, stream_options={"include_usage": True}
-    )
-    parts = list(stream)
-    assert parts[-1].usage.total_tokens == whole.usage.total_tokens
-    text = "".join(choice.delta.content or "" for part in parts for choice in part.choices)
-    assert text == content != ""
-    # What was answered goes back as it came.
-    answer = whole.choices[0].message.model_dump()
-    again = [*messages, answer, {"role": "user", "content": "Then"}]
-    more = client.chat.completions.create(messages=again, **fields)
-    assert more.usage.prompt_tokens > whole.usage.total_tokens - 1
-    assert more.usage.prompt_tokens_details.cached_tokens > 0
-
-
-def test_openai_raises_what_is_refused(client):
-    with pytest.raises(openai.BadRequestError) as caught:
-        client.completions.create(model=NAME, prompt=PROMPT, top_p=0.5)
-    assert (caught.value.param, caught.value.code) == ("top_p", "unsupported_value")
-    with pytest.raises(openai.NotFoundError, match=NAME):
-        client.completions.create(model="other", prompt=PROMPT)
-
-
-def test_openai_raises_what_goes_wrong_in_a_stream(stories_nano):
-    with gated(stories_nano) as (service, device), listening(service) as (host, port):
-        url = f"http://{host}:{port}/v1"
-        with openai.OpenAI(base_url=url, api_key="none", max_retries=0) as client:
-            stream = client.completions.create(model=NAME, prompt=PROMPT, stream=True)
-            device.fault = DeviceError("the board: lost; plug it in")
-            device.open.set()
-            with pytest.raises(openai.APIError, match=r"the board: lost; plug it in"):
-                list(stream)
 
 
 # Clients that go ------------------------------------------------------------------------------
