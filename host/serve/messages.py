@@ -17,7 +17,7 @@ from pydantic import (
     Tag,
     field_validator,
 )
-from pydantic_core import PydanticCustomError
+from pydantic_core import PydanticCustomError, PydanticKnownError
 from typing_extensions import TypedDict
 
 from host.errors import UsageError
@@ -78,9 +78,28 @@ One = Field(min_length=1, max_length=1)
 """Several prompts at once are as many requests."""
 
 
+def _no_truth(value: Any) -> Any:
+    """In Python False is 0; in JSON it is another value."""
+    if isinstance(value, bool):
+        raise PydanticKnownError("literal_error", {"expected": "a number"})
+    return value
+
+
+def _no_number(value: Any) -> Any:
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        raise PydanticKnownError("literal_error", {"expected": "true or false"})
+    return value
+
+
+Zero = Annotated[Literal[0], BeforeValidator(_no_truth)]
+Unity = Annotated[Literal[1], BeforeValidator(_no_truth)]
+No = Annotated[Literal[False], BeforeValidator(_no_number)]
+Yes = Annotated[Literal[True], BeforeValidator(_no_number)]
+
+
 class StreamOptions(_Model):
     include_usage: bool | None = None
-    include_obfuscation: Literal[False] | None = None
+    include_obfuscation: No | None = None
 
 
 class Generation(_Model):
@@ -112,17 +131,17 @@ class Generation(_Model):
     ignore_eos: bool | None = None
 
     # Taken where they ask for nothing.
-    n: Literal[1] | None = None
-    top_p: Literal[1] | None = None
-    top_k: Literal[0, -1] | None = None
-    min_p: Literal[0] | None = None
-    typical_p: Literal[1] | None = None
-    presence_penalty: Literal[0] | None = None
-    frequency_penalty: Literal[0] | None = None
-    repeat_penalty: Literal[1] | None = None
-    repetition_penalty: Literal[1] | None = None
+    n: Unity | None = None
+    top_p: Unity | None = None
+    top_k: Annotated[Literal[0, -1], BeforeValidator(_no_truth)] | None = None
+    min_p: Zero | None = None
+    typical_p: Unity | None = None
+    presence_penalty: Zero | None = None
+    frequency_penalty: Zero | None = None
+    repeat_penalty: Unity | None = None
+    repetition_penalty: Unity | None = None
     logit_bias: Nothing | None = None
-    cache_prompt: Literal[True] | None = None
+    cache_prompt: Yes | None = None
     user: str | None = None
 
     @field_validator("temperature")
@@ -174,7 +193,7 @@ class CompletionRequest(Generation):
     ]
     echo: bool | None = None
 
-    best_of: Literal[1] | None = None
+    best_of: Unity | None = None
     logprobs: None = None
     suffix: Literal[""] | None = None
 
@@ -227,8 +246,8 @@ class ChatRequest(Generation):
     messages: Annotated[list[Message], Field(min_length=1)]
     max_completion_tokens: Count | None = None
 
-    logprobs: Literal[False] | None = None
-    top_logprobs: Literal[0] | None = None
+    logprobs: No | None = None
+    top_logprobs: Zero | None = None
     tools: Empty | None = None
     tool_choice: Literal["none", "auto"] | None = None
     parallel_tool_calls: bool | None = None  # of none
@@ -236,7 +255,7 @@ class ChatRequest(Generation):
     function_call: Literal["none", "auto"] | None = None
     response_format: PlainText | None = None
     modalities: Annotated[list[Literal["text"]], One] | None = None
-    store: Literal[False] | None = None
+    store: No | None = None
     metadata: dict[str, str] | None = None
     service_tier: Literal["auto", "default"] | None = None
 

@@ -18,6 +18,16 @@ JSON = "application/json"
 SCHEMAS = "#/components/schemas/{model}"
 PARAMETER = re.compile(r"{(\w+)(?::path)?}")
 
+MEDIA: dict[str, dict[str, Any]] = {
+    JSON: {"type": "object"},
+    "text/event-stream": {  # of each event
+        "type": "object",
+        "properties": {"event": {"type": "string"}, "data": {"type": "string"}},
+        "required": ["data"],
+    },
+}
+"""Schemas of answers that are none of `messages`; others are text."""
+
 
 def document(service: Service, endpoints: Iterable[Endpoint]) -> dict[str, Any]:
     """In the form of OpenAPI 3.1."""
@@ -50,8 +60,8 @@ def _operation(endpoint: Endpoint, keys: bool) -> dict[str, Any]:
     if endpoint.answers:
         content |= _json(endpoint.answers)
     if endpoint.media:
-        kind = "object" if endpoint.media == JSON else "string"
-        content[endpoint.media] = {"schema": {"type": kind}}
+        schema = MEDIA.get(endpoint.media, {"type": "string"})
+        content[endpoint.media] = {"schema": schema}
     operation: dict[str, Any] = {
         "summary": endpoint.summary,
         "responses": {
