@@ -14,6 +14,7 @@ from hw.arch.memories import spaces
 from hw.arch.protocol import (
     RESPONSE,
     Command,
+    Feature,
     Identity,
     MemorySpace,
     argument_struct,
@@ -25,7 +26,13 @@ GEOMETRY = Geometry(
     rows=6, columns=4, elements=2, weight_rows=40, table_words=50, descriptors=10,
     sums=32, multiplicands=32, vectors=32, states=32, activations=32, tokens=24,
 )  # fmt: skip
-IDENTITY = Identity(board="bench", geometry=GEOMETRY, clock_hz=25_000_000, digest=bytes(range(16)))
+IDENTITY = Identity(
+    board="bench",
+    geometry=GEOMETRY,
+    clock_hz=25_000_000,
+    digest=bytes(range(16)),
+    features=Feature.STATES,
+)
 SPACES = (MemorySpace.WEIGHTS, MemorySpace.TABLES, MemorySpace.PROGRAM, MemorySpace.TOKENS)
 BUS_LATENCY = 5
 
