@@ -653,7 +653,6 @@ def test_a_simulated_board_counts_its_cycles(tmp_path_factory):
     board_library("sim_tiny")  # made here, so that nobody waits for it below
     shape = ModelShape(hidden=16, layers=1, intermediate=16, vocabulary=64)
     made = random_model(tmp_path_factory.mktemp("model"), shape, 3)
-    board_library("sim_tiny")  # compiled beforehand, which takes as long as it takes
     with service_of(made, lambda: open_device("sim://sim_tiny")) as service:
         ready(service)
         answer = text(
