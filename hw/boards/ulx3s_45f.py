@@ -13,6 +13,7 @@ BOARD = Board(
     device="LFE5U-45F",
     clock_hz=55_000_000,
     link=Uart(baud=1_000_000),
+    seed=2,
     model="stories-tiny",
     machine=Machine(
         geometry=Geometry(
