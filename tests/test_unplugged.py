@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import threading
+from contextlib import closing
 
 import httpx2
 import openai
@@ -41,14 +42,7 @@ class Board:
         self._process.kill()
         self._process.communicate(timeout=LONG)
 
-
-@contextlib.contextmanager
-def board(name: str):
-    board = Board(name)
-    try:
-        yield board
-    finally:
-        board.unplug()
+    close = unplug
 
 
 class Cable:
@@ -69,6 +63,8 @@ class Cable:
     def cut(self) -> None:
         for end in (self._listener, *self._ends):
             _close(end)
+
+    close = cut
 
     def _lead(self, listener: socket.socket) -> None:
         with contextlib.suppress(OSError):
@@ -93,15 +89,6 @@ def _close(end: socket.socket) -> None:
     with contextlib.suppress(OSError):
         end.shutdown(socket.SHUT_RDWR)
     end.close()
-
-
-@contextlib.contextmanager
-def cable(board: Board):
-    cable = Cable(board)
-    try:
-        yield cable
-    finally:
-        cable.cut()
 
 
 class Client:
@@ -144,7 +131,10 @@ def ends_with_the_reason(stream: openai.Stream, url: str) -> None:
 
 
 def test_power_that_fails_and_comes_back():
-    with board("sim_small") as device, program("--device", device.url) as (process, address):
+    with (
+        closing(Board("sim_small")) as device,
+        program("--device", device.url) as (process, address),
+    ):
         client = Client(address)
         client.wait(there=True)
         text = client.text()
@@ -171,7 +161,7 @@ def test_power_that_fails_and_comes_back():
 
 
 def test_another_program_at_the_board_meanwhile():
-    with board("sim_small") as device, cable(device) as line:
+    with closing(Board("sim_small")) as device, closing(Cable(device)) as line:
         with program("--device", line.url) as (_, address):
             client = Client(address)
             client.wait(there=True)
@@ -180,7 +170,7 @@ def test_another_program_at_the_board_meanwhile():
             line.cut()
             ends_with_the_reason(stream, line.url)
             other = IntegerModel.load(ZOO / "stories-tiny.safetensors")
-            with contextlib.closing(open_device(device.url)) as taken:
+            with closing(open_device(device.url)) as taken:
                 taken.load(other)
                 assert len(list(taken.generate([other.start_token], 5))) == 5
             line.mend()
@@ -190,7 +180,7 @@ def test_another_program_at_the_board_meanwhile():
 
 def test_a_board_that_is_too_small_in_its_place():
     """Waiting does not mend that: the server ends, and says why."""
-    with board("sim_small") as device:
+    with closing(Board("sim_small")) as device:
         options = ("--device", device.url, "--model", "stories-fixture")
         with program(*options) as (process, address):
             Client(address).wait(there=True)

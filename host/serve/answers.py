@@ -140,7 +140,7 @@ class Answer:
         self.order = order
         self.finish: Finish | None = None
         self._mailbox = Mailbox()
-        self._text = TextStream(service.tokenizer, list(order.request.prompt))
+        self._text = TextStream(service.tokenizer, order.request.prompt)
         self._stops = StopText(order.stops)
         self._taken = 0
         self._session = service.scheduler.submit(order.request, self._mailbox)

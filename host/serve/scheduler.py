@@ -194,9 +194,6 @@ class Session:
         """End it, after the token that is under way if it has the device; from any thread."""
         self.cancelled.set()
 
-    def mark(self, moment: str) -> None:
-        self._moments[moment] = time.monotonic()
-
     def first_slice(self) -> None:
         """It has the device from now on, if it had not before."""
         self._moments.setdefault("started", time.monotonic())
