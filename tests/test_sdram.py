@@ -3,13 +3,14 @@
 import dataclasses
 import random
 from functools import partial
+from statistics import median
 
 import pytest
 from amaranth.hdl import Module, Mux
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
 
-from hw.memory.sdram.controller import Access, Controller
+from hw.memory.sdram.controller import Access, Controller, read_latency, seek_latency, share
 from hw.memory.sdram.parts import BANKS, EM638325, ULX3S, Part, Timing
 from hw.memory.sdram.pins import PinsSignature
 from hw.memory.sdram.store import SdramStore, SdramStoreParameters
@@ -24,10 +25,10 @@ CLOCK_HZ = 100_000_000
 STRICT = Chip(
     # No time of it follows from others at 100 MHz.
     width=16, row_bits=11, column_bits=8, clock_cl2=10, clock_cl3=7,
-    rcd=30, rp=30, ras=80, rc=150, rrd=20, rfc=70, wr=30, mrd=30, refresh=4096 * 2e3,
+    rcd=30, rp=30, ras=80, rc=150, rrd=30, rfc=70, wr=30, mrd=30, refresh=4096 * 2e3,
     rows_refreshed=12, power_up=5_000, ras_most=17_000,
 )  # fmt: skip
-LEAST = {"rcd": 3, "rp": 3, "ras": 8, "rc": 15, "rrd": 2, "rfc": 7, "wr": 3, "mrd": 3}
+LEAST = {"rcd": 3, "rp": 3, "ras": 8, "rc": 15, "rrd": 3, "rfc": 7, "wr": 3, "mrd": 3}
 TIMES = {**LEAST, "turn": 4, "refi": 200, "power_up": 500}
 
 
@@ -135,13 +136,59 @@ def test_words_come_back(adjusted):
     [
         *(({time: TIMES[time] - 1}, f"t{time.upper()}") for time in LEAST),
         ({"turn": TIMES["turn"] - 1}, "contend"),
-        ({"power_up": TIMES["power_up"] - 4}, "power-up"),  # the first command is that late anyway
+        ({"power_up": TIMES["power_up"] - 5}, "power-up"),  # the first command is that late anyway
         ({"refi": TIMES["refi"] + 30}, "refresh"),
     ],
 )
 def test_a_cycle_too_few(adjusted, wrong, name):
     component, stepped = adjusted
     assert stepped.run(partial(traffic, component, TIMES | wrong, 1500)) == name
+
+
+async def read_in_order(component: Adjusted, times: dict[str, int], cycles: int, ctx: Stepped):
+    """Words taken in so many cycles, once rows are open, and the usual cycles to one elsewhere."""
+    for name, time in times.items():
+        ctx.set(getattr(component.times, name), time)
+    access, place = component.access, 0
+
+    async def step() -> int:
+        nonlocal place
+        ctx.set(access.payload, place)
+        taken = ctx.get(access.ready)
+        await ctx.tick()
+        place += taken
+        return taken
+
+    ctx.set(access.valid, 1)
+    while place < 1000:
+        await step()
+    taken = sum([await step() for _ in range(cycles)])
+    late = []
+    for _ in range(9):
+        place += 3 << 10  # another row of a bank that has one open
+        ctx.set(access.valid, 1)
+        while not await step():
+            pass
+        ctx.set(access.valid, 0)
+        late.append(1)
+        while not ctx.get(component.answer):
+            await ctx.tick()
+            late[-1] += 1
+        await ctx.tick().repeat(TIMES["rc"])
+    return taken, median(late), fault_name(ctx.get("fault"))
+
+
+@pytest.mark.whole
+@pytest.mark.parametrize("slower", [{"rcd": 4}, {"rcd": 5, "rp": 4}])
+def test_time_that_is_lost(adjusted, slower):
+    component, stepped = adjusted
+    times = TIMES | slower
+    timing = Timing(cas_latency=2, **times)
+    cycles = 16 * 8 * times["refi"]
+    taken, late, fault = stepped.run(partial(read_in_order, component, times, cycles))
+    assert fault == ""
+    assert taken / cycles == pytest.approx(share(component.part, timing), abs=0.001)
+    assert late == seek_latency(timing) + read_latency(timing)
 
 
 # The chips, by hand -----------------------------------------------------------------------------

@@ -7,14 +7,22 @@ from amaranth.lib.wiring import In, Out
 from hw.memory.sdram.parts import Timing
 
 
-def passed(m: Module, cycles, event, name: str):
-    """Whether ``event`` was at least ``cycles`` cycles ago, or never."""
+def remaining(m: Module, cycles, event, name: str) -> Signal:
+    """Cycles until ``event`` is ``cycles`` cycles ago; 0 if it is, or never was."""
     left = Signal(Value.cast(cycles).shape(), name=f"{name}_left")
     with m.If(event):
         m.d.sync += left.eq(cycles - 1)
     with m.Elif(left != 0):
         m.d.sync += left.eq(left - 1)
-    return left == 0
+    return left
+
+
+def passing(m: Module, cycles, event, name: str) -> Value:
+    """Whether ``event`` will be at least ``cycles`` cycles ago in the next cycle.
+
+    Of an event in this very cycle nothing is known yet.
+    """
+    return ~remaining(m, cycles, event, name)[1:].any()
 
 
 class Bank(wiring.Component):
@@ -30,7 +38,8 @@ class Bank(wiring.Component):
     opened : ``Out(row_bits)``
         The row that is open.
     may_activate, may_access, may_precharge : ``Out(1)``
-        Its own times allow it now. An access is a read or a write.
+        Its own times allow it in the next cycle, if it is told nothing in this one. An access is a
+        read or a write.
     """
 
     def __init__(self, row_bits: int, timing: Timing):
@@ -58,11 +67,11 @@ class Bank(wiring.Component):
             m.d.sync += self.open.eq(1), self.opened.eq(self.row)
         m.d.comb += [
             self.may_activate.eq(
-                passed(m, t.rp, self.precharge, "rp") & passed(m, t.rc, self.activate, "rc")
+                passing(m, t.rp, self.precharge, "rp") & passing(m, t.rc, self.activate, "rc")
             ),
-            self.may_access.eq(passed(m, t.rcd, self.activate, "rcd")),
+            self.may_access.eq(passing(m, t.rcd, self.activate, "rcd")),
             self.may_precharge.eq(
-                passed(m, t.ras, self.activate, "ras") & passed(m, t.wr, self.write, "wr")
+                passing(m, t.ras, self.activate, "ras") & passing(m, t.wr, self.write, "wr")
             ),
         ]
         return m

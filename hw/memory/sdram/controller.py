@@ -7,7 +7,7 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import exact_log2
 
-from hw.memory.sdram.bank import Bank, passed
+from hw.memory.sdram.bank import Bank, passing, remaining
 from hw.memory.sdram.parts import BANKS, Part, Timing
 from hw.memory.sdram.pins import PAD_LATENCY, PinsSignature
 
@@ -22,9 +22,19 @@ ALL_BANKS = 1 << 10
 """Address bit by which a precharge means all banks."""
 
 
+DECIDED = 2
+"""Least cycles from a command that opens or closes rows to one that needs its outcome: each is
+decided in the cycle before it, from what was told until then."""
+
+
 def read_latency(timing: Timing) -> int:
-    """Cycles from a read to its word: the register here, those of the pads, the part's own."""
+    """Cycles from a read command to its word: the register here, those of the pads, the part's."""
     return 1 + 2 * PAD_LATENCY + timing.cas_latency
+
+
+def seek_latency(timing: Timing) -> int:
+    """Cycles from an access that is taken to its command, where a row must make way for its own."""
+    return 2 + max(DECIDED, timing.rp) + max(DECIDED, timing.rcd)
 
 
 def share(part: Part, timing: Timing) -> float:
@@ -34,7 +44,7 @@ def share(part: Part, timing: Timing) -> float:
     Refreshes come together: all rows are closed for them, and two opened again behind them.
     """
     t, words = timing, 1 << part.column_bits
-    refreshes = 2 + t.rp + POSTPONED * t.rfc + 2 + t.rcd
+    refreshes = 2 + max(DECIDED, t.rp) + POSTPONED * t.rfc + max(DECIDED, t.rcd)
     return words / (words + 2) * (1 - refreshes / (POSTPONED * t.refi))
 
 
@@ -76,6 +86,9 @@ class Controller(wiring.Component):
     A read is a command for every word, and costs no more than a burst would: of a whole row of
     words that are asked for in order, two cycles go to the commands that open the one after.
 
+    What is asked for waits in a register, in which its row and the one after it in memory are
+    looked up: whether it may be told in the next cycle, or what else must be told then.
+
     Parameters
     ----------
     part : Part
@@ -89,7 +102,8 @@ class Controller(wiring.Component):
     abandon : ``In(1)``
         Reads that were taken until now are not answered, one in this very cycle included.
     answer : ``Out(1)``
-        A read that was taken ``latency`` cycles ago is answered.
+        A read that was told ``latency`` cycles ago is answered. It is told in the cycle after it
+        was taken, if its row is open.
     word : ``Out(width)``
         With the answer.
     pins : ``Out(PinsSignature)``
@@ -115,51 +129,59 @@ class Controller(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        part, t, access = self.part, self.timing, self.access.payload
+        part, t = self.part, self.timing
 
+        # The access that waits, and the row after its own.
+        held, waits = Signal(Access(part)), Signal()
+        following = Signal.like(_page(held))
+        told, taken = Signal(), Signal()
+        asked = self.access.payload
+        m.d.comb += self.access.ready.eq(~waits | told)
+        m.d.comb += taken.eq(self.access.ready & self.access.valid)
+        with m.If(taken):
+            m.d.sync += held.eq(asked), following.eq(_page(asked) + 1)
+        m.d.sync += waits.eq(
+            Mux(taken, asked.write | ~self.abandon, waits & ~told & (held.write | ~self.abandon))
+        )
+
+        # A command of the plan is told in this cycle. What follows from it shows in the next.
+        plan = Signal(
+            data.StructLayout(
+                {"command": Command, "bank": held.bank.shape(), "all": 1, "row": part.row_bits}
+            )
+        )
+        planned = plan.command != Command.NOTHING
+        activated, precharged, refreshed, set_mode = (
+            plan.command == it
+            for it in (Command.ACTIVATE, Command.PRECHARGE, Command.REFRESH, Command.MODE)
+        )
+        reads, writes = told & ~held.write, told & held.write
         banks = [Bank(part.row_bits, t) for _ in range(BANKS)]
-        command = Signal(Command)
-        bank = Signal.like(access.bank)
-        address = Signal(part.row_bits)
-        to_all = Signal()
         for number, one in enumerate(banks):
             m.submodules[f"bank_{number}"] = one
-            here = (bank == number) | to_all
             m.d.comb += [
-                one.activate.eq((command == Command.ACTIVATE) & here),
-                one.precharge.eq((command == Command.PRECHARGE) & here),
-                one.write.eq((command == Command.WRITE) & here),
-                one.row.eq(address),
+                one.activate.eq(activated & (plan.bank == number)),
+                one.precharge.eq(precharged & ((plan.bank == number) | plan.all)),
+                one.write.eq(writes & (held.bank == number)),
+                one.row.eq(plan.row),
             ]
         by_bank = Array(banks)
-        activated, read, refreshed, set_mode = (
-            command == it for it in (Command.ACTIVATE, Command.READ, Command.REFRESH, Command.MODE)
-        )
-        settled = passed(m, t.rfc, refreshed, "rfc") & passed(m, t.mrd, set_mode, "mrd")
-        may_activate = settled & passed(m, t.rrd, activated, "rrd")
-        mode = t.cas_latency << 4  # bursts of one word
-        may_write = passed(m, t.turn, read, "turn")
+        settled = passing(m, t.rfc, refreshed, "rfc") & passing(m, t.mrd, set_mode, "mrd")
+        may_activate = settled & passing(m, t.rrd, activated, "rrd")
+        may_write = remaining(m, t.turn, reads, "turn") == 0
         may_precharge = Cat(one.may_precharge for one in banks).all()
         quiet = settled & Cat(one.may_activate for one in banks).all()
         any_open = Cat(one.open for one in banks).any()
 
-        # What the access needs, and what comes after it in memory.
-        here, page = by_bank[access.bank], Cat(access.bank, access.row)
-        following = Signal.like(page)
-        m.d.sync += following.eq(page + 1)
-        next_bank, next_row = following[: len(bank)], following[len(bank) :]
-        there = by_bank[next_bank]
-        is_open = here.open & (here.opened == access.row)
+        # Rows of the access and after it. The next access mostly is in one of the two.
+        next_bank, next_row = following[: len(held.bank)], following[len(held.bank) :]
+        here, there = by_bank[held.bank], by_bank[next_bank]
+        is_open = here.open & (here.opened == held.row)
         next_is_open = there.open & (there.opened == next_row)
-
-        def close(number):
-            m.d.comb += [command.eq(Command.PRECHARGE), bank.eq(number)]
-
-        def open_(number, row):
-            m.d.comb += [command.eq(Command.ACTIVATE), bank.eq(number), address.eq(row)]
-
-        def close_all():
-            m.d.comb += [command.eq(Command.PRECHARGE), to_all.eq(1), address.eq(ALL_BANKS)]
+        stays, follows = _page(asked) == _page(held), _page(asked) == following
+        is_ready, next_is_ready = is_open & here.may_access, next_is_open & there.may_access
+        ready = Signal()
+        m.d.sync += ready.eq(Mux(taken, stays & is_ready | follows & next_is_ready, is_ready))
 
         owed = Signal(range(2 * POSTPONED), init=FIRST_REFRESHES)
         started, due = Signal(), Signal()  # the mode is set, and refreshes fall due since then
@@ -170,9 +192,20 @@ class Controller(wiring.Component):
             m.d.sync += interval.eq(interval - 1)
         m.d.comb += due.eq(started & (interval == 0))
         m.d.sync += owed.eq(owed + due - refreshed)
-        wanted = (owed >= POSTPONED) | ((owed != 0) & ~self.access.valid)
+        wanted = (owed >= POSTPONED) | ((owed != 0) & ~waits)
         waited = Signal(Value.cast(t.power_up).shape())
+        mode = t.cas_latency << 4  # bursts of one word
 
+        def close(number):
+            m.d.sync += plan.command.eq(Command.PRECHARGE), plan.bank.eq(number)
+
+        def open_(number, row):
+            m.d.sync += plan.command.eq(Command.ACTIVATE), plan.bank.eq(number), plan.row.eq(row)
+
+        def close_all():
+            m.d.sync += plan.command.eq(Command.PRECHARGE), plan.all.eq(1), plan.row.eq(ALL_BANKS)
+
+        m.d.sync += plan.command.eq(Command.NOTHING), plan.all.eq(0), plan.row.eq(0)
         with m.FSM():
             with m.State("POWER_UP"):
                 m.d.sync += waited.eq(waited + 1)
@@ -180,54 +213,55 @@ class Controller(wiring.Component):
                     close_all()
                     m.next = "REFRESH"
             with m.State("REFRESH"):
-                with m.If(any_open):
+                with m.If(planned):
+                    pass
+                with m.Elif(any_open):
                     with m.If(may_precharge):
                         close_all()
                 with m.Elif(quiet):
                     with m.If(owed != 0):
-                        m.d.comb += command.eq(Command.REFRESH)
+                        m.d.sync += plan.command.eq(Command.REFRESH)
                     with m.Else():
                         m.next = "ACCESS"
                         with m.If(~started):
-                            m.d.comb += [command.eq(Command.MODE), address.eq(mode)]
+                            m.d.sync += plan.command.eq(Command.MODE), plan.row.eq(mode)
                             m.d.sync += started.eq(1)
             with m.State("ACCESS"):
+                m.d.comb += told.eq(waits & ready & ~planned & (~held.write | may_write))
                 with m.If(wanted):
                     m.next = "REFRESH"
-                with m.Elif(~self.access.valid):
+                with m.Elif(planned | ~waits | taken & ~stays):
                     pass
                 with m.Elif(here.open & ~is_open):
                     with m.If(here.may_precharge):
-                        close(access.bank)
+                        close(held.bank)
                 with m.Elif(~is_open):
                     with m.If(may_activate & here.may_activate):
-                        open_(access.bank, access.row)
+                        open_(held.bank, held.row)
                 with m.Elif(there.open & ~next_is_open & there.may_precharge):
                     close(next_bank)
                 with m.Elif(~there.open & may_activate & there.may_activate):
                     open_(next_bank, next_row)
-                with m.Elif(here.may_access & (~access.write | may_write)):
-                    m.d.comb += [
-                        self.access.ready.eq(1),
-                        command.eq(Mux(access.write, Command.WRITE, Command.READ)),
-                        bank.eq(access.bank),
-                        address.eq(access.column),
-                    ]
 
         pins = self.pins
-        writes = command == Command.WRITE
+        access = Mux(held.write, Command.WRITE, Command.READ)
         m.d.sync += [
-            Cat(pins.ras, pins.cas, pins.we).eq(command),
-            pins.bank.eq(bank),
-            pins.address.eq(address),
-            pins.mask.eq(Mux(writes, access.mask, Cat(~started).replicate(len(pins.mask)))),
-            pins.dq.o.eq(access.data),
+            Cat(pins.ras, pins.cas, pins.we).eq(Mux(told, access, plan.command)),
+            pins.bank.eq(Mux(told, held.bank, plan.bank)),
+            pins.address.eq(Mux(told, held.column, plan.row)),
+            pins.mask.eq(Mux(writes, held.mask, Cat(~started).replicate(len(pins.mask)))),
+            pins.dq.o.eq(held.data),
             pins.dq.oe.eq(writes),
         ]
-        awaited = read & ~self.abandon
+        awaited = reads & ~self.abandon
         for cycle in range(self.latency):
             stage = Signal(name=f"read_{cycle + 1}")
             m.d.sync += stage.eq(awaited)
             awaited = stage & ~self.abandon
         m.d.comb += [self.answer.eq(stage), self.word.eq(pins.dq.i)]
         return m
+
+
+def _page(access) -> Value:
+    """What counts rows in the order of words: a row of the part, bank by bank."""
+    return Cat(access.bank, access.row)

@@ -10,7 +10,7 @@ from amaranth.utils import exact_log2
 from hw.arch.arithmetic import TRIT_BITS
 from hw.arch.memories import HALF_WORD_BITS
 from hw.memory.sdram.ahead import RowsAhead
-from hw.memory.sdram.controller import Controller, read_latency, share
+from hw.memory.sdram.controller import Controller, read_latency, seek_latency, share
 from hw.memory.sdram.parts import Part, Timing
 from hw.memory.sdram.pins import PinsSignature
 from hw.memory.signatures import READ_LATENCY, HostSignature, RowStreamSignature
@@ -115,7 +115,7 @@ class SdramStoreParameters:
 
         The address, a row of the part that is closed and one that is opened, and a row's words.
         """
-        return 2 + self.timing.rp + self.timing.rcd + read_latency(self.timing) + self.words
+        return 2 + seek_latency(self.timing) + read_latency(self.timing) + self.words
 
     @property
     def half_words(self) -> int:
