@@ -142,7 +142,8 @@ class LinkDevice:
     def load(self, model: IntegerModel, progress: Progress | None = None) -> None:
         """Put a model into the device and check it there by checksums.
 
-        What the device already holds, from the last time, is not sent again.
+        What the device already holds, from the last time, is not sent again. A memory that lacks
+        some is tested before, so that a broken line is known by its name and at once.
 
         Raises
         ------
@@ -165,15 +166,18 @@ class LinkDevice:
                 )
         step = _summed(image, progress)
         self._runs.claim()
-        for space, content in image.sections.items():
-            self._link.fill(space, content, step)
+        sections = image.sections.items()
+        if any([self._link.fill(space, content, step) for space, content in sections]):
+            self._compare(image, lambda size: None)  # what came last may have gone to the first
         self.image = image
 
     def verify(self, progress: Progress | None = None) -> None:
         """See `Device.verify`; nothing may run."""
         image = self._loaded()
         self._runs.begin()
-        step = _summed(image, progress)
+        self._compare(image, _summed(image, progress))
+
+    def _compare(self, image: Image, step: Callable[[int], None]) -> None:
         for space, content in image.sections.items():
             found = list(self._link.differences(space, content, step))
             if found:

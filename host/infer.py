@@ -219,7 +219,8 @@ def _parse(arguments: Sequence[str] | None) -> Any:
     parser.add_argument(
         "--verify",
         action="store_true",
-        help="see at the end that the device's memories still hold the model, bit by bit",
+        help="see at the end that the device's memories still hold the model, and name the first "
+        "bit that flipped; broken lines are named, with or without it, before a model is sent",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object at the end")
     return parser.parse_args(arguments)

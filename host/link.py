@@ -10,11 +10,13 @@ import random
 import time
 import zlib
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from host.errors import DeviceError, RefusedError
+from host.memory_test import find_fault
 from host.ports import Port
 from hw.arch.frames import Deframer, Frame, encode_frame
 from hw.arch.memories import spaces
@@ -31,6 +33,9 @@ from hw.arch.protocol import (
 
 VERIFY_HALFWORDS = 1 << 14
 """Half-words under one checksum."""
+
+GLANCE_BYTES = 512
+"""Under a checksum that takes a device no time."""
 
 
 class Link:
@@ -243,7 +248,7 @@ class Link:
         """Whether a memory holds this, by checksum."""
         count = len(content) // 2
         payload = argument_struct(Command.CHECKSUM).pack(space, address, count)
-        answer = self.exchange(Command.CHECKSUM, payload, cycles=4 * count)
+        answer = self.exchange(Command.CHECKSUM, payload, cycles=16 * count)
         if len(answer) != 4:
             raise self.nonsense(Command.CHECKSUM)
         return answer == zlib.crc32(content).to_bytes(4, "little")
@@ -264,18 +269,38 @@ class Link:
                 "reset the board, check its clock and power"
             )
 
-    def fill(self, space: MemorySpace, content: bytes, progress: Callable[[int], None]) -> None:
-        """Make a memory hold this from its beginning on, and prove that by checksums.
+    def fill(self, space: MemorySpace, content: bytes, progress: Callable[[int], None]) -> bool:
+        """Make a memory hold this from its beginning on, block by block; whether any was sent.
 
         A block that it holds already is not sent again: loading goes on where a broken line ended
-        it. ``progress`` receives the bytes of each piece that is done. Raises DeviceError for a
-        memory that keeps something else.
+        it. Each one that is sent is proven by a checksum. A memory that lacks any is tested first,
+        as of `host.memory_test`. ``progress`` receives the bytes of each piece that is done.
+        Raises DeviceError for a memory that keeps something else.
         """
+        if self._keeps(space, 0, content):
+            progress(len(content))
+            return False
+        self._test(space, content)
         for address, block in _blocks(content):
-            if self.holds(space, address, block):
+            if self._keeps(space, address, block):
                 progress(len(block))
             else:
                 self.put(space, address, block, progress)
+        return True
+
+    def _keeps(self, space: MemorySpace, address: int, content: bytes) -> bool:
+        """`holds` of what the memory may well lack: its beginning is enough to see that."""
+        return self.holds(space, address, content[:GLANCE_BYTES]) and self.holds(
+            space, address, content
+        )
+
+    def _test(self, space: MemorySpace, content: bytes) -> None:
+        fault = find_fault(content, partial(self.read, space), partial(self.write, space))
+        if fault is not None:
+            raise DeviceError(
+                f"{self.name}: memory test: {space.name.lower()}: {fault}; check the board's clock "
+                "and power, and that its memory is what the bitstream was built for"
+            )
 
     def differences(
         self, space: MemorySpace, content: bytes, progress: Callable[[int], None]
@@ -284,6 +309,9 @@ class Link:
 
         ``progress`` receives the bytes of each block that is done.
         """
+        if self.holds(space, 0, content):
+            progress(len(content))
+            return
         for address, block in _blocks(content):
             if not self.holds(space, address, block):
                 there = np.frombuffer(self.read(space, address, len(block) // 2), "<u2")

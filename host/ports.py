@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 from typing import Any, Protocol
 from urllib.parse import parse_qs, urlsplit
@@ -94,6 +95,10 @@ def serial_port(url: str) -> Port:
                 "join the group that owns it (often dialout)"
             ) from None
         raise DeviceError(f"{path}: cannot open this serial port ({text})") from None
+    # An FTDI chip keeps a short answer to itself for 16 ms otherwise, which a frame of a load takes
+    # 10 ms for. Not every port and system can be told.
+    with contextlib.suppress(AttributeError, NotImplementedError, OSError, ValueError):
+        port.set_low_latency_mode(True)
     try:
         port.write(bytes((FLAG,)))  # ends what a program before us left half sent
     except OSError as error:

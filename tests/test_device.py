@@ -16,12 +16,15 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import serial
 
 import host.device
+import host.link
 import host.runs
 from host.compiler import Image
 from host.device import LinkDevice
 from host.errors import DeviceError, FitError, UsageError
+from host.link import Link
 from host.request import Request
 from host.sampling import initial_noise, inverse_temperature, next_noise
 from host.urls import open_device
@@ -77,7 +80,7 @@ def image(monkeypatch):
 
 
 def loaded(port: FakePort, **options) -> LinkDevice:
-    device = LinkDevice(port, **({"patience": 0.002, "attempts": 30, "clock_hz": 1e10} | options))
+    device = LinkDevice(port, **({"patience": 0.002, "attempts": 150, "clock_hz": 1e10} | options))
     device.load(None)
     return device
 
@@ -106,9 +109,6 @@ def test_load():
     total = sum(map(len, SECTIONS.values()))
     assert calls[0] == (0, total) and calls[-1] == (total, total)
     assert [done for done, _ in calls] == sorted(done for done, _ in calls)
-    for frame in port.frames:  # whole rows of weights
-        if frame.command == Command.WRITE and frame.payload[0] == MemorySpace.WEIGHTS:
-            assert (len(frame.payload) - 5) % (GEOMETRY.lanes // 4) == 0
     writes = port.device.writes
     device.load(None)  # all there already
     assert port.device.writes == writes
@@ -117,6 +117,14 @@ def test_load():
     device.load(None)  # only the block that was lost
     written = {frame.payload[0] for frame in port.frames if frame.command == Command.WRITE}
     assert written == {MemorySpace.TABLES} and writes < port.device.writes < 2 * writes
+
+
+def test_weights_are_written_in_whole_rows():
+    """A store needs to merge none of them."""
+    link = Link(port := FakePort(FakeDevice()))
+    link.write(MemorySpace.WEIGHTS, 0, SECTIONS[MemorySpace.WEIGHTS])
+    sizes = [len(frame.payload) - 5 for frame in port.frames if frame.command == Command.WRITE]
+    assert len(sizes) > 1 and not any(size % (GEOMETRY.lanes // 4) for size in sizes)
 
 
 @pytest.mark.parametrize("prompt", [1, 5, 22, 23, 24, 60])
@@ -447,7 +455,7 @@ def test_memory_that_forgets():
     memory = port.device.memory[MemorySpace.WEIGHTS]
 
     def intercept(frame):
-        memory[5] = 0
+        memory[300] = 0
         return None
 
     port.intercept = intercept
@@ -578,6 +586,17 @@ def test_serial_port():
         again = open_device(path)
         assert again.identify() == IDENTITY
         again.close()
+
+
+def test_short_answers_come_at_once(monkeypatch):
+    """Where the port can be told that."""
+    told = []
+    monkeypatch.setattr(
+        serial.Serial, "set_low_latency_mode", lambda port, mode: told.append(mode), raising=False
+    )
+    with terminal(FakeDevice()) as path:
+        open_device(path).close()
+    assert told == [True]
 
 
 @pytest.mark.parametrize(
@@ -870,25 +889,73 @@ def test_a_memory_that_does_not_keep_a_state():
         device.state()
 
 
-def test_loading_goes_on_where_the_line_broke(monkeypatch):
-    monkeypatch.setattr(host.link, "VERIFY_HALFWORDS", 16)
-    port = FakePort(FakeDevice())
-    loaded(port)
-    blocks = port.device.writes
-    port = FakePort(FakeDevice())
-    device = LinkDevice(port, patience=0.002, attempts=2, clock_hz=1e10)
+LARGE = replace(IDENTITY, geometry=replace(GEOMETRY, weight_rows=1 << 14))
+
+
+class CountingPort(FakePort):
+    """Counts what the host sends, and loses frames of it by their number."""
+
+    def __init__(self, device, lost=()):
+        super().__init__(device)
+        self.sent, self.number, self.lost = 0, 0, lost
+
+    def write(self, data):
+        self.sent += len(data)
+        self.number += 1
+        super().write(data[:-9] if self.number in self.lost else data)
+
+
+@pytest.fixture
+def large(monkeypatch) -> int:
+    """A model of eight blocks and some more; its bytes."""
+    monkeypatch.setitem(SECTIONS, MemorySpace.WEIGHTS, random.Random(3).randbytes(1 << 18))
+    return sum(map(len, SECTIONS.values()))
+
+
+def test_loading_goes_on_where_the_line_broke(large):
+    """What is there already is not sent again, but for the block that was under way."""
+    device = FakeDevice(LARGE)
+    cable = CountingPort(device)
+    first = LinkDevice(cable, patience=0.002, attempts=2, clock_hz=1e10)
 
     def progress(done, total):
-        port.silent = done > total / 2
+        cable.silent = done > 0.6 * total
 
-    with pytest.raises(DeviceError, match="no answer"):
-        device.load(None, progress)
-    port.silent = False
-    before = port.device.writes
-    assert 1 < before < blocks
-    again = loaded(port)  # by another program
-    assert port.device.writes - before <= blocks - before + 1
+    with pytest.raises(DeviceError, match="no answer to WRITE"):
+        first.load(None, progress)
+    again = loaded(port := CountingPort(device))  # by another program
+    block = 2 * host.link.VERIFY_HALFWORDS
+    assert 0.4 * large < port.sent < 1.05 * (0.4 * large + block)
     assert list(again.generate([1], 20)) == expected([1], 20)
+    port.sent = 0
+    again.load(None)  # all there: two checksums a memory
+    assert port.sent < 200
+
+
+def test_frames_that_are_lost_in_a_load_are_sent_again(large):
+    loaded(clean := CountingPort(FakeDevice(LARGE)))
+    port = CountingPort(FakeDevice(LARGE), lost=(100, 101, 200))
+    device = loaded(port)
+    assert (port.number, port.deframer.dropped > 0) == (clean.number + 3, True)
+    assert 2000 < port.sent - clean.sent < 3 * 1100
+    assert list(device.generate([1], 20)) == expected([1], 20)
+
+
+def test_a_memory_of_which_two_parts_are_one(large):
+    """It keeps each block as it comes; only the last of them are there in the end."""
+    device = FakeDevice(LARGE)
+
+    def intercept(frame):
+        if frame.command == Command.WRITE and frame.payload[0] == MemorySpace.WEIGHTS:
+            at = int.from_bytes(frame.payload[1:5], "little")
+            if at > 1 << 16 and len(frame.payload) > 500:
+                device.put(MemorySpace.TABLES, 9, 0xDEAD)
+        return None
+
+    port = FakePort(device)
+    port.intercept = intercept
+    with pytest.raises(DeviceError, match="tables do not keep what was loaded: half-word 9 holds"):
+        loaded(port)
 
 
 def test_a_flipped_bit_is_named():
