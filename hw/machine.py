@@ -19,15 +19,15 @@ class BlockRam:
     Parameters
     ----------
     latency : int
-        Of `WeightStoreParameters`.
+        ``read_latency`` of `WeightStoreParameters`.
     """
 
-    latency: int = WeightStoreParameters.latency
+    latency: int = WeightStoreParameters.read_latency
 
     place: ClassVar[str] = "block RAM"
 
     def weight_store(self, geometry: Geometry) -> WeightStoreParameters:
-        return WeightStoreParameters.from_geometry(geometry, latency=self.latency)
+        return WeightStoreParameters.from_geometry(geometry, read_latency=self.latency)
 
 
 class RowStoreParameters(Protocol):

@@ -30,6 +30,7 @@ MACHINES = {
     "12x8x1": Geometry(rows=12, columns=8, elements=1, **SIZES),
     "8x4x4": Geometry(rows=8, columns=4, elements=4, **SIZES),
 }
+DENSE = Geometry(rows=10, columns=8, elements=2, trits_per_byte=5, **SIZES)
 SHAPE = ModelShape(hidden=10, layers=2, intermediate=17, vocabulary=29)
 PROMPT = [3, 28, 0, 11]
 
@@ -72,6 +73,22 @@ def test_tokens_equal_golden(name, model):
         on_time, counted = predict(device.image, machine).totals(chosen=6), device.totals()
         assert counted.engine_cycles == on_time.engine_cycles  # a row each
         assert 0 < counted.cycles - on_time.cycles <= memory.longest * on_time.engine_cycles
+
+
+@pytest.mark.whole
+def test_five_trits_in_a_byte_of_block_ram(model):
+    """Tokens equal to golden, and every step takes what is predicted."""
+    golden = GoldenDevice()
+    golden.load(model)
+    machine = Machine(geometry=DENSE)
+    assert machine.weights.half_words == 8
+    with opened(machine) as device:
+        device.load(model)
+        assert generations(device) == generations(golden)
+        list(device.generate(PROMPT[:1], 6))
+        timing = predict(device.image, machine)
+        assert [cycles for _, cycles in device.counters()] == timing.counters(chosen=6)
+        assert device.totals() == timing.totals(chosen=6)
 
 
 @pytest.mark.whole

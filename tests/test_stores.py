@@ -2,9 +2,11 @@ import gc
 import itertools
 import random
 
+import numpy as np
 import pytest
 from amaranth.sim import Simulator
 
+from hw.arch.packing import unpack
 from hw.memory.bank import VectorBankParameters
 from hw.memory.block import BlockStore, TableStoreParameters, WeightStore, WeightStoreParameters
 from hw.memory.signatures import PROGRAM_LATENCY, READ_LATENCY
@@ -22,9 +24,11 @@ STORES = [
     WeightStoreParameters(lanes=8, depth=1),
     WeightStoreParameters(lanes=16, depth=5),
     WeightStoreParameters(lanes=24, depth=11),
-    WeightStoreParameters(lanes=64, depth=7, latency=2),
+    WeightStoreParameters(lanes=64, depth=7, read_latency=2),
     WeightStoreParameters(lanes=96, depth=13),
-    WeightStoreParameters(lanes=40, depth=40, latency=5),
+    WeightStoreParameters(lanes=40, depth=40, read_latency=5),
+    WeightStoreParameters(lanes=10, depth=40, trits_per_byte=5, read_latency=2),
+    WeightStoreParameters(lanes=80, depth=9, trits_per_byte=5),
     TableStoreParameters(elements=1, depth=3),
     TableStoreParameters(elements=4, depth=10),
 ]
@@ -130,7 +134,12 @@ async def read_words(ctx, store, expected, rng):
 
 async def read_rows(ctx, store, expected, rng):
     """From anywhere on a row per cycle, whenever it is asked for and never late."""
-    latency = store.parameters.latency
+    p = store.parameters
+
+    def trits(row, trits_per_byte):
+        packed = np.frombuffer(row.to_bytes(-(-p.lanes // trits_per_byte), "little"), np.uint8)
+        return unpack(packed[None], trits_per_byte)[0, : p.lanes].tolist()
+
     for _ in range(5):
         first = rng.randrange(len(expected))
         ctx.set(store.rows.first, first)
@@ -138,13 +147,14 @@ async def read_rows(ctx, store, expected, rng):
         await ctx.tick()
         ctx.set(store.rows.seek, 0)
         left = list(range(first, len(expected)))
-        pipeline = [None] * latency
+        pipeline = [None] * p.latency
         while left or any(row is not None for row in pipeline):
             assert ctx.get(store.rows.valid)
             ready = bool(left) and rng.random() < 0.7
             ctx.set(store.rows.ready, ready)
             row = pipeline.pop(0)
-            assert row is None or ctx.get(store.rows.data) == expected[row]
+            if row is not None:
+                assert trits(ctx.get(store.rows.data), 4) == trits(expected[row], p.trits_per_byte)
             pipeline.append(left.pop(0) if ready else None)
             await ctx.tick()
 
@@ -244,6 +254,14 @@ def test_vector_bank(elements, width, depth, element_enable):
     ("make", "message"),
     [
         (lambda: WeightStoreParameters(lanes=12, depth=1), "lanes must be a multiple of 8, not 12"),
+        (
+            lambda: WeightStoreParameters(lanes=16, depth=1, trits_per_byte=5),
+            "lanes must be a multiple of 10, not 16",
+        ),
+        (
+            lambda: WeightStoreParameters(lanes=16, depth=1, trits_per_byte=6),
+            "trits_per_byte must be 4 or 5, not 6",
+        ),
         (
             lambda: WeightStoreParameters(lanes=8, depth=0),
             "depth must be a positive integer, not 0",

@@ -102,7 +102,7 @@ class Assembler:
             name, Unit.ENGINE, 0, wait=wait, length=groups, operand=chunks, space=space,
             address=self.weight_rows, layered=int(self.layered), source=source, dest=dest,
         )  # fmt: skip
-        self.weights.append(pack_weights(trits, g.rows, g.columns))
+        self.weights.append(pack_weights(trits, g.rows, g.columns, g.trits_per_byte))
         self.weight_rows += groups * chunks
 
     def layers(self, layer: Callable[[int], None], count: int, states: int) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from weights.packing import pack
+from hw.arch.packing import FEW, pack
 
 
 def ceil_div(value: int, unit: int) -> int:
@@ -46,7 +46,9 @@ def unpack_states(content: bytes, shape: tuple[int, int], elements: int) -> np.n
     return padded[:, :hidden].astype(np.int32)
 
 
-def pack_weights(trits: np.ndarray, rows: int, columns: int) -> np.ndarray:
+def pack_weights(
+    trits: np.ndarray, rows: int, columns: int, trits_per_byte: int = FEW
+) -> np.ndarray:
     """A matrix in the engine's order of use: groups of ``rows``, chunks of ``columns``.
 
     Lane ``r * columns + c`` of weight row ``group * chunks + chunk`` is the trit of output
@@ -57,4 +59,4 @@ def pack_weights(trits: np.ndarray, rows: int, columns: int) -> np.ndarray:
     padded = np.zeros((groups * rows, chunks * columns), dtype=np.int8)
     padded[:outputs, :inputs] = trits
     tiles = padded.reshape(groups, rows, chunks, columns).transpose(0, 2, 1, 3)
-    return pack(tiles.reshape(groups * chunks, rows * columns))
+    return pack(tiles.reshape(groups * chunks, rows * columns), trits_per_byte)

@@ -3,6 +3,8 @@
 import struct
 from dataclasses import dataclass, fields
 
+from hw.arch.packing import FEW, MANY, row_bytes
+
 LARGEST = {
     **dict.fromkeys(("rows", "columns"), 1 << 12),
     "elements": 1 << 3,
@@ -10,6 +12,7 @@ LARGEST = {
     **dict.fromkeys(("descriptors", "activations"), 1 << 20),
     **dict.fromkeys(("sums", "multiplicands", "vectors", "states"), 1 << 22),
     "tokens": (1 << 16) - 1,
+    "trits_per_byte": MANY,
 }
 """Largest value of each field: what a descriptor or the link can address at most, and beyond that
 what no machine has. A device that reports more is damaged, and a host that believed it would ask
@@ -36,6 +39,8 @@ class Geometry:
         Elements in the two banks that receive the engine's sums.
     vectors, states, activations, tokens : int
         Elements of the vector memory, hidden states, activation codes, and token buffer entries.
+    trits_per_byte : int
+        In the weight store: 4, or 5 as of `hw.arch.packing`.
     """
 
     rows: int
@@ -50,6 +55,7 @@ class Geometry:
     states: int
     activations: int
     tokens: int
+    trits_per_byte: int = FEW
 
     def __post_init__(self):
         for field in fields(self):
@@ -71,8 +77,7 @@ class Geometry:
                 f"rows and columns must be multiples of elements ({self.elements}), "
                 f"not {self.rows!r} and {self.columns!r}"
             )
-        if self.lanes % 8:
-            raise ValueError(f"lanes must be a multiple of 8, not {self.lanes!r}")
+        row_bytes(self.lanes, self.trits_per_byte)
         for name in ("sums", "multiplicands", "vectors", "states"):
             value = getattr(self, name)
             if value % self.elements:

@@ -8,6 +8,8 @@ from amaranth.lib.wiring import In
 
 from hw.arch.arithmetic import TRIT_BITS
 from hw.arch.memories import HALF_WORD_BITS
+from hw.arch.packing import FEW, row_bytes
+from hw.memory.dense import decode, decoding
 from hw.memory.loader import Loader
 from hw.memory.ram import Ram
 from hw.memory.signatures import (
@@ -74,25 +76,37 @@ class WeightStoreParameters:
     Parameters
     ----------
     lanes : int
-        Trits of a row; a multiple of 8.
+        Trits of a row, which is a whole number of half-words.
     depth : int
         Rows.
-    latency : int
-        Cycles from a row's transfer to its data; as for `BlockStore`.
+    trits_per_byte : int
+        As of `Geometry`.
+    read_latency : int
+        Of the block RAM; as for `BlockStore`.
     """
 
     lanes: int
     depth: int
-    latency: int = READ_LATENCY
+    trits_per_byte: int = FEW
+    read_latency: int = READ_LATENCY
 
     def __post_init__(self):
         require_positive(self)
-        if self.lanes % 8:
-            raise ValueError(f"lanes must be a multiple of 8, not {self.lanes!r}")
+        row_bytes(self.lanes, self.trits_per_byte)
 
     @classmethod
     def from_geometry(cls, geometry, **options) -> "WeightStoreParameters":
-        return cls(lanes=geometry.lanes, depth=geometry.weight_rows, **options)
+        return cls(
+            lanes=geometry.lanes,
+            depth=geometry.weight_rows,
+            trits_per_byte=geometry.trits_per_byte,
+            **options,
+        )
+
+    @property
+    def latency(self) -> int:
+        """Cycles from a row's transfer to its data."""
+        return self.read_latency + decoding(self.trits_per_byte)
 
     @property
     def kept(self) -> int:
@@ -104,7 +118,7 @@ class WeightStoreParameters:
     @property
     def half_words(self) -> int:
         """Half-words of a row."""
-        return TRIT_BITS * self.lanes // HALF_WORD_BITS
+        return 8 * row_bytes(self.lanes, self.trits_per_byte) // HALF_WORD_BITS
 
     def create(self) -> "WeightStore":
         return WeightStore(self)
@@ -123,11 +137,11 @@ class WeightStore(wiring.Component):
 
     def __init__(self, parameters: WeightStoreParameters):
         self.parameters = p = parameters
-        width = TRIT_BITS * p.lanes
-        self.words = BlockStore(p.depth, p.half_words, unsigned(width), p.latency)
+        width = HALF_WORD_BITS * p.half_words
+        self.words = BlockStore(p.depth, p.half_words, unsigned(width), p.read_latency)
         super().__init__(
             {
-                "rows": In(RowStreamSignature(p.depth, width)),
+                "rows": In(RowStreamSignature(p.depth, TRIT_BITS * p.lanes)),
                 "host": In(HostSignature(p.depth * p.half_words)),
             }
         )
@@ -137,10 +151,11 @@ class WeightStore(wiring.Component):
         m.submodules.words = words = self.words
         wiring.connect(m, wiring.flipped(self.host), words.host)
         address = Signal.like(words.read.address)
+        row = decode(m, words.read.data, self.parameters.trits_per_byte, name="row")
         m.d.comb += [
             words.read.address.eq(address),
             self.rows.valid.eq(1),
-            self.rows.data.eq(words.read.data),
+            self.rows.data.eq(row),
         ]
         with m.If(self.rows.ready):
             m.d.sync += address.eq(address + 1)

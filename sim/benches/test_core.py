@@ -28,6 +28,11 @@ MACHINES = {
         rows=6, columns=4, elements=2, weight_rows=300, table_words=800, descriptors=80,
         sums=48, multiplicands=24, vectors=64, states=16, activations=24, tokens=16,
     ),
+    "dense": Geometry(
+        rows=10, columns=4, elements=2, weight_rows=200, table_words=800, descriptors=80,
+        sums=60, multiplicands=30, vectors=64, states=16, activations=24, tokens=16,
+        trits_per_byte=5,
+    ),
 }  # fmt: skip
 SHAPE = ModelShape(hidden=10, layers=1, intermediate=17, vocabulary=29)
 PROMPT = [3, 28, 0, 11]
