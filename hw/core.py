@@ -1,5 +1,7 @@
 """The whole machine behind two byte streams: what a board, and the simulated device, gets."""
 
+from typing import Any
+
 from amaranth.hdl import Module, Mux, ResetInserter, Signal
 from amaranth.lib import stream, wiring
 from amaranth.lib.memory import Memory
@@ -46,9 +48,15 @@ class Core(wiring.Component):
     def __init__(self, *, machine: Machine, board_name: str, clock_hz: int, digest: bytes):
         self.geometry = g = machine.geometry
         self.weights = machine.weights.create()
+        self.embedding: Any = None
+        if machine.embedding is not None:
+            shared = machine.embedding == machine.weights
+            self.embedding = self.weights if shared else machine.embedding.create()
         members = {"rx": In(stream.Signature(8)), "tx": Out(stream.Signature(8)), "busy": Out(1)}
-        if "pins" in self.weights.signature.members:
-            members["sdram"] = self.weights.signature.members["pins"]
+        for store in (self.weights, self.embedding):
+            if hasattr(store, "pins"):
+                self.beside = store
+                members["sdram"] = store.signature.members["pins"]
         super().__init__(members)
         self.link = Link(geometry=g, board=board_name, clock_hz=clock_hz, digest=digest)
         self.sequencer = Sequencer(g)
@@ -88,8 +96,10 @@ class Core(wiring.Component):
             *("sums", "multiplicands", "vectors", "states", "activations", "tokens"),
         ):
             m.submodules[name] = getattr(self, name)
+        if self.embedding is not None and self.embedding is not self.weights:
+            m.submodules.embedding = self.embedding
         if hasattr(self, "sdram"):
-            connect(m, self.weights.pins, wiring.flipped(self.sdram))
+            connect(m, self.beside.pins, wiring.flipped(self.sdram))
         self._steps(m)
         self._operands(m)
         self._runs(m)
@@ -125,6 +135,9 @@ class Core(wiring.Component):
         engine, vector, activations = self.engine, self.vector, self.activations
         connect(m, engine.weights, self.weights.rows)
         connect(m, vector.tables, self.tables.read)
+        if self.embedding is not None:
+            connect(m, vector.embedding, self.embedding.fetch)
+            connect(m, vector.tables_write, self.tables.write)
         connect(m, vector.multiplicands, self.multiplicands.read)
         connect(m, vector.vectors, self.vectors.read)
         connect(m, vector.vectors_write, self.vectors.write)
@@ -163,9 +176,14 @@ class Core(wiring.Component):
         """The host's access to the memories; a run has those that both use for itself."""
         bus, sequencer, registers = self.link.bus, self.sequencer, self.registers
         running = sequencer.running
-        rows = self.memories.items()
-        stores = {row.space: getattr(self, name) for name, row in rows if row.kind == Kind.STORE}
-        window = Window(bus, spaces(self.geometry), stores)
+        hosts = {
+            row.space: self.embedding.embedding_host
+            if row.space == MemorySpace.EMBEDDING
+            else getattr(self, name).host
+            for name, row in self.memories.items()
+            if row.kind == Kind.STORE
+        }
+        window = Window(bus, spaces(self.geometry), hosts)
         window.connect(m)
         request = window.request
         address = window.address

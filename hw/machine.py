@@ -1,10 +1,11 @@
 """A machine: what is built, timed and estimated."""
 
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar, Protocol
 
 from hw.arch.geometry import Geometry
 from hw.memory.block import TableStoreParameters, WeightStoreParameters
+from hw.units.embedding import EmbeddingParameters
 from hw.units.engine import EngineParameters
 from hw.units.normaliser import NormaliserParameters
 from hw.units.scalar import ScalarParameters
@@ -67,11 +68,46 @@ class RowMemory(Protocol):
         """The store of all weight rows of a geometry."""
 
 
+class EmbeddingStoreParameters(Protocol):
+    """What a machine knows of the store of its embedding rows."""
+
+    @property
+    def fetch_latency(self) -> int:
+        """Most cycles for words, beside those of their pace."""
+
+    @property
+    def fetch_pace(self) -> int:
+        """Cycles for a word; a power of two."""
+
+    def create(self):
+        """A component with ``fetch``, an ``In(FetchSignature)``, ``embedding_host``, ``pins``."""
+
+
+class EmbeddingMemory(Protocol):
+    """A kind of memory that can hold the embedding rows."""
+
+    @property
+    def place(self) -> str:
+        """What people call it."""
+
+    def embedding_store(self, geometry: Geometry) -> EmbeddingStoreParameters:
+        """The store of all embedding rows of a geometry."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Stores:
-    """What holds the memories that the host loads."""
+    """What holds the memories that the host loads.
+
+    Parameters
+    ----------
+    weights : RowMemory
+    embedding : EmbeddingMemory or None
+        None if embedding rows lie among the tables. If it is that of the weights, it has a store
+        for both.
+    """
 
     weights: RowMemory = BlockRam()
+    embedding: EmbeddingMemory | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,7 +133,12 @@ class Machine:
     stores: Stores = Stores()
 
     def __post_init__(self):
-        for part in ("engine", "vector", "scalar", "normaliser", "weights", "tables"):
+        if (self.stores.embedding is None) == (self.geometry.embedding_words > 0):
+            raise ValueError(
+                "stores must have a memory for the embedding where there are embedding_words, "
+                f"not {self.stores.embedding!r} for {self.geometry.embedding_words!r} of them"
+            )
+        for part in ("engine", "vector", "scalar", "normaliser", "weights", "embedding", "tables"):
             getattr(self, part)
 
     @property
@@ -108,7 +149,14 @@ class Machine:
 
     @property
     def vector(self) -> VectorParameters:
-        return VectorParameters.from_geometry(self.geometry)
+        store, embedding = self.embedding, None
+        if store is not None:
+            embedding = EmbeddingParameters(
+                words=self.geometry.embedding_words,
+                latency=store.fetch_latency,
+                pace=store.fetch_pace,
+            )
+        return VectorParameters.from_geometry(self.geometry, embedding=embedding)
 
     @property
     def scalar(self) -> ScalarParameters:
@@ -121,6 +169,17 @@ class Machine:
     @property
     def weights(self) -> RowStoreParameters:
         return self.stores.weights.weight_store(self.geometry)
+
+    @property
+    def embedding(self) -> EmbeddingStoreParameters | None:
+        """That of the weights, if the two lie in one memory."""
+        memory = self.stores.embedding
+        if memory is None:
+            return None
+        if memory != self.stores.weights:
+            return memory.embedding_store(self.geometry)
+        both: Any = self.weights
+        return both
 
     @property
     def tables(self) -> TableStoreParameters:

@@ -29,7 +29,7 @@ def core_verilog(core: wiring.Component) -> str:
     """
     if not hasattr(core, "sdram"):
         return with_loops(verilog_of(core, "core"))
-    memory = core.weights.parameters
+    memory = core.beside.parameters
     chip = CHIPS[PARTS[memory.part.name][0]]
     machine = with_loops(verilog_of(core, "machine"))
     return "\n".join((with_chip(chip, memory.clock_hz), machine))

@@ -79,7 +79,8 @@ class Placement:
         )
 
     def _where(self, name: str) -> str:
-        return self.board.machine.stores.weights.place if name == "weights" else BlockRam.place
+        memory = getattr(self.board.machine.stores, name, None)
+        return BlockRam.place if memory is None else memory.place
 
     @property
     def fits(self) -> bool:

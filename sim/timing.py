@@ -173,7 +173,7 @@ class UnitClock:
                 return {Unit.SCALAR: idle}
             case Unit.VECTOR:
                 op = VectorOp(step.op)
-                last = cycle + units.vector.cycles(step.length, op)
+                last = cycle + units.vector.cycles(step.length, op, step.operand)
                 if not OPERATIONS[op].measured:
                     return {Unit.VECTOR: last + 1}
                 # The last busy cycle hands the statistic over; its scale goes to the registers.

@@ -68,6 +68,7 @@ def image(monkeypatch):
         return Image(
             geometry=geometry,
             sections=SECTIONS,
+            depths={},
             steps=tuple(f"step {i}" for i in range(12)),
             head_scale_register=14,
             trits_per_token=100,

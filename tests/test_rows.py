@@ -1,5 +1,7 @@
 """Whole machines whose weights come late, against the golden model: later, and never wrong."""
 
+from dataclasses import replace
+
 import pytest
 
 from host.device import LinkDevice
@@ -111,6 +113,37 @@ def test_tokens_out_of_an_sdram_equal_golden(part, name, rows_ahead, model):
         expected, counted = predict(device.image, machine).totals(chosen=18), device.totals()
         assert counted.engine_cycles == expected.engine_cycles
         assert counted.cycles == pytest.approx(expected.cycles, rel=0.02)
+
+
+BESIDE = {
+    # Where weights and embedding rows lie, and whether a token's cycles are known exactly.
+    "embedding": (False, "12x8x1", ULX3S, True),
+    "wide embedding": (False, "8x4x4", EM638325, True),
+    "both": (True, "8x4x4", ULX3S, False),
+}
+
+
+@pytest.mark.whole
+@pytest.mark.parametrize("name", BESIDE)
+def test_an_embedding_in_an_sdram(name, model):
+    weights, geometry, part, exact = BESIDE[name]
+    golden = GoldenDevice()
+    golden.load(model)
+    memory = Sdram(part=part, clock_hz=CLOCK_HZ, rows_ahead=16)
+    stores = Stores(embedding=memory, **({"weights": memory} if weights else {}))
+    sizes = {"table_words": 700, "embedding_words": 600}
+    machine = Machine(geometry=replace(MACHINES[geometry], **sizes), stores=stores)
+    with opened(machine) as device:
+        device.load(model)
+        assert generations(device) == generations(golden)
+        list(device.generate(PROMPT, 18))
+        timing, counted = predict(device.image, machine), device.totals()
+        expected = timing.totals(chosen=18, read=len(PROMPT) - 1)
+        assert counted.engine_cycles == expected.engine_cycles
+        assert counted.cycles == (
+            expected.cycles if exact else pytest.approx(expected.cycles, rel=0.02)
+        )
+        device.verify()
 
 
 @pytest.mark.whole

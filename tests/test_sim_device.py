@@ -70,7 +70,7 @@ class Hasty(Echo):
 
     def __init__(self):
         super().__init__()
-        self.weights = SimpleNamespace(parameters=SimpleNamespace(part=ULX3S, clock_hz=100_000_000))
+        self.beside = SimpleNamespace(parameters=SimpleNamespace(part=ULX3S, clock_hz=100_000_000))
 
     def elaborate(self, platform):
         m = super().elaborate(platform)

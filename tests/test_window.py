@@ -42,7 +42,9 @@ class Bench(Elaboratable):
 
     def elaborate(self, platform):
         m = Module()
-        window = Window(self.bus, self.memories, self.stores)
+        window = Window(
+            self.bus, self.memories, {space: store.host for space, store in self.stores.items()}
+        )
         window.connect(m)
         elements, states = self.geometry.elements, self.states
         m.submodules.states = states

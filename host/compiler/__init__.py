@@ -8,8 +8,6 @@ from dataclasses import replace
 from host.compiler.image import Image
 from host.compiler.mmfree import compile_mmfree, working_memory
 from hw.arch.geometry import LARGEST, Geometry
-from hw.arch.memories import spaces
-from hw.arch.protocol import MemorySpace
 from weights.model import IntegerModel
 
 
@@ -34,16 +32,10 @@ def compile_fitting(model: IntegerModel, geometry: Geometry) -> Image:
     FitError
         No machine can run it.
     """
-    loaded = {
-        "weight_rows": MemorySpace.WEIGHTS,
-        "table_words": MemorySpace.TABLES,
-        "descriptors": MemorySpace.PROGRAM,
-    }
+    loaded = ["weight_rows", "table_words", "descriptors"]
+    if geometry.embedding_words:
+        loaded.append("embedding_words")
     working = working_memory(model.shape, geometry)
     deep = replace(geometry, **working, **{name: LARGEST[name] for name in loaded})
     image = compile_image(model, deep)
-    depths = {
-        name: len(image.sections[space]) // (2 * spaces(deep)[space].half_words)
-        for name, space in loaded.items()
-    }
-    return replace(image, geometry=replace(deep, **depths))
+    return replace(image, geometry=replace(deep, **image.depths))

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from host.compiler.image import Image
-from host.compiler.layout import ceil_div, pack_tables, pack_weights
+from host.compiler.layout import ceil_div, pack_embedding, pack_tables, pack_weights
 from host.errors import FitError
 from hw.arch.geometry import Geometry
 from hw.arch.memories import spaces
@@ -50,6 +50,8 @@ class Assembler:
     steps: list[str] = field(default_factory=list)
     tables: list[np.ndarray] = field(default_factory=list)
     table_words: int = 0
+    embedding_rows: np.ndarray | None = None
+    row_words: int = 0
     weights: list[np.ndarray] = field(default_factory=list)
     weight_rows: int = 0
     constants: list[int] = field(default_factory=list)
@@ -74,6 +76,19 @@ class Assembler:
         """Fields that name a table of the model."""
         address = self.add_table(pack_tables(self.model[name], self.geometry.elements))
         return {"address": address, "layered": int(self.layered)}
+
+    def embedding(self, codes: np.ndarray, scales: np.ndarray) -> dict[str, int]:
+        """Fields by which a step finds a token's row, in the tables or in a memory of its own.
+
+        From there it is copied to the words behind the tables, see `_located`.
+        """
+        elements = self.geometry.elements
+        rows = pack_embedding(codes, scales, elements)
+        operand = len(rows) // (elements * len(codes))
+        if not self.geometry.embedding_words:
+            return {"address": self.add_table(rows), "operand": operand}
+        self.embedding_rows, self.row_words = rows, operand
+        return {"address": 0, "operand": operand}
 
     def constant(self, value: Scale) -> dict[str, int]:
         """Fields that name a constant: in the step itself, or in the program memory."""
@@ -132,36 +147,47 @@ class Assembler:
 
     def _program_section(self) -> bytes:
         """Steps, and behind them the constants of layers."""
-        base = CONSTANTS_PER_ROW * len(self.program)
-        steps = (
-            replace(step, address=base + step.address)
-            if step.unit == Unit.SCALAR and step.layered
-            else step
-            for step in self.program
-        )
+        steps = map(self._located, self.program)
         rows = ceil_div(len(self.constants), CONSTANTS_PER_ROW)
         constants = np.zeros(CONSTANTS_PER_ROW * rows, dtype="<u4")
         constants[: len(self.constants)] = self.constants
         return b"".join(step.to_bytes() for step in steps) + constants.tobytes()
 
+    def _located(self, step: Descriptor) -> Descriptor:
+        """A step with the addresses that are known only when all others are."""
+        if step.unit == Unit.SCALAR and step.layered:
+            return replace(step, address=CONSTANTS_PER_ROW * len(self.program) + step.address)
+        if self.row_words and step.unit == Unit.VECTOR and step.op == VectorOp.EMBED:
+            try:
+                return replace(step, source=self.table_words)
+            except ValueError as error:
+                raise FitError(
+                    f"model fits no machine: embedding row behind {self.table_words} words of "
+                    f"tables: {error}; use a smaller model"
+                ) from None
+        return step
+
     def image(self, head_scale_register: int) -> Image:
         """All of it, for the device. Raises FitError if a memory is too small."""
         program = self._program_section()
-        check_fit(
-            {
-                "weight_rows": self.weight_rows,
-                "table_words": self.table_words,
-                "descriptors": len(program) * 8 // DESCRIPTOR_BITS,
-            },
-            self.geometry,
-        )
+        depths = {
+            "weight_rows": self.weight_rows,
+            "table_words": self.table_words + self.row_words,
+            "descriptors": len(program) * 8 // DESCRIPTOR_BITS,
+        }
+        sections = {
+            MemorySpace.PROGRAM: program,
+            MemorySpace.TABLES: b"".join(table.tobytes() for table in self.tables),
+            MemorySpace.WEIGHTS: b"".join(rows.tobytes() for rows in self.weights),
+        }
+        if self.embedding_rows is not None:
+            depths["embedding_words"] = len(self.embedding_rows) // self.geometry.elements
+            sections[MemorySpace.EMBEDDING] = self.embedding_rows.tobytes()
+        check_fit(depths, self.geometry)
         return Image(
             geometry=self.geometry,
-            sections={
-                MemorySpace.PROGRAM: program,
-                MemorySpace.TABLES: b"".join(table.tobytes() for table in self.tables),
-                MemorySpace.WEIGHTS: b"".join(rows.tobytes() for rows in self.weights),
-            },
+            depths=depths,
+            sections=sections,
             steps=tuple(self.steps),
             trits_per_token=self.model.shape.ternary_weights,
             vocabulary=self.model.shape.vocabulary,
@@ -176,7 +202,8 @@ class Assembler:
 def _most_cycles(step: Descriptor, geometry: Geometry) -> int:
     """More cycles than a step takes with none beside it.
 
-    Rows may come from a memory beside the chip, a half-word in a cycle and no more in another.
+    Weight and embedding rows may come from a memory beside the chip, a half-word in a cycle and no
+    more in another.
     """
     match step.unit:
         case Unit.ENGINE:
@@ -184,6 +211,8 @@ def _most_cycles(step: Descriptor, geometry: Geometry) -> int:
             beats = (step.length + 1) * max(row * step.operand, geometry.drain_beats)
         case Unit.VECTOR:
             beats = ceil_div(step.length, geometry.elements)
+            if step.op == VectorOp.EMBED:
+                beats += 2 * geometry.elements * step.operand
         case _:
             beats = 0
     return beats + MOST_LATENCY

@@ -19,6 +19,8 @@ class Image:
     ----------
     sections : dict of MemorySpace to bytes
         What each memory must hold, from its address 0, as little-endian half-words.
+    depths : dict of str to int
+        What it takes of the memories that are loaded, as fields of a `Geometry`.
     steps : tuple of str
         One name per program step, for profiles; those of a layer are there once.
     trits_per_token : int
@@ -33,6 +35,7 @@ class Image:
 
     geometry: Geometry
     sections: dict[MemorySpace, bytes]
+    depths: dict[str, int]
     steps: tuple[str, ...]
     trits_per_token: int
     vocabulary: int

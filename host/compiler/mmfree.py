@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from host.compiler.assembler import Assembler, check_fit
 from host.compiler.image import Image
-from host.compiler.layout import ceil_div, pack_embedding
+from host.compiler.layout import ceil_div
 from hw.arch.geometry import Geometry
 from hw.arch.operations import VectorOp
 from hw.arch.program import INVERSE_TEMPERATURE, ControlOp, ScalarOp, Space, Unit, Wait
@@ -97,16 +97,15 @@ def compile_mmfree(model: IntegerModel, geometry: Geometry) -> Image:
 
     x, other = 0, beats  # vector memory: the residual, then the candidate or the gated vector
     b = sum_shift(d)
-    embedding = asm.add_table(pack_embedding(model["embedding.codes"], model["embedding.scale"], V))
     hidden = {"b_register": 1, "shift": -HIDDEN_FRACTION}
 
+    asm.vector(
+        "embedding", VectorOp.EMBED, d, result=R_X_PEAK, shift=EMBEDDING_SHIFT, dest=x,
+        **asm.embedding(model["embedding.codes"], model["embedding.scale"]),
+    )  # fmt: skip
     asm.scalar("one", ScalarOp.MOVE, R_ONE, b=ONE)
     asm.scalar("state unit", ScalarOp.MOVE, R_STATE_UNIT, b=Scale.from_int(1, -HIDDEN_FRACTION))
     asm.scalar("full scale", ScalarOp.MOVE, R_FULL_SCALE, b=FULL_SCALE)
-    asm.vector(
-        "embedding", VectorOp.EMBED, d, result=R_X_PEAK, shift=EMBEDDING_SHIFT, address=embedding,
-        operand=1 + ceil_div(d, 2 * V), dest=x,
-    )  # fmt: skip
 
     def residual(name: str, length: int) -> None:
         asm.vector(

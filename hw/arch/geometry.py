@@ -8,7 +8,7 @@ from hw.arch.packing import FEW, MANY, row_bytes
 LARGEST = {
     **dict.fromkeys(("rows", "columns"), 1 << 12),
     "elements": 1 << 3,
-    **dict.fromkeys(("weight_rows", "table_words"), (1 << 32) - 1),
+    **dict.fromkeys(("weight_rows", "table_words", "embedding_words"), (1 << 32) - 1),
     **dict.fromkeys(("descriptors", "activations"), 1 << 20),
     **dict.fromkeys(("sums", "multiplicands", "vectors", "states"), 1 << 22),
     "tokens": (1 << 16) - 1,
@@ -39,6 +39,9 @@ class Geometry:
         Elements in the two banks that receive the engine's sums.
     vectors, states, activations, tokens : int
         Elements of the vector memory, hidden states, activation codes, and token buffer entries.
+    embedding_words : int
+        Words of ``elements`` 16-bit entries in a memory of embedding rows alone. None: they lie
+        among the tables.
     trits_per_byte : int
         In the weight store: 4, or 5 as of `hw.arch.packing`.
     """
@@ -55,12 +58,14 @@ class Geometry:
     states: int
     activations: int
     tokens: int
+    embedding_words: int = 0
     trits_per_byte: int = FEW
 
     def __post_init__(self):
         for field in fields(self):
             value = getattr(self, field.name)
-            if not isinstance(value, int) or value < 1:
+            none = value == 0 and field.name == "embedding_words"
+            if not isinstance(value, int) or (value < 1 and not none):
                 raise ValueError(f"{field.name} must be a positive integer, not {value!r}")
             if value > LARGEST[field.name]:
                 raise ValueError(

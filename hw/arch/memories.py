@@ -109,7 +109,7 @@ def memories(geometry: Geometry) -> dict[str, Memory]:
     bank = partial(Memory, kind=Kind.BANK)
     part = partial(Memory, kind=Kind.PART)
     space, row = MemorySpace, 8 * row_bytes(g.lanes, g.trits_per_byte) // HALF_WORD_BITS
-    return {
+    rows = {
         "weights": store(space=space.WEIGHTS, words=g.weight_rows, items=row),
         "tables": store(space=space.TABLES, words=g.table_words, items=v),
         "program": store(
@@ -150,6 +150,7 @@ def memories(geometry: Geometry) -> dict[str, Memory]:
             shown=32,
             parts=True,
         ),
+        "embedding": store(space=space.EMBEDDING, words=g.embedding_words, items=v),
         "multiplicands": bank(words=g.multiplicands // v, item=SUM_BITS, items=v),
         "vectors": bank(words=g.vectors // v, item=RESIDUAL_BITS, items=v),
         # A beat of codes is the part of a row that is written at once.
@@ -159,6 +160,7 @@ def memories(geometry: Geometry) -> dict[str, Memory]:
         "frame": part(words=MAX_PAYLOAD, item=8),
         "functions": part(words=2 * TABLE_SEGMENTS, item=BASE_BITS + DELTA_BITS, copies=v),
     }
+    return {name: row for name, row in rows.items() if row.words}
 
 
 def spaces(geometry: Geometry) -> dict[MemorySpace, Memory]:

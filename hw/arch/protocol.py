@@ -59,7 +59,7 @@ from hw.arch.frames import MAX_PAYLOAD
 from hw.arch.geometry import Geometry
 from weights.fixed import Scale
 
-VERSION = 3
+VERSION = 4
 MAGIC = b"TRIT"
 MIN_PAYLOAD = 64
 """Least that a device must take and give, so that its identity's geometry is of use."""
@@ -111,6 +111,7 @@ class MemorySpace(enum.IntEnum):
     COUNTERS = 6  # cycles per descriptor since the run began, u32
     TOTALS = 7  # `Totals` since the run began
     STATES = 8  # 2 half-words per element, sign-extended to 32 bits; the upper 9 count for no write
+    EMBEDDING = 9  # where embedding rows have a memory of their own
 
 
 class Feature(enum.IntFlag):

@@ -21,8 +21,8 @@ class Window:
         Of a `BusSignature`.
     memories : mapping of MemorySpace to Memory
         Of `hw.arch.memories.spaces`.
-    stores : mapping of MemorySpace to a component with ``host``
-        Spaces that are stores of whole words with a host side of their own.
+    hosts : mapping of MemorySpace to an interface of ``HostSignature``
+        Of the spaces that are stores of whole words.
 
     Attributes
     ----------
@@ -30,10 +30,10 @@ class Window:
         The bus as it was a cycle ago.
     """
 
-    def __init__(self, bus, memories: dict[MemorySpace, Memory], stores):
+    def __init__(self, bus, memories: dict[MemorySpace, Memory], hosts):
         self.bus = bus
         self.memories = memories
-        self.stores = stores
+        self.hosts = hosts
         self._address = Signal.like(bus.address, name="host_address", reset_less=True)
 
     def connect(self, m: Module):
@@ -41,15 +41,15 @@ class Window:
         self.request = bus = BusSignature().create(path=("request",))
         for name in ("space", "address", "write_data", "start", "write", "read", "last"):
             m.d.sync += getattr(bus, name).eq(getattr(self.bus, name))
-        for space, store in self.stores.items():
+        for space, host in self.hosts.items():
             here = bus.space == space
             m.d.comb += [
-                store.host.address.eq(bus.address),
-                store.host.write_data.eq(bus.write_data),
-                store.host.start.eq(bus.start & here),
-                store.host.write.eq(bus.write & here),
-                store.host.read.eq(bus.read & here),
-                store.host.last.eq(bus.last),
+                host.address.eq(bus.address),
+                host.write_data.eq(bus.write_data),
+                host.start.eq(bus.start & here),
+                host.write.eq(bus.write & here),
+                host.read.eq(bus.read & here),
+                host.last.eq(bus.last),
             ]
         with m.If(bus.read):
             m.d.sync += self._address.eq(bus.address)
@@ -117,13 +117,13 @@ class Window:
         # A store that has yet to see a start, or the last one of what it is to write, is not ready.
         coming = request.start | (request.write & request.last)
         own, ready, valid = request.read, ~coming & ~reading.any(), answered
-        for space, store in self.stores.items():
+        for space, host in self.hosts.items():
             own &= request.space != space
-            ready &= store.host.ready
-            valid |= store.host.read_valid
+            ready &= host.ready
+            valid |= host.read_valid
         m.d.sync += [reading.eq(reading << 1 | own), answered.eq(reading[-1])]
         m.d.comb += [bus.ready.eq(ready), bus.read_valid.eq(valid), bus.read_data.eq(word)]
         with m.Switch(request.space):
-            for key, store in self.stores.items():
+            for key, host in self.hosts.items():
                 with m.Case(key):
-                    m.d.comb += bus.read_data.eq(store.host.read_data)
+                    m.d.comb += bus.read_data.eq(host.read_data)

@@ -17,6 +17,7 @@ from hw.memory.signatures import (
     HostSignature,
     ReadSignature,
     RowStreamSignature,
+    WriteSignature,
 )
 from hw.parameters import require_positive
 
@@ -33,15 +34,26 @@ class BlockStore(wiring.Component):
         Of a word, as the unit sees it.
     latency : int
         Of the unit's reads, as of `Ram`.
+    writer : WriteSignature or None
+        Of a unit that writes, too, while the host does nothing.
 
     Members
     -------
     read : ``In(ReadSignature(depth, shape))``
         A word per cycle.
+    write : ``In(writer)``, if there is one
     host : ``In(HostSignature(depth * half_words))``
     """
 
-    def __init__(self, depth: int, half_words: int, shape, latency: int = READ_LATENCY):
+    def __init__(
+        self,
+        depth: int,
+        half_words: int,
+        shape,
+        *,
+        latency: int = READ_LATENCY,
+        writer: WriteSignature | None = None,
+    ):
         self.latency = latency
         self.depth = depth
         self.half_words = half_words
@@ -50,6 +62,7 @@ class BlockStore(wiring.Component):
             {
                 "read": In(ReadSignature(depth, shape)),
                 "host": In(HostSignature(depth * half_words)),
+                **({"write": In(writer)} if writer else {}),
             }
         )
 
@@ -66,6 +79,17 @@ class BlockStore(wiring.Component):
             ram.write.eq(loader.write),
             ram.data.eq(loader.data),
         ]
+        if hasattr(self, "write"):
+            late = Signal()  # data come a cycle after their address
+            data = Signal.like(ram.data, name="written", reset_less=True)
+            m.d.sync += [late.eq(~loader.active), data.eq(self.write.data)]
+            with m.If(~loader.active):
+                m.d.comb += [
+                    ram.address.eq(self.write.address),
+                    ram.write.eq(self.write.enable),
+                ]
+            with m.If(late):
+                m.d.comb += ram.data.eq(data)
         return m
 
 
@@ -138,7 +162,7 @@ class WeightStore(wiring.Component):
     def __init__(self, parameters: WeightStoreParameters):
         self.parameters = p = parameters
         width = HALF_WORD_BITS * p.half_words
-        self.words = BlockStore(p.depth, p.half_words, unsigned(width), p.read_latency)
+        self.words = BlockStore(p.depth, p.half_words, unsigned(width), latency=p.read_latency)
         super().__init__(
             {
                 "rows": In(RowStreamSignature(p.depth, TRIT_BITS * p.lanes)),
@@ -174,17 +198,25 @@ class TableStoreParameters:
         Entries of a word.
     depth : int
         Words.
+    written : bool
+        Whether a unit writes them, too.
     """
 
     elements: int
     depth: int
+    written: bool = False
 
     def __post_init__(self):
         require_positive(self)
 
     @classmethod
     def from_geometry(cls, geometry, **options) -> "TableStoreParameters":
-        return cls(elements=geometry.elements, depth=geometry.table_words, **options)
+        return cls(
+            elements=geometry.elements,
+            depth=geometry.table_words,
+            written=geometry.embedding_words > 0,
+            **options,
+        )
 
     @property
     def half_words(self) -> int:
@@ -195,9 +227,11 @@ class TableStoreParameters:
 
 
 class TableStore(BlockStore):
-    """``BlockStore`` of signed table entries."""
+    """``BlockStore`` of signed table entries, with ``write`` if it is ``written``."""
 
     def __init__(self, parameters: TableStoreParameters):
         self.parameters = p = parameters
-        shape = data.ArrayLayout(signed(HALF_WORD_BITS), p.elements)
-        super().__init__(p.depth, p.half_words, shape)
+        entry = signed(HALF_WORD_BITS)
+        shape = data.ArrayLayout(entry, p.elements)
+        writer = WriteSignature(p.depth, entry, p.elements) if p.written else None
+        super().__init__(p.depth, p.half_words, shape, writer=writer)

@@ -8,7 +8,7 @@ No unit reads a word in the cycle in which it is written: what it would get is n
 """
 
 from amaranth.hdl import Shape, signed
-from amaranth.lib import data, wiring
+from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from hw.arch.arithmetic import SUM_BITS
@@ -68,6 +68,24 @@ class RowStreamSignature(wiring.Signature):
                 "data": In(width),
             }
         )
+
+
+class FetchSignature(wiring.Signature):
+    """A reader's side of a memory beside the chip, of which it needs a few words now and then.
+
+    Members
+    -------
+    ask : ``Out(stream.Signature({"address", "words"}))``
+        For ``words`` words, one at least, from ``address`` on. Taken when those that were asked for
+        before are all there.
+    valid : ``In(1)``
+        There is one, in order; the reader takes it.
+    data : ``In(shape)``
+    """
+
+    def __init__(self, depth: int, shape):
+        count = data.StructLayout({"address": range(depth), "words": range(depth + 1)})
+        super().__init__({"ask": Out(stream.Signature(count)), "valid": In(1), "data": In(shape)})
 
 
 class WriteSignature(wiring.Signature):

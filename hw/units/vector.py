@@ -18,6 +18,7 @@ from hw.arch.program import Space
 from hw.memory.signatures import READ_LATENCY
 from hw.parameters import require_positive
 from hw.units.commands import TOKEN_BITS
+from hw.units.embedding import EmbeddingParameters
 from hw.units.lane import Stage
 from hw.units.noise import NoiseParameters
 from hw.units.statistics import Statistics
@@ -64,6 +65,8 @@ class VectorParameters:
         Elements of the memories.
     read_latency : int
         Cycles from an address to its data, of all memories; at least 3.
+    embedding : EmbeddingParameters or None
+        The memory of embedding rows, where they do not lie in the table store.
     """
 
     elements: int
@@ -75,6 +78,7 @@ class VectorParameters:
     states: int
     activations: int
     read_latency: int = READ_LATENCY
+    embedding: EmbeddingParameters | None = None
 
     def __post_init__(self):
         require_positive(self)
@@ -90,7 +94,7 @@ class VectorParameters:
 
     @classmethod
     def from_geometry(cls, geometry, **options) -> "VectorParameters":
-        names = [f.name for f in fields(cls) if f.name != "read_latency"]
+        names = {f.name for f in fields(cls)} & {f.name for f in fields(geometry)}
         return cls(**{name: getattr(geometry, name) for name in names}, **options)
 
     @property
@@ -103,9 +107,14 @@ class VectorParameters:
         """Cycles of a step beside one per beat."""
         return self.write_delay + Statistics.latency(self.elements)
 
-    def cycles(self, length: int, op: VectorOp = VectorOp.NORM) -> int:
-        """Cycles that ``busy`` stays high if the statistic is taken at once."""
-        extra = EMBED_CYCLES if OPERATIONS[op].table == Table.ROW else 0
+    def cycles(self, length: int, op: VectorOp = VectorOp.NORM, operand: int = 0) -> int:
+        """Cycles that ``busy`` stays high if the statistic is taken at once.
+
+        ``operand`` is that of the command, which counts for EMBED alone.
+        """
+        extra = 0
+        if OPERATIONS[op].table == Table.ROW:
+            extra = EMBED_CYCLES + (self.embedding.cycles(operand) if self.embedding else 0)
         return -(-length // self.elements) + self.latency + extra
 
     def compute(self, command, memories) -> Outcome:
@@ -131,8 +140,9 @@ class VectorParameters:
 
         if table == Table.ROW:
             row = command.address + command.token * command.operand
-            scale, *_ = read("tables", row)
-            words = read("tables", row, self.elements)
+            place = "embedding" if self.embedding else "tables"
+            scale, *_ = read(place, row)
+            words = read(place, row, self.elements)
             codes = [half >> 8 * j & 0xFF for half in words for j in range(2)][:length]
             amount = shift_amount(command.shift)
             x = [round_shift((c - (c >> 7 << 8)) * scale, amount) for c in codes]

@@ -19,6 +19,7 @@ from hw.arch.operations import Statistic, Table, VectorOp, late_reads
 from hw.memory.signatures import ReadSignature, WriteSignature
 from hw.pipeline import KEEP, delay
 from hw.units.commands import INDEX_BITS, TOKEN_BITS, VectorCommand, raw_layout
+from hw.units.embedding import EmbeddingRow
 from hw.units.lane import LaneControl, Stage, VectorLane, has
 from hw.units.noise import NoiseParameters
 from hw.units.statistics import STATISTIC_BITS, Statistics
@@ -36,7 +37,8 @@ class VectorUnit(wiring.Component):
     which it is written, whether the result lies in the same place or does not overlap.
 
     EMBED's row is at word ``address + token * operand``: a word with the row's scale in element 0,
-    then words of ``2 * elements`` int8 codes, in the order of their bytes.
+    then words of ``2 * elements`` int8 codes, in the order of their bytes. Where embedding rows
+    have a memory of their own, it lies there, and is first copied to ``source`` of the tables.
 
     Members
     -------
@@ -52,6 +54,8 @@ class VectorUnit(wiring.Component):
     vectors_write, states_write : Out(WriteSignature), in beats
     activations_write : Out(WriteSignature)
         In beats of ``elements`` codes; row r begins at beat ``r * columns / elements``.
+    embedding : Out(FetchSignature), if embedding rows have a memory of their own
+    tables_write : Out(WriteSignature), with it
     """
 
     def __init__(self, parameters: VectorParameters):
@@ -61,8 +65,14 @@ class VectorUnit(wiring.Component):
         def read(depth: int, width: int):
             return Out(ReadSignature(depth, data.ArrayLayout(signed(width), v)))
 
+        members = {}
+        if p.embedding:
+            self.embedding_row = EmbeddingRow(p.embedding, p.table_words, v)
+            row = self.embedding_row.signature.members
+            members = {"embedding": row["fetch"], "tables_write": row["write"]}
         super().__init__(
-            {
+            members
+            | {
                 "command": In(stream.Signature(VectorCommand)),
                 "statistic": Out(stream.Signature(raw_layout(STATISTIC_BITS))),
                 "busy": Out(1),
@@ -117,7 +127,7 @@ class VectorUnit(wiring.Component):
 
         # When they happen: element c of these lists is c cycles after the address of a beat.
         beat, last, row, scale = self._control(m, command, statistics)
-        odd = self._addresses(m, beat, row, scale)
+        odd = self._addresses(m, command, beat, row, scale)
         self._writes(m, command.op, beat)
         self._embedding(m, [control, *controls], lanes, scale, odd)
         data_at = p.read_latency
@@ -183,6 +193,13 @@ class VectorUnit(wiring.Component):
                 m.d.comb += row.eq(1)
                 m.d.sync += bits.eq(bits + 1)
                 with m.If(bits == TOKEN_BITS - 1):
+                    m.next = "FETCH" if self.parameters.embedding else "SCALE"
+            if self.parameters.embedding:
+                row_fetch = self.embedding_row
+                with m.State("FETCH"):
+                    m.d.comb += row_fetch.start.eq(1)
+                    m.next = "FETCHED"
+                with m.State("FETCHED"), m.If(row_fetch.done):
                     m.next = "SCALE"
             with m.State("SCALE"):
                 m.d.comb += scale.eq(1)
@@ -231,7 +248,7 @@ class VectorUnit(wiring.Component):
             m.d.sync += control.constant.eq(Mux(greedy, 1, scale.mantissa))
         return control
 
-    def _addresses(self, m, beat, row, scale):
+    def _addresses(self, m, command, beat, row, scale):
         """Read addresses, which count at the beats that need them; returns EMBED's odd beats."""
         offered = self.command.payload
         op = offered.op
@@ -250,7 +267,10 @@ class VectorUnit(wiring.Component):
                 m.d.sync += port.address.eq(port.address + 1)
 
         # The table's address also collects token * operand, bit by bit.
-        address = self.tables.address
+        p = self.parameters
+        words = max(p.table_words, p.embedding.words if p.embedding else 0)
+        address = Signal(range(words), name="table_address")
+        m.d.comb += self.tables.address.eq(address)
         stride = Signal(len(address), reset_less=True)
         token = Signal(TOKEN_BITS, reset_less=True)
         embed, update, odd = Signal(), Signal(), Signal()
@@ -271,7 +291,22 @@ class VectorUnit(wiring.Component):
                 token.eq(token >> 1),
                 odd.eq(odd ^ beat[0]),
             ]
+        if p.embedding:
+            self._fetch(m, command, address)
         return odd
+
+    def _fetch(self, m, command, address):
+        """EMBED's row, which is found by that address, to where it is read."""
+        m.submodules.embedding_row = row = self.embedding_row
+        wiring.connect(m, row.fetch, wiring.flipped(self.embedding))
+        wiring.connect(m, row.write, wiring.flipped(self.tables_write))
+        m.d.comb += [
+            row.address.eq(address),
+            row.words.eq(command.operand),
+            row.dest.eq(command.source),
+        ]
+        with m.If(row.done):
+            m.d.sync += address.eq(command.source)
 
     def _embedding(self, m, controls, lanes, scale, odd):
         """EMBED's coefficient, the row's scale, and its codes: half a word each beat."""

@@ -37,6 +37,17 @@ def seek_latency(timing: Timing) -> int:
     return 2 + max(DECIDED, timing.rp) + max(DECIDED, timing.rcd)
 
 
+def most_wait(timing: Timing, refreshes: int) -> int:
+    """Most cycles that reads of words in order lose, where they end up in the next row of the part.
+
+    Refreshes that are owed have begun when the first one is asked for, and then every row is to be
+    closed and opened.
+    """
+    t = timing
+    row = max(DECIDED, t.ras) + max(DECIDED, t.rp) + max(DECIDED, t.rcd) + 2
+    return 3 + max(DECIDED, t.rp) + refreshes * t.rfc + 2 * row
+
+
 def share(part: Part, timing: Timing) -> float:
     """Share of the cycles in which words are read, where they are always asked for in order.
 
