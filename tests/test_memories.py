@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -32,10 +32,19 @@ SIZES = {
 """Half-words of each space, in their order."""
 
 
+WITH_ALL = replace(board("sim_tiny").geometry, embedding_words=1024)
+"""A machine that has every memory that there can be."""
+
+
+def test_a_memory_without_words_is_none():
+    assert set(memories(WITH_ALL)) - set(memories(board("sim_tiny").geometry)) == {"embedding"}
+
+
 def test_every_space_has_one_row():
-    seen = [row.space for row in memories(board("sim_tiny").geometry).values()]
+    rows = memories(WITH_ALL)
+    seen = [row.space for row in rows.values()]
     assert [space for space in seen if space is not None] == list(MemorySpace)
-    for name, row in memories(board("sim_tiny").geometry).items():
+    for name, row in rows.items():
         assert row.space is None or row.space.name == name.upper()
         assert (row.space is None) == (row.access == HostAccess.NONE)
 
@@ -50,9 +59,11 @@ def test_what_the_host_may_do():
     def may(access):
         return [s.name.lower() for s, row in rows.items() if access in row.access]
 
-    rows = spaces(board("ulx3s_85f").geometry)
+    rows = spaces(WITH_ALL)
     assert may(HostAccess.READ) == [space.name.lower() for space in MemorySpace]
-    assert may(HostAccess.WRITE) == ["weights", "tables", "program", "tokens", "states"]
+    assert may(HostAccess.WRITE) == [
+        *("weights", "tables", "program", "tokens", "states", "embedding"),
+    ]
     assert may(HostAccess.ALWAYS) == ["tokens", "totals"]
 
 
@@ -73,8 +84,9 @@ def test_documentation_has_the_rows(name):
         return eval(text.replace(" x ", " * ").replace(" / ", " // "), {}, sizes)
 
     rows = memories(geometry)
-    assert list(documented()) == list(rows)
-    for row, (words, word, host, _) in zip(rows.values(), documented().values(), strict=True):
+    there = {name: cells for name, cells in documented().items() if value(cells[0])}
+    assert list(there) == list(rows)
+    for row, (words, word, host, _) in zip(rows.values(), there.values(), strict=True):
         assert (value(words), value(word.removesuffix(" bit"))) == (row.words, row.bits)
         access = HostAccess.NONE
         for part in host.split(", ") if host else ():
@@ -101,6 +113,10 @@ def test_rows_are_what_is_built(name, monkeypatch):
     for key, row in memories(core.geometry).items():
         if row.kind == Kind.STORE:
             store = getattr(core, key)
+            if key == "embedding":  # beside the chip
+                assert store.parameters.embedding_words == row.words
+                assert store.parameters.elements == row.half_words
+                continue
             store = store.parameters if key == "weights" else store
             assert (store.depth, store.half_words) == (row.words, row.half_words)
             words = store.kept if key == "weights" else row.words  # not those beside the chip

@@ -289,28 +289,46 @@ def test_a_part_is_as_slow_as_any_of_its_chips(part):
 
 STORES = {
     "ulx3s": SdramStoreParameters(
-        part=ULX3S, clock_hz=CLOCK_HZ, lanes=24, depth=1 << 20, rows_ahead=16
+        part=ULX3S, clock_hz=CLOCK_HZ, lanes=24, depth=1 << 20, rows_ahead=16,
+        embedding_words=3000, elements=4,
     ),
     "em638325": SdramStoreParameters(
-        part=EM638325, clock_hz=133_000_000, lanes=16, depth=1 << 21, rows_ahead=32
+        part=EM638325, clock_hz=133_000_000, lanes=16, depth=1 << 21, rows_ahead=32,
     ),
+}  # fmt: skip
+
+
+EMBEDDINGS = {
+    "alone": SdramStoreParameters(
+        part=ULX3S, clock_hz=CLOCK_HZ, embedding_words=700, elements=2, rows_ahead=1
+    ),
+    "alone and wide": SdramStoreParameters(
+        part=EM638325, clock_hz=133_000_000, embedding_words=300, elements=2, rows_ahead=1
+    ),
+    "behind weights": dataclasses.replace(STORES["ulx3s"], depth=1000, embedding_words=300),
 }
 
 
-@pytest.fixture(scope="module", params=STORES)
-def store(request, tmp_path_factory) -> tuple[SdramStore, Stepped]:
+def beside_chips(parameters: SdramStoreParameters, tmp_path_factory) -> tuple[SdramStore, Stepped]:
     """A store with all chips that may be there, side by side."""
-    name = request.param
-    chips = [CHIPS[chip] for chip in PARTS[name]]
-    store = STORES[name].create()
+    store = parameters.create()
     return store, Stepped(
         store,
-        surroundings=pads_verilog(chips, STORES[name].clock_hz, pins="pins"),
+        surroundings=pads_verilog(
+            [CHIPS[chip] for chip in PARTS[parameters.part.name]],
+            parameters.clock_hz,
+            pins="pins",
+        ),
         inside="pins",
         extra={"fault": 64},
         modules=MODEL.read_text(),
         cache=tmp_path_factory.mktemp("cache"),
     )
+
+
+@pytest.fixture(scope="module", params=STORES)
+def store(request, tmp_path_factory) -> tuple[SdramStore, Stepped]:
+    return beside_chips(STORES[request.param], tmp_path_factory)
 
 
 class Rows:
@@ -426,13 +444,93 @@ def test_rows_follow_each_other_at_the_pace_of_the_chip(store):
     assert stepped.run(bench) == ""
 
 
+class Reader:
+    """Who fetches embedding words, and counts what it takes."""
+
+    def __init__(self, ctx: Stepped, store: SdramStore):
+        self.ctx, self.fetch, self.p = ctx, store.fetch, store.parameters
+
+    async def __call__(self, address: int, words: int) -> list[int]:
+        """Half-words, within the time that a fetch is given."""
+        ctx, fetch = self.ctx, self.fetch
+        ctx.set(fetch.ask.payload, address | words << (self.p.embedding_words - 1).bit_length())
+        ctx.set(fetch.ask.valid, 1)
+        assert ctx.get(fetch.ask.ready)
+        found, cycles = [], 1  # one for the start before
+        while len(found) < words:
+            if ctx.get(fetch.valid):
+                found.append(ctx.get(fetch.data))
+            await ctx.tick()
+            ctx.set(fetch.ask.valid, 0)
+            cycles += 1
+        assert not ctx.get(fetch.valid)
+        assert cycles <= self.p.fetch_latency + self.p.fetch_pace * words
+        while not ctx.get(fetch.ask.ready):
+            await ctx.tick()
+        return [word >> 16 * n & 0xFFFF for word in found for n in range(self.p.elements)]
+
+
+@pytest.fixture(scope="module", params=EMBEDDINGS)
+def embedding(request, tmp_path_factory) -> tuple[SdramStore, Stepped]:
+    return beside_chips(EMBEDDINGS[request.param], tmp_path_factory)
+
+
+@pytest.mark.whole
+def test_embedding_words_in_the_time_that_they_are_given(embedding):
+    """Wherever refreshes fall, and whatever weight rows are read ahead meanwhile."""
+    component, stepped = embedding
+    p = component.parameters
+    rng = random.Random(p.elements)
+
+    async def bench(ctx: Stepped) -> str:
+        contents = [rng.getrandbits(16) for _ in range(p.embedding_words * p.elements)]
+        host, fetch = Host(ctx, component.embedding_host, rng), Reader(ctx, component)
+        await host.write(0, contents)
+        changed = [rng.getrandbits(16) for _ in range(7)]
+        await host.write(11, changed)
+        contents[11:18] = changed
+        if p.depth:
+            # The last weight row lies right before them.
+            last = [rng.getrandbits(16) for _ in range(p.half_words)]
+            await Host(ctx, component.host, rng).write((p.depth - 1) * p.half_words, last)
+            while not ctx.get(component.host.ready):  # until then it is not in the store
+                await ctx.tick()
+        for _ in range(120):
+            if p.depth:
+                rows = Rows(ctx, component, [0] * (p.depth - 1) + rows_of(last, p.half_words))
+                await rows.seek(p.depth - 1)
+                await rows.take(1)
+                for _ in range(p.latency):
+                    await rows.tick()
+            await ctx.tick().repeat(rng.randrange(2 * p.timing.refi))
+            first = rng.randrange(p.embedding_words)
+            words = min(rng.randint(1, 70), p.embedding_words - first)
+            half_words = contents[first * p.elements :][: words * p.elements]
+            assert await fetch(first, words) == half_words
+        assert await host.read(0, 40) == contents[:40]
+        return fault_name(ctx.get("fault"))
+
+    assert stepped.run(bench) == ""
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        (
+            {"depth": 0, "embedding_words": 0},
+            "depth or embedding_words must be positive, not 0 bot",
+        ),
+        (
+            {"part": EM638325, "lanes": 16, "elements": 1},
+            "elements must be a multiple of 2, the en",
+        ),
         ({"lanes": 4}, "lanes must be a multiple of 8, the trits of a word of ulx3s, not 4"),
-        ({"depth": 6 << 20}, "depth must be at most 5592405, the rows that ulx3s holds, not 62"),
+        (
+            {"depth": 6 << 20, "embedding_words": 0},
+            "6291456 rows and 0 words of embedding rows must be at most 16",
+        ),
         ({"rows_ahead": 24}, "rows_ahead must be a power of two, not 24"),
-        ({"rows_ahead": 0}, "rows_ahead must be a positive integer, not 0"),
+        ({"rows_ahead": 0}, "rows_ahead must be a power of two, not 0"),
     ],
 )
 def test_stores_that_cannot_be(change, message):
