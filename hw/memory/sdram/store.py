@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from amaranth.hdl import C, Cat, Module, Signal, signed
+from amaranth.hdl import Array, C, Cat, Module, Signal, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import exact_log2
@@ -246,9 +246,15 @@ class SdramStore(wiring.Component):
             starts["ASK_BEHIND"] = self.embedding_host
             asked, awaited = self._fetched(m)
         hosts = list(starts.values())
-        read, last = Cat(host.read for host in hosts).any(), hosts[0].last
+        read, write = (Cat(getattr(host, n) for host in hosts).any() for n in ("read", "write"))
+        # Of the host that has started. Where both are on one bus, there is nothing to choose.
+        host_number = Signal(range(len(hosts)))
+        last, write_data = (
+            Array(getattr(host, n) for host in hosts)[host_number] for n in ("last", "write_data")
+        )
         done = Signal()
-        written, written_last = self._written(m, hosts, address[:halves], done)
+        written, written_last = self._written(m, write, Cat(last, write_data), done)
+        m.d.comb += access.p.mask.eq(~(C(0b11) << Cat(C(0, 1), address[:halves])))
         found = Signal(HALF_WORD_BITS, reset_less=True)
         for host in hosts:
             m.d.sync += host.read_valid.eq(host.read)
@@ -260,10 +266,10 @@ class SdramStore(wiring.Component):
                     m.d.comb += [access.valid.eq(self.ahead.ask), step.eq(self.ahead.asked)]
                     with m.If(self.ahead.begin):
                         m.d.sync += address.eq((self.ahead.row * p.words) << halves)
-                for state, host in starts.items():
+                for number, (state, host) in enumerate(starts.items()):
                     m.d.comb += host.ready.eq(1)
                     with m.If(host.start):
-                        m.d.sync += address.eq(host.address)
+                        m.d.sync += [address.eq(host.address), host_number.eq(number)]
                         m.next = state
                 if p.embedding_words:
                     ask = self.fetch.ask
@@ -344,24 +350,20 @@ class SdramStore(wiring.Component):
             m.d.sync += [asked.eq(count), awaited.eq(count), part.eq(0)]
         return asked, awaited
 
-    def _written(self, m: Module, hosts, half, done):
+    def _written(self, m: Module, write, given, done):
         """A host's write for the controller; returns whether there is one, and it is the last.
 
         The next one is on its way when the store is no longer ready.
         """
         access = self.controller.access
-        given = Cat(hosts[0].last, hosts[0].write_data)  # the same for all of them
         one, two = (Signal.like(given, name=f"write_{n}", reset_less=True) for n in (1, 2))
         has_one, has_two = Signal(), Signal()
         with m.If(done):
             m.d.sync += [has_one.eq(has_two), one.eq(two), has_two.eq(0)]
-        with m.If(Cat(host.write for host in hosts).any()):
+        with m.If(write):
             with m.If(has_one & ~done):
                 m.d.sync += [has_two.eq(1), two.eq(given)]
             with m.Else():
                 m.d.sync += [has_one.eq(1), one.eq(given)]
-        m.d.comb += [
-            access.p.data.eq(one[1:].replicate(1 << len(half))),
-            access.p.mask.eq(~(C(0b11) << Cat(C(0, 1), half))),
-        ]
+        m.d.comb += access.p.data.eq(one[1:].replicate(len(access.p.data) // HALF_WORD_BITS))
         return has_one, one[0]
