@@ -182,6 +182,9 @@ def test_damaged_identities(seed):
         ("tokens", 1 << 16, "tokens must be at most 65535, not 65536"),
         ("tokens", 1, "tokens must be at least 2"),
         ("states", 0, "states must be a positive integer, not 0"),
+        ("trits_per_byte", 3, "trits_per_byte must be 4 or 5, not 3"),
+        ("trits_per_byte", 6, "trits_per_byte must be at most 5, not 6"),
+        ("trits_per_byte", 5, "lanes must be a multiple of 10, not 64"),
     ],
 )
 def test_geometries_that_no_machine_has(field, value, message):
