@@ -43,6 +43,14 @@ class RowStoreParameters(Protocol):
         """Rows for which there is block RAM."""
 
     @property
+    def kept_width(self) -> int:
+        """Bits of each of them."""
+
+    @property
+    def decoded(self) -> int:
+        """Bytes of five trits that are decoded in a cycle."""
+
+    @property
     def row_cycles(self) -> float:
         """Cycles for a row, on average, from which on its reader waits; 0 if it never does."""
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 
 from host.compiler import Image, compile_fitting
 from hw.arch.memories import Kind, Memory, memories
+from hw.arch.packing import FEW, MANY
 from hw.arch.program import Unit
 from hw.arch.protocol import MemorySpace
 from hw.boards import Board, board, names
@@ -16,6 +18,9 @@ from hw.machine import BlockRam
 from sim.timing import Timing, predict
 from weights.commandline import one_line
 from weights.model import IntegerModel
+
+WORD_BYTES = 8
+"""Of the widest words of which weight rows must be whole numbers."""
 
 UNITS = {Unit.ENGINE: "ternary engine", Unit.VECTOR: "vector unit", Unit.SCALAR: "scalar unit"}
 
@@ -122,6 +127,34 @@ class Placement:
         width = memories(self.image.geometry)["tables"].bits // 8
         return len(self.image.sections[MemorySpace.WEIGHTS]), row.operand * width
 
+    @cached_property
+    def repacked(self) -> Placement | None:
+        """With the other number of trits in a byte, if that lets it fit, or run faster.
+
+        As many bytes of weights, on as many lanes as come nearest.
+        """
+        machine, there = self.board.machine, self.board.geometry
+        trits = FEW + MANY - there.trits_per_byte
+        word = WORD_BYTES * trits
+        step = math.lcm(there.elements, word // math.gcd(word, there.columns))
+        rows = step * max(1, round(there.rows / step))
+        geometry = replace(
+            there,
+            rows=rows,
+            weight_rows=there.weight_rows * there.row_bytes * trits // (rows * there.columns),
+            trits_per_byte=trits,
+        )
+        board = replace(self.board, machine=replace(machine, geometry=geometry))
+        if board.device is not None and lacking(board.machine, board.device):
+            return None
+        other = replace(self, board=board)
+        lacks = {share.name for share in self.shares if not share.fits}
+        if lacks - {"weights"} or any(s.name == "weights" and not s.fits for s in other.shares):
+            return None
+        waits = max(self.busy, key=lambda name: self.busy[name]) == self._where("weights")
+        faster = waits and other.tokens_per_second > self.tokens_per_second
+        return other if faster or lacks else None
+
     # Text ----------------------------------------------------------------------------------------
 
     def report(self) -> str:
@@ -150,6 +183,12 @@ class Placement:
         yield f"speed           {self.tokens_per_second:,.0f} tokens/s at {clock:g} MHz{condition}"
         yield f"bound           {bound}, busy {most / cycles:.0%} of them"
         yield f"beside it       {rest}"
+        if (other := self.repacked) is not None:
+            g, (weights, _) = other.board.geometry, other.bytes_per_token
+            yield (
+                f"{g.trits_per_byte} trits a byte  {_size(weights)} of weights, "
+                f"{other.tokens_per_second:,.0f} tokens/s on {g.rows} x {g.columns} lanes"
+            )
 
     def _lack_lines(self) -> Iterator[str]:
         if self.fits:

@@ -54,6 +54,14 @@ class LateStoreParameters:
     def kept(self) -> int:
         return self.rows.kept
 
+    @property
+    def kept_width(self) -> int:
+        return self.rows.kept_width
+
+    @property
+    def decoded(self) -> int:
+        return self.rows.decoded
+
     def create(self) -> "LateStore":
         return LateStore(self)
 

@@ -1,5 +1,7 @@
 """Estimates of what a machine takes of a device."""
 
+from dataclasses import replace
+
 import pytest
 
 from hw import boards
@@ -33,6 +35,19 @@ def test_block_rams_and_dsp_of_a_machine_that_was_built():
     assert (result["bram"], result["dsp"]) == (192, 14)
     assert result["lut4"] == pytest.approx(18990, rel=0.1)
     assert result["ff"] == pytest.approx(10380, rel=0.1)
+
+
+def test_five_trits_in_a_byte_take_ten_luts_a_byte():
+    """All of a row of 64 bytes in block RAM."""
+    machine = boards.board("ulx3s_85f").machine
+    wide = replace(machine, geometry=replace(machine.geometry, rows=20))
+    dense = replace(machine, geometry=replace(wide.geometry, trits_per_byte=5))
+    found, more = (estimate(it, ecp5.FAMILY) for it in (wide, dense))
+    assert (
+        more["ff"] - found["ff"] == 640 and more["bram"] == estimate(machine, ecp5.FAMILY)["bram"]
+    )
+    loader = 1.1 * 128  # bits less of a row
+    assert more["lut4"] - found["lut4"] == pytest.approx(1.08 * (640 - loader), rel=0.25)
 
 
 def test_boards_fit_by_estimate_but_the_one_that_says_so():

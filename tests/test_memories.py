@@ -119,8 +119,8 @@ def test_rows_are_what_is_built(name, monkeypatch):
                 continue
             store = store.parameters if key == "weights" else store
             assert (store.depth, store.half_words) == (row.words, row.half_words)
-            words = store.kept if key == "weights" else row.words  # not those beside the chip
-            stores += words * row.bits  # in tiles of any shape
+            beside = key == "weights"  # the chip, it may be
+            stores += store.kept * store.kept_width if beside else row.words * row.bits
         elif row.kind != Kind.FLIP_FLOPS:
             # One item has one enable, whether it is a part or the whole.
             rows[row.words, row.bits, row.parts and row.items > 1] += row.copies

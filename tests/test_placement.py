@@ -110,3 +110,26 @@ def test_the_plan_of_a_model_beside_the_chip(capsys):
     assert placement.busy["SDRAM x16"] == round(rows * pace) >= 8 * rows
     (bound,) = (line for line in lines if line.startswith("bound"))
     assert max(placement.busy, key=placement.busy.get) in bound
+    other = placement.repacked
+    assert other.board.geometry.trits_per_byte == 5 and other.image.geometry.lanes == 160
+    assert 1.2 < other.tokens_per_second / placement.tokens_per_second < 1.25
+    assert (
+        f"5 trits a byte  1.14 MB of weights, {other.tokens_per_second:.0f} tokens/s on 20 x 8 lanes"
+    ) in lines
+
+
+def test_five_trits_in_a_byte_are_told_of_where_they_help():
+    """Where weights alone are too many, and by no more than a quarter."""
+    model, chosen = shipped("stories-small"), board("ulx3s_85f")
+
+    def repacked(**sizes):
+        geometry = replace(chosen.geometry, **sizes)
+        machine = replace(chosen.machine, geometry=geometry)
+        placement = Placement(model=model, name="", board=replace(chosen, machine=machine))
+        assert ("5 trits a byte" in placement.report()) == (placement.repacked is not None)
+        return placement.repacked
+
+    assert repacked() is None  # it fits, and the vector unit sets its speed
+    assert repacked(weight_rows=2900).fits
+    assert repacked(weight_rows=2700) is None
+    assert repacked(weight_rows=2900, table_words=30000) is None

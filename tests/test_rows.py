@@ -117,9 +117,9 @@ def test_tokens_out_of_an_sdram_equal_golden(part, name, rows_ahead, model):
 
 BESIDE = {
     # Where weights and embedding rows lie, and whether a token's cycles are known exactly.
-    "embedding": (False, "12x8x1", ULX3S, True),
-    "wide embedding": (False, "8x4x4", EM638325, True),
-    "both": (True, "8x4x4", ULX3S, False),
+    "embedding": (False, MACHINES["12x8x1"], ULX3S, True),
+    "wide embedding": (False, MACHINES["8x4x4"], EM638325, True),
+    "both, five trits in a byte": (True, DENSE, ULX3S, False),
 }
 
 
@@ -132,7 +132,7 @@ def test_an_embedding_in_an_sdram(name, model):
     memory = Sdram(part=part, clock_hz=CLOCK_HZ, rows_ahead=16)
     stores = Stores(embedding=memory, **({"weights": memory} if weights else {}))
     sizes = {"table_words": 700, "embedding_words": 600}
-    machine = Machine(geometry=replace(MACHINES[geometry], **sizes), stores=stores)
+    machine = Machine(geometry=replace(geometry, **sizes), stores=stores)
     with opened(machine) as device:
         device.load(model)
         assert generations(device) == generations(golden)

@@ -16,7 +16,7 @@ from hw.memory.sdram.pins import PinsSignature
 from hw.memory.sdram.store import SdramStore, SdramStoreParameters
 from sim.sdram import CHIPS, MODEL, PARTS, Chip, fault_name, pads_verilog
 from tests.stepped import Stepped
-from tests.test_stores import Host
+from tests.test_stores import Host, trits
 
 CLOCK_HZ = 100_000_000
 
@@ -295,6 +295,9 @@ STORES = {
     "em638325": SdramStoreParameters(
         part=EM638325, clock_hz=133_000_000, lanes=16, depth=1 << 21, rows_ahead=32,
     ),
+    "five trits": SdramStoreParameters(
+        part=ULX3S, clock_hz=CLOCK_HZ, lanes=20, depth=1 << 20, rows_ahead=16, trits_per_byte=5,
+    ),
 }  # fmt: skip
 
 
@@ -336,6 +339,8 @@ class Rows:
 
     def __init__(self, ctx: Stepped, store: SdramStore, expected: list[int]):
         self.ctx, self.rows, self.expected = ctx, store.rows, expected
+        self._lanes = store.parameters.lanes
+        self._trits_per_byte = store.parameters.trits_per_byte
         self._due: list[int | None] = [None] * store.parameters.latency
         self.row = 0
 
@@ -351,7 +356,9 @@ class Rows:
         self.ctx.set(self.rows.ready, ready)
         passed = ready and bool(self.ctx.get(self.rows.valid))
         due = self._due.pop(0)
-        assert due is None or self.ctx.get(self.rows.data) == due
+        if due is not None:
+            got = trits(self.ctx.get(self.rows.data), self._lanes)
+            assert got == trits(due, self._lanes, self._trits_per_byte)
         self._due.append(self.expected[self.row] if passed else None)
         self.row += passed
         await self.ctx.tick()
@@ -525,6 +532,10 @@ def test_embedding_words_in_the_time_that_they_are_given(embedding):
             "elements must be a multiple of 2, the en",
         ),
         ({"lanes": 4}, "lanes must be a multiple of 8, the trits of a word of ulx3s, not 4"),
+        (
+            {"lanes": 24, "trits_per_byte": 5},
+            "lanes must be a multiple of 10, the trits of a word of ulx3s, not 24",
+        ),
         (
             {"depth": 6 << 20, "embedding_words": 0},
             "6291456 rows and 0 words of embedding rows must be at most 16",

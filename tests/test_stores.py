@@ -132,14 +132,15 @@ async def read_words(ctx, store, expected, rng):
         await ctx.tick()
 
 
+def trits(row, lanes, trits_per_byte=4):
+    """The trits of a row: as it lies in a store, or of two bits each."""
+    packed = np.frombuffer(row.to_bytes(-(-lanes // trits_per_byte), "little"), np.uint8)
+    return unpack(packed[None], trits_per_byte)[0, :lanes].tolist()
+
+
 async def read_rows(ctx, store, expected, rng):
     """From anywhere on a row per cycle, whenever it is asked for and never late."""
     p = store.parameters
-
-    def trits(row, trits_per_byte):
-        packed = np.frombuffer(row.to_bytes(-(-p.lanes // trits_per_byte), "little"), np.uint8)
-        return unpack(packed[None], trits_per_byte)[0, : p.lanes].tolist()
-
     for _ in range(5):
         first = rng.randrange(len(expected))
         ctx.set(store.rows.first, first)
@@ -154,7 +155,8 @@ async def read_rows(ctx, store, expected, rng):
             ctx.set(store.rows.ready, ready)
             row = pipeline.pop(0)
             if row is not None:
-                assert trits(ctx.get(store.rows.data), 4) == trits(expected[row], p.trits_per_byte)
+                got = trits(ctx.get(store.rows.data), p.lanes)
+                assert got == trits(expected[row], p.lanes, p.trits_per_byte)
             pipeline.append(left.pop(0) if ready else None)
             await ctx.tick()
 

@@ -82,7 +82,7 @@ class Geometry:
                 f"rows and columns must be multiples of elements ({self.elements}), "
                 f"not {self.rows!r} and {self.columns!r}"
             )
-        row_bytes(self.lanes, self.trits_per_byte)
+        _ = self.row_bytes
         for name in ("sums", "multiplicands", "vectors", "states"):
             value = getattr(self, name)
             if value % self.elements:
@@ -93,6 +93,11 @@ class Geometry:
     @property
     def lanes(self) -> int:
         return self.rows * self.columns
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of a row of the weight store."""
+        return row_bytes(self.lanes, self.trits_per_byte)
 
     @property
     def drain_beats(self) -> int:

@@ -19,7 +19,6 @@ from hw.arch.arithmetic import (
 )
 from hw.arch.frames import MAX_PAYLOAD
 from hw.arch.geometry import Geometry
-from hw.arch.packing import row_bytes
 from hw.arch.program import DESCRIPTOR_BITS, REGISTERS
 from hw.arch.protocol import MemorySpace, Totals
 from weights.fixed import EXPONENT_BITS, MANTISSA_BITS
@@ -108,7 +107,7 @@ def memories(geometry: Geometry) -> dict[str, Memory]:
     store = partial(Memory, kind=Kind.STORE, item=HALF_WORD_BITS, access=read | HostAccess.WRITE)
     bank = partial(Memory, kind=Kind.BANK)
     part = partial(Memory, kind=Kind.PART)
-    space, row = MemorySpace, 8 * row_bytes(g.lanes, g.trits_per_byte) // HALF_WORD_BITS
+    space, row = MemorySpace, 8 * g.row_bytes // HALF_WORD_BITS
     rows = {
         "weights": store(space=space.WEIGHTS, words=g.weight_rows, items=row),
         "tables": store(space=space.TABLES, words=g.table_words, items=v),

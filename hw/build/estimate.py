@@ -29,6 +29,7 @@ REMEDIES = {
 LUTS_PER_BANK_BIT = 0.6  # of the multiplexer behind block RAMs that are not deep enough
 LUTS_PER_ELEMENT, LUTS_PER_LANE, LUTS_PER_ROW, LUTS_PER_WEIGHT_BIT = 1970, 19.1, 39, 1.1
 FLIP_FLOPS_PER_ELEMENT, FLIP_FLOPS_PER_LANE, FLIP_FLOPS_PER_ROW = 1324, 13.2, 34
+LUTS_PER_DECODED_BYTE = FLIP_FLOPS_PER_DECODED_BYTE = 10  # of `hw.memory.dense`
 FIXED_LUTS, FIXED_FLIP_FLOPS = 5140, 3650
 PACKING = 1.08  # LUTs after packing, where carry chains begin and end, to LUTs before
 
@@ -56,28 +57,32 @@ def arrange(
 def estimate(machine: Machine, family: Family) -> dict[str, int]:
     """``lut4``, ``ff``, ``bram`` and ``dsp`` of a machine."""
     made_of = family.memories
-    g = machine.geometry
+    g, store = machine.geometry, machine.weights
     luts: float = FIXED_LUTS + LUTS_PER_ELEMENT * g.elements
-    luts += LUTS_PER_LANE * g.lanes + LUTS_PER_ROW * g.rows + LUTS_PER_WEIGHT_BIT * 2 * g.lanes
+    luts += LUTS_PER_LANE * g.lanes + LUTS_PER_ROW * g.rows + LUTS_PER_WEIGHT_BIT * 8 * g.row_bytes
+    luts += LUTS_PER_DECODED_BYTE * store.decoded
     flip_flops: float = FIXED_FLIP_FLOPS + FLIP_FLOPS_PER_ELEMENT * g.elements
     flip_flops += FLIP_FLOPS_PER_LANE * g.lanes + FLIP_FLOPS_PER_ROW * g.rows
+    flip_flops += FLIP_FLOPS_PER_DECODED_BYTE * store.decoded
     block_rams = 0
     for name, memory in memories(g).items():
         if memory.kind == Kind.FLIP_FLOPS:
             continue
         granularity = memory.item if memory.parts else None
         whole = memory.kind != Kind.STORE
-        words = machine.weights.kept if name == "weights" else memory.words
+        words, bits = memory.words, memory.bits
+        if name == "weights":
+            words, bits = store.kept, store.kept_width
         depths = [words] if whole else [len(part) for part in parts(words)]
-        luts += memory.copies * LUTS_PER_BANK_BIT * memory.bits * (len(depths) - 1)
+        luts += memory.copies * LUTS_PER_BANK_BIT * bits * (len(depths) - 1)
         for depth in depths:
-            blocks, banks = arrange(made_of.shapes, depth, memory.bits, granularity)
-            lut_rams = -(-depth // 16) * -(-memory.bits // 4)
+            blocks, banks = arrange(made_of.shapes, depth, bits, granularity)
+            lut_rams = -(-depth // 16) * -(-bits // 4)
             if made_of.luts and lut_rams * made_of.lut_cost < blocks * made_of.block_cost:
                 luts += memory.copies * made_of.luts * lut_rams
             else:
                 block_rams += memory.copies * blocks
-                luts += memory.copies * LUTS_PER_BANK_BIT * memory.bits * (banks - 1)
+                luts += memory.copies * LUTS_PER_BANK_BIT * bits * (banks - 1)
     return {
         "lut4": round(family.luts * PACKING * luts),
         "ff": round(flip_flops),

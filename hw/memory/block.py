@@ -8,7 +8,7 @@ from amaranth.lib.wiring import In
 
 from hw.arch.arithmetic import TRIT_BITS
 from hw.arch.memories import HALF_WORD_BITS
-from hw.arch.packing import FEW, row_bytes
+from hw.arch.packing import FEW, MANY, row_bytes
 from hw.memory.dense import decode, decoding
 from hw.memory.loader import Loader
 from hw.memory.ram import Ram
@@ -136,6 +136,16 @@ class WeightStoreParameters:
     def kept(self) -> int:
         """Rows for which there is block RAM."""
         return self.depth
+
+    @property
+    def kept_width(self) -> int:
+        """Bits of each of them."""
+        return HALF_WORD_BITS * self.half_words
+
+    @property
+    def decoded(self) -> int:
+        """Bytes of five trits that are decoded in a cycle."""
+        return self.kept_width // 8 if self.trits_per_byte == MANY else 0
 
     row_cycles, seek_cycles = 0.0, 0
 

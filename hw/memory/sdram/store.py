@@ -9,6 +9,8 @@ from amaranth.utils import exact_log2
 
 from hw.arch.arithmetic import TRIT_BITS
 from hw.arch.memories import HALF_WORD_BITS
+from hw.arch.packing import FEW, MANY, row_bytes
+from hw.memory.dense import decode, decoding
 from hw.memory.sdram.ahead import RowsAhead
 from hw.memory.sdram.controller import (
     POSTPONED,
@@ -26,6 +28,7 @@ from hw.memory.signatures import (
     HostSignature,
     RowStreamSignature,
 )
+from hw.pipeline import delay
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +67,7 @@ class Sdram:
             rows_ahead=self.rows_ahead,
             embedding_words=geometry.embedding_words,
             elements=geometry.elements,
+            trits_per_byte=geometry.trits_per_byte,
             **rows,
         )
 
@@ -83,6 +87,8 @@ class SdramStoreParameters:
     embedding_words : int
         Words of ``elements`` entries of 16 bits, each a whole number of the part's words; or 0.
     elements : int
+    trits_per_byte : int
+        As of `Geometry`.
     rows_ahead : int
         Of `Sdram`.
     latency : int
@@ -95,17 +101,17 @@ class SdramStoreParameters:
     depth: int = 0
     embedding_words: int = 0
     elements: int = 1
+    trits_per_byte: int = FEW
     rows_ahead: int
     latency: int = READ_LATENCY
 
     def __post_init__(self):
         if not self.depth and not self.embedding_words:
             raise ValueError("depth or embedding_words must be positive, not 0 both")
-        for name, unit, bits in (
-            ("lanes", "trits", TRIT_BITS),
-            *([("elements", "entries", HALF_WORD_BITS)] if self.embedding_words else []),
+        for name, unit, least in (
+            ("lanes", "trits", self.width // 8 * self.trits_per_byte),
+            ("elements", "entries", self.width // HALF_WORD_BITS if self.embedding_words else 1),
         ):
-            least = max(1, self.width // bits)
             if getattr(self, name) % least:
                 raise ValueError(
                     f"{name} must be a multiple of {least}, the {unit} of a word of "
@@ -135,9 +141,19 @@ class SdramStoreParameters:
         return self.rows_ahead
 
     @property
+    def kept_width(self) -> int:
+        """Bits of each of them, which are decoded."""
+        return TRIT_BITS * self.lanes
+
+    @property
+    def decoded(self) -> int:
+        """Bytes of five trits that are decoded in a cycle."""
+        return self.width // 8 if self.depth and self.trits_per_byte == MANY else 0
+
+    @property
     def words(self) -> int:
         """Words in a weight row: the cycles that a row takes at least."""
-        return TRIT_BITS * self.lanes // self.width
+        return 8 * row_bytes(self.lanes, self.trits_per_byte) // self.width
 
     @property
     def row_cycles(self) -> float:
@@ -150,12 +166,13 @@ class SdramStoreParameters:
 
         The address, a row of the part that is closed and one that is opened, and a row's words.
         """
-        return 2 + seek_latency(self.timing) + read_latency(self.timing) + self.words
+        arrived = read_latency(self.timing) + decoding(self.trits_per_byte)
+        return 2 + seek_latency(self.timing) + arrived + self.words
 
     @property
     def half_words(self) -> int:
         """Half-words of a row."""
-        return TRIT_BITS * self.lanes // HALF_WORD_BITS
+        return 8 * row_bytes(self.lanes, self.trits_per_byte) // HALF_WORD_BITS
 
     @property
     def fetch_pace(self) -> int:
@@ -209,7 +226,7 @@ class SdramStore(wiring.Component):
             self.ahead = RowsAhead(
                 depth=p.depth,
                 words=p.words,
-                width=p.width,
+                width=p.kept_width // p.words,
                 rows_ahead=p.rows_ahead,
                 latency=p.latency,
             )
@@ -318,9 +335,12 @@ class SdramStore(wiring.Component):
         forget = self.host.start
         if p.embedding_words:
             forget |= self.embedding_host.start | (self.fetch.ask.valid & self.fetch.ask.ready)
+        arrived = controller.answer
+        if cycles := decoding(p.trits_per_byte):
+            arrived = delay(m, arrived & ~ahead.abandon, cycles, name="arrived", reset_less=False)
         m.d.comb += [
-            ahead.arrived.eq(controller.answer),
-            ahead.word.eq(controller.word),
+            ahead.arrived.eq(arrived),
+            ahead.word.eq(decode(m, controller.word, p.trits_per_byte, name="word")),
             ahead.forget.eq(forget),
             ahead.asked.eq(ahead.ask & controller.access.ready),
             controller.abandon.eq(ahead.abandon),
