@@ -9,7 +9,7 @@ from amaranth.lib import wiring
 from hw.verilog import verilog_of, versions
 from sim import libraries, verilator
 from sim.libraries import Progress, Recipe, announce
-from sim.sdram import CHIPS, MODEL, PARTS, with_chip
+from sim.sdram import CHIPS, MODEL, PARTS, RESET, with_chip
 from sim.verilator import Verilator
 from weights.files import make_cache
 
@@ -17,6 +17,20 @@ ZEROS = re.compile(
     r"^    (\S+ ?)\[(\d+)\] = (\d+'h)0+;\n(?:    \1\[\d+\] = \3(?:0+;\n))+", re.MULTILINE
 )
 """Words of a memory that begin with zero, one behind the other, a line each."""
+
+ALONE = f"""\
+module core (
+    input clk, rst, input rx__valid, input [7:0] rx__payload, output rx__ready,
+    output tx__valid, output [7:0] tx__payload, input tx__ready
+);
+{RESET}
+machine machine (
+    .clk(clk), .rst(reset), .rx__valid(rx__valid), .rx__payload(rx__payload), .rx__ready(rx__ready),
+    .tx__valid(tx__valid), .tx__payload(tx__payload), .tx__ready(tx__ready)
+);
+endmodule
+"""
+"""The module ``core`` of a machine with nothing beside it."""
 
 SOURCE_PACKAGES = ("hw", "weights")
 """What a board's core is made from."""
@@ -27,11 +41,11 @@ def core_verilog(core: wiring.Component) -> str:
 
     The text depends on the design alone, not on where its sources lie.
     """
+    machine = with_loops(verilog_of(core, "machine"))
     if not hasattr(core, "sdram"):
-        return with_loops(verilog_of(core, "core"))
+        return "\n".join((ALONE, machine))
     memory = core.beside.parameters
     chip = CHIPS[PARTS[memory.part.name][0]]
-    machine = with_loops(verilog_of(core, "machine"))
     return "\n".join((with_chip(chip, memory.clock_hz), machine))
 
 

@@ -19,17 +19,16 @@ struct Device {
 
     Device() : core(new Vcore{&context, "core"}) {
         core->clk = 0;
-        core->rst = 1;
         core->rx___05Fvalid = 0;
         core->rx___05Fpayload = 0;
         core->tx___05Fready = 0;
-        for (int cycle = 0; cycle < 4; ++cycle) {
+        for (int cycle = 0; cycle < 5; ++cycle) {
+            core->rst = cycle < 4;  // which takes a cycle to get to the machine
             core->eval();
             core->clk = 1;
             core->eval();
             core->clk = 0;
         }
-        core->rst = 0;
     }
     ~Device() { core->final(); }
 };

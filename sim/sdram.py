@@ -141,6 +141,11 @@ def pads_verilog(chips: Sequence[Chip], clock_hz: int, *, pins: str) -> str:
     )
 
 
+RESET = "reg reset = 1; always @(posedge clk) reset <= rst;"
+"""A machine's reset as a register. What depends on an input, as nearly all does on the reset, is
+evaluated at both edges of the clock."""
+
+
 def with_chip(chip: Chip, clock_hz: int) -> str:
     """The module ``core``: a module ``machine``, which is a core with ``sdram``, and its chip."""
     machine = {"ras": 1, "cas": 1, "we": 1, "bank": 2, "address": chip.row_bits}
@@ -153,8 +158,9 @@ module core (
 );
 {wires}
 {pads_verilog([chip], clock_hz, pins="sdram")}
+{RESET}
 machine machine (
-    .clk(clk), .rst(rst), .rx__valid(rx__valid), .rx__payload(rx__payload), .rx__ready(rx__ready),
+    .clk(clk), .rst(reset), .rx__valid(rx__valid), .rx__payload(rx__payload), .rx__ready(rx__ready),
     .tx__valid(tx__valid), .tx__payload(tx__payload), .tx__ready(tx__ready),
     {", ".join(f".sdram__{name}(sdram__{name})" for name in machine)}
 );
