@@ -56,12 +56,12 @@ class Board:
             raise BoardError(f"a board with a platform, and no other, must have a link: {self!r}")
         if self.link is not None:
             self.link.check(self.clock_hz)
-        memory = self.machine.stores.weights
-        if isinstance(memory, Sdram) and memory.clock_hz != self.clock_hz:
-            raise BoardError(
-                f"clock_hz of the SDRAM must be the machine's {self.clock_hz}, "
-                f"not {memory.clock_hz}"
-            )
+        for memory in (self.machine.stores.weights, self.machine.stores.embedding):
+            if isinstance(memory, Sdram) and memory.clock_hz != self.clock_hz:
+                raise BoardError(
+                    f"clock_hz of the SDRAM must be the machine's {self.clock_hz}, "
+                    f"not {memory.clock_hz}"
+                )
 
     @property
     def geometry(self) -> Geometry:

@@ -66,7 +66,7 @@ def estimate(machine: Machine, family: Family) -> dict[str, int]:
     flip_flops += FLIP_FLOPS_PER_DECODED_BYTE * store.decoded
     block_rams = 0
     for name, memory in memories(g).items():
-        if memory.kind == Kind.FLIP_FLOPS:
+        if memory.kind == Kind.FLIP_FLOPS or name == "embedding":  # which lies beside the chip
             continue
         granularity = memory.item if memory.parts else None
         whole = memory.kind != Kind.STORE
