@@ -16,6 +16,8 @@ from host.device import Device, LinkDevice
 from host.errors import UsageError
 from host.ports import READ_TIMEOUT
 from host.urls import SIMULATED
+from hw import boards
+from hw.arch.geometry import Geometry
 from hw.arch.program import Unit
 from hw.arch.protocol import Identity
 from hw.control.sequencer import Sequencer
@@ -301,14 +303,15 @@ def of_run(
     prompt, generated : int
         Tokens of the prompt, and those that came.
     hardware : Machine or None
-        What the device is, if its options are not the usual ones.
+        What the device is, if it is not `hardware_of` what it says.
 
     Raises
     ------
     UsageError
-        The device has no program.
+        The device has no program, or is no machine that is known here.
     """
     identity = machine(device)
+    hardware = hardware or hardware_of(identity.board, identity.geometry)
     timing = predict(compile_image(model, identity.geometry), hardware)
     # The driver takes a long prompt through in parts; each part chooses a token that is dropped.
     dropped = (prompt - 1) // max(identity.geometry.tokens - 1, 1)
@@ -318,6 +321,22 @@ def of_run(
         timing=timing,
         counted=_counted(device, timing, generated + dropped),
     )
+
+
+def hardware_of(name: str, geometry: Geometry) -> Machine:
+    """What a device is by what it says of itself: the board of that name, or the usual machine.
+
+    Raises
+    ------
+    UsageError
+        It has a memory beside its chip, of which only the board tells more.
+    """
+    if name in boards.names() and boards.board(name).geometry == geometry:
+        return boards.board(name).machine
+    try:
+        return Machine(geometry=geometry)
+    except ValueError as error:
+        raise UsageError(f"{name}: no board of this name has its geometry: {error}") from error
 
 
 def _whole(mean: float) -> float:
@@ -331,7 +350,8 @@ def build_folder(board: str) -> Path:
 
 
 def unmeasured(image: Image, board: str, model: str, hardware: Machine | None = None) -> Profile:
-    """The prediction alone."""
+    """The prediction alone; see `of_run` for ``hardware``."""
+    hardware = hardware or hardware_of(board, image.geometry)
     return Profile(board=board, model=model, timing=predict(image, hardware))
 
 

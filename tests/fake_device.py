@@ -34,6 +34,7 @@ GEOMETRY = Geometry(
     weight_rows=96,
     table_words=100,
     descriptors=12,
+    embedding_words=20,
     sums=32,
     multiplicands=32,
     vectors=32,

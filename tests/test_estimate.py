@@ -31,7 +31,7 @@ def test_block_rams_of_a_memory(depth, width, granularity, expected):
 
 
 def test_block_rams_and_dsp_of_a_machine_that_was_built():
-    result = estimate(boards.board("ulx3s_85f").machine, ecp5.FAMILY)
+    result = estimate(boards.board("ecpix5_85").machine, ecp5.FAMILY)
     assert (result["bram"], result["dsp"]) == (192, 14)
     assert result["lut4"] == pytest.approx(18990, rel=0.1)
     assert result["ff"] == pytest.approx(10380, rel=0.1)

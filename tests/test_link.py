@@ -280,7 +280,7 @@ def test_refusals_touch_nothing():
         (checksum, arguments(checksum, 0, 0, 1)[:-1], Reason.BAD_LENGTH),
         (Command.RUN, run_payload(1)[:-1], Reason.BAD_LENGTH),
         (Command.POLL, b"", Reason.BAD_LENGTH),
-        (write, arguments(write, 9, 0, data=b"xy"), Reason.BAD_SPACE),
+        (write, arguments(write, len(MemorySpace), 0, data=b"xy"), Reason.BAD_SPACE),
         (write, arguments(write, MemorySpace.SUMS, 0, data=b"xy"), Reason.BAD_SPACE),
         (read, arguments(read, 0x80, 0, 1), Reason.BAD_SPACE),
         (write, arguments(write, 0, size, data=b"xy"), Reason.BAD_RANGE),

@@ -15,9 +15,6 @@ from host.request import Request
 from host.urls import SIMULATED
 from hw.boards import board
 from hw.build import BuildError
-from hw.machine import Stores
-from hw.memory.sdram.parts import ULX3S
-from hw.memory.sdram.store import Sdram
 from sim.checkpoints import RandomCheckpoint
 from sim.cores import library
 from sim.device import SimulatedPort
@@ -222,11 +219,8 @@ def test_boards_that_cannot_be_driven_are_refused(tmp_path):
             function(board("orangecrab_85f"))
     with pytest.raises(BuildError, match="sim_tiny is a simulated board"):
         netlist_verilog(board("sim_tiny"))
-    ulx3s = board("ulx3s_85f")
-    memory = Sdram(part=ULX3S, clock_hz=ulx3s.clock_hz)
-    beside = replace(ulx3s, machine=replace(ulx3s.machine, stores=Stores(weights=memory)))
     with pytest.raises(NetlistError, match="ulx3s_85f: there is no model of the pads of its mem"):
-        netlist_verilog(beside)
+        netlist_verilog(board("ulx3s_85f"))
     with pytest.raises(NetlistError, match="tang_primer_20k: there are models of an ECP5's cells"):
         netlist_verilog(board("tang_primer_20k"), output=tmp_path)
 
@@ -253,7 +247,7 @@ class Gray(wiring.Component):
 @pytest.mark.whole
 def test_a_wrong_lut_is_seen(tmp_path):
     """Serial line and start of the clock work; a LUT with another table changes what comes."""
-    small = with_fast_line(board("ulx3s_85f"))
+    small = with_fast_line(replace(board("ulx3s_85f"), machine=board("ecpix5_85").machine))
     verilog = netlist_verilog(small, core=lambda digest: Gray(), output=tmp_path)
     data = bytes(range(256))
 

@@ -239,6 +239,10 @@ def test_the_timetable_accounts_for_every_cycle(stories_nano):
     assert min(cycles for *_, cycles in table.waits) > 0
 
 
+def test_there_is_no_timetable_of_a_memory_that_nobody_knows(stories_nano):
+    assert watch.timetable(stories_nano, replace(IDENTITY, board="somebody_s")) is None
+
+
 def test_there_is_no_timetable_where_it_cannot_be_predicted(stories_nano, monkeypatch):
     def missing(name: str) -> None:
         raise DeviceError(f"{name} is not here")

@@ -65,9 +65,9 @@ def timetable(model: IntegerModel, identity: Identity) -> Timetable | None:
     try:
         profiles = simulation("sim.profile")
         image = compile_image(model, identity.geometry)
+        profile = profiles.unmeasured(image, identity.board, "")
     except HostError:
         return None
-    profile = profiles.unmeasured(image, identity.board, "")
     cycles, engine, waits = (
         profile.timing.cycles,
         profile.timing.engine_cycles,

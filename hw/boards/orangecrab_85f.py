@@ -1,7 +1,7 @@
-"""OrangeCrab r0.2 with an ECP5-85F: the machine of ulx3s_85f behind USB."""
+"""OrangeCrab r0.2 with an ECP5-85F: the machine of ecpix5_85 behind USB."""
 
 from hw.boards import Board
-from hw.boards.ulx3s_85f import BOARD as ULX3S_85F
+from hw.boards.ecpix5_85 import BOARD as ECPIX5_85
 from hw.links.usb import UsbSerial
 
 # The clock is one that the PLL makes beside those of USB.
@@ -11,5 +11,5 @@ BOARD = Board(
     device="LFE5U-85F",
     clock_hz=72_000_000,
     link=UsbSerial(),
-    machine=ULX3S_85F.machine,
+    machine=ECPIX5_85.machine,
 )

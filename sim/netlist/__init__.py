@@ -132,7 +132,8 @@ def with_fast_line(board: Board) -> Board:
 
 
 def _uart(board: Board) -> Uart:
-    if not isinstance(board.machine.stores.weights, BlockRam):
+    stores = board.machine.stores
+    if not isinstance(stores.weights, BlockRam) or stores.embedding is not None:
         raise NetlistError(f"{board.name}: there is no model of the pads of its memory")
     if not isinstance(board.link, Uart):
         raise NetlistError(
