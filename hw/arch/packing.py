@@ -83,9 +83,16 @@ def _unpacked() -> np.ndarray:
 
 
 _UNPACKED = _unpacked().astype(np.int8)  # (256, 5), by byte
-_POWERS = 3 ** np.arange(MANY)
+_POWERS = 3 ** np.arange(MANY, dtype=np.uint8)
 _CODES = np.zeros(3**MANY, dtype=np.uint8)
-_CODES[(_UNPACKED[::-1] + 1) @ _POWERS] = np.arange(256)[::-1]  # of two codes the lower one
+
+
+def _numbers(groups: np.ndarray) -> np.ndarray:
+    """Groups of five ``int8`` trits as numbers below 243."""
+    return (groups + 1).view(np.uint8) @ _POWERS
+
+
+_CODES[_numbers(_UNPACKED[::-1])] = np.arange(256)[::-1]  # of two codes the lower one
 
 
 def pack(rows: np.ndarray, trits_per_byte: int) -> np.ndarray:
@@ -99,7 +106,7 @@ def pack(rows: np.ndarray, trits_per_byte: int) -> np.ndarray:
     row_bytes(rows.shape[1], trits_per_byte)
     if trits_per_byte == FEW:
         return packing.pack(rows)
-    return _CODES[(rows.reshape(len(rows), -1, MANY) + 1) @ _POWERS]
+    return _CODES[_numbers(rows.reshape(len(rows), -1, MANY))]
 
 
 def unpack(packed: np.ndarray, trits_per_byte: int) -> np.ndarray:
