@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from host.compiler import compile_fitting
 from host.device import LinkDevice
 from host.urls import open_device
 from hw.arch.geometry import Geometry
@@ -148,15 +149,22 @@ def test_an_embedding_in_an_sdram(name, model):
 
 @pytest.mark.whole
 @pytest.mark.slow
-def test_a_model_that_no_chip_holds():
+@pytest.mark.parametrize("trits_per_byte", [4, 5])
+def test_a_model_that_no_chip_holds(trits_per_byte):
     """The largest shipped one: tokens, its timetable, and how much of the SDRAM's time is used."""
-    model, memory = IntegerModel.load(ZOO / "stories-base.safetensors"), board("sim_sdram")
+    model, machine = IntegerModel.load(ZOO / "stories-base.safetensors"), board("sim_sdram").machine
+    if trits_per_byte == 4:
+        found = open_device("sim://sim_sdram")
+    else:
+        lanes = replace(machine.geometry, rows=10, elements=2, trits_per_byte=5)
+        machine = replace(machine, geometry=compile_fitting(model, lanes).geometry)
+        found = opened(machine)
     golden = GoldenDevice()
     golden.load(model)
-    words = memory.machine.weights.words
-    with open_device("sim://sim_sdram") as device:
+    words = machine.weights.words
+    with found as device:
         device.load(model)
-        timing = predict(device.image, memory.machine)
+        timing = predict(device.image, machine)
         for seed, prompt in enumerate(([1, 5, 7], [300, 2, 9, 4000], [17], [44, 45, 46, 47, 48])):
             options = {"temperature": seed / 3, "seed": seed}
             tokens = list(device.generate(prompt, 5, **options))
