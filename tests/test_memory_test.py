@@ -14,10 +14,22 @@ from host.errors import DeviceError
 from host.link import Link
 from host.memory_test import TOGETHER, find_fault
 from hw.arch.frames import Frame, encode_frame
+from hw.arch.memories import spaces
 from hw.arch.protocol import Command, MemorySpace
+from hw.core import Core
+from hw.machine import Machine, Stores
+from hw.memory.sdram.parts import ULX3S
+from hw.memory.sdram.store import Sdram
+from sim.cores import core_verilog, library
+from sim.device import SimulatedPort
 from tests.fake_device import GEOMETRY, IDENTITY, FakeDevice, FakePort
 
 LARGE = replace(IDENTITY, geometry=replace(GEOMETRY, weight_rows=1 << 13))
+CLOCK_HZ = 100_000_000
+MACHINE = Machine(
+    geometry=replace(GEOMETRY, weight_rows=1000),
+    stores=Stores(weights=Sdram(part=ULX3S, clock_hz=CLOCK_HZ, rows_ahead=16)),
+)
 CONTENT = random.Random(1).randbytes(1 << 17)
 """As much as its weights take: addresses of 16 lines."""
 
@@ -184,3 +196,28 @@ def test_what_it_takes():
     around = len(encode_frame(Frame(command=Command.READ, sequence=0, payload=bytes(7))))
     around += len(encode_frame(Frame(command=Command.READ, sequence=0)))
     assert around * memory.accesses + 2 * memory.moved < 3000
+
+
+@pytest.mark.whole
+@pytest.mark.parametrize(
+    ("pin", "broken", "message"),
+    [
+        ("a", "pad_address & ~13'h8", "address line 3 does not count: half-words 0 and 8 are one"),
+        pytest.param(
+            *("dq_i", "pad_dq__o & ~16'h20", "data line 5 is stuck at 0: half-word"),
+            marks=pytest.mark.slow,
+        ),
+    ],
+)
+def test_a_pin_of_a_chip_without_contact(pin, broken, message):
+    """Through the core, its controller and the pads."""
+    core = Core(machine=MACHINE, board_name="broken", clock_hz=CLOCK_HZ, digest=bytes(16))
+    source = core_verilog(core)
+    sound = re.search(rf"\.{pin}\((pad_\w+)\)", source)
+    assert sound is not None and sound[1] in broken
+    faulty = source.replace(sound[0], f".{pin}({broken})")
+    content = CONTENT[: 2 * spaces(MACHINE.geometry)[MemorySpace.WEIGHTS].size]
+    with SimulatedPort(library(faulty), timeout=0.05) as port:
+        link = Link(port, patience=20, attempts=3)
+        with pytest.raises(DeviceError, match=f"memory test: weights: {message}"):
+            link.fill(MemorySpace.WEIGHTS, content, lambda size: None)
