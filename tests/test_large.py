@@ -63,8 +63,8 @@ def machine() -> Machine:
     geometry = replace(
         board("ulx3s_85f").geometry,
         **{"rows": 20, "columns": 8, "elements": 2, "trits_per_byte": 5},
-        **{"weight_rows": 230_000, "table_words": 40_000, "embedding_words": 2 * words},
-        **{"sums": SHAPE.vocabulary, "multiplicands": SHAPE.intermediate, "vectors": 2048},
+        **{"weight_rows": 200_000, "table_words": 28_000, "embedding_words": 2 * words},
+        **{"sums": 4100, "multiplicands": 1420, "vectors": 2048},
         **{"states": SHAPE.layers * SHAPE.hidden, "activations": SHAPE.intermediate},
     )
     return Machine(geometry=geometry, stores=Stores(weights=memory, embedding=memory))
