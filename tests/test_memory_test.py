@@ -27,7 +27,7 @@ from tests.fake_device import GEOMETRY, IDENTITY, FakeDevice, FakePort
 LARGE = replace(IDENTITY, geometry=replace(GEOMETRY, weight_rows=1 << 13))
 CLOCK_HZ = 100_000_000
 MACHINE = Machine(
-    geometry=replace(GEOMETRY, weight_rows=1000),
+    geometry=replace(GEOMETRY, weight_rows=1000, embedding_words=0),
     stores=Stores(weights=Sdram(part=ULX3S, clock_hz=CLOCK_HZ, rows_ahead=16)),
 )
 CONTENT = random.Random(1).randbytes(1 << 17)
