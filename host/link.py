@@ -290,8 +290,9 @@ class Link:
 
     def _keeps(self, space: MemorySpace, address: int, content: bytes) -> bool:
         """`holds` of what the memory may well lack: its beginning is enough to see that."""
-        return self.holds(space, address, content[:GLANCE_BYTES]) and self.holds(
-            space, address, content
+        glance = content[:GLANCE_BYTES]
+        return self.holds(space, address, glance) and (
+            len(content) == len(glance) or self.holds(space, address, content)
         )
 
     def _test(self, space: MemorySpace, content: bytes) -> None:

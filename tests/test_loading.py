@@ -58,7 +58,7 @@ def test_a_load_is_little_more_than_the_model(shipped, record_property: Callable
     for key, value in figures.items():
         record_property(key, value)
     assert size < first.passed < 1.06 * size
-    assert again.passed < 400  # a few checksums of whole memories
+    assert again.passed < 600  # a few checksums of whole memories
 
 
 def test_compression_would_save_little(shipped, record_property: Callable):
