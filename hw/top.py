@@ -7,7 +7,8 @@ from amaranth.lib import io
 from hw.boards import Board
 from hw.families import of
 from hw.links.pins import request_raw
-from hw.sdram_pads import CLOCK, CLOCK_PHASE, attach_sdram
+from hw.memory.sdram.pins import PAD_LATENCY
+from hw.sdram_pads import CLOCK, attach_sdram, clock_phase
 
 
 class Top(Elaboratable):
@@ -32,10 +33,18 @@ class Top(Elaboratable):
         m = Module()
         link, clock_hz = self.board.link, self.board.clock_hz
         rates, phases = {"sync": clock_hz, **link.clocks}, {}
+        family = of(self.board.device)
         if hasattr(self.core, "sdram"):
-            rates[CLOCK], phases[CLOCK] = clock_hz, CLOCK_PHASE
+            ratio = self.core.sdram.signature.ratio
+            if ratio > 1 and family.double_rate != PAD_LATENCY[ratio]:
+                raise NotImplementedError(
+                    f"an SDRAM at {ratio} times the machine's clock needs pads like those of ECP5, "
+                    f"which {self.board.device} has not; take a ratio of 1"
+                )
+            rates[CLOCK] = ratio * clock_hz
+            phases[CLOCK] = clock_phase(rates[CLOCK])
             attach_sdram(m, platform, self.core.sdram)
-        of(self.board.device).clocks(m, platform, rates, phases)
+        family.clocks(m, platform, rates, phases)
         link.attach(m, platform, self.core, clock_hz)
 
         if (led := self._led(platform)) is not None:

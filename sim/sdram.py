@@ -49,10 +49,10 @@ class Chip:
     rows_refreshed: int = 13
     power_up: float = 200_000
 
-    def parameters(self, clock_hz: int) -> dict[str, int]:
-        """Of the module ``sdram``, times in picoseconds."""
+    def parameters(self, clock_hz: int, ratio: int = 1) -> dict[str, int]:
+        """Of the module ``sdram``, times in picoseconds, for a clock ``ratio`` times as fast."""
         times = {
-            "CLOCK": 1e9 / clock_hz,
+            "CLOCK": 1e9 / (ratio * clock_hz),
             "CLOCK_CL2": self.clock_cl2,
             "CLOCK_CL3": self.clock_cl3,
             "RCD": self.rcd,
@@ -71,6 +71,7 @@ class Chip:
             "WIDTH": self.width,
             "ROW_BITS": self.row_bits,
             "COLUMN_BITS": self.column_bits,
+            "BOTH_EDGES": ratio - 1,
         }
         return sizes | {name: int(1000 * time) for name, time in times.items()}
 
@@ -101,28 +102,31 @@ PARTS = {
 """Chips that may be where a machine believes a part of `hw.memory.sdram.parts`, by its name."""
 
 
-def pads_verilog(chips: Sequence[Chip], clock_hz: int, *, pins: str) -> str:
+def pads_verilog(chips: Sequence[Chip], clock_hz: int, *, pins: str, ratio: int = 1) -> str:
     """Pads, and chips that lie side by side on the same pins, of which one alone may be there.
 
     Verilog for inside a module that has the wires ``pins__ras`` and so on of a `PinsSignature`,
     and ``fault``: what one of the chips says of how it is used. What is read is what all agree on.
 
-    There is a register in each pad. The chips' clock is late by most of a cycle, so that at an edge
-    they see what left the pads at the one before.
+    At a ratio of 1 there is a register in each pad. At 2 there are those of an ECP5 for two data
+    in a cycle: three on the way out, the last of them at both edges of the clock, and on the way in
+    one at each edge and one behind both. The chips' clock is late by a part of a cycle, so that at
+    an edge they see what left the pads at the one before.
     """
     width, row_bits = chips[0].width, max(chip.row_bits for chip in chips)
-    outputs = {
-        "ras": 1, "cas": 1, "we": 1, "bank": 2, "address": row_bits, "mask": width // 8,
-        "dq__o": width, "dq__oe": 1,
-    }  # fmt: skip
-    pads = [
-        f"reg [{bits - 1}:0] pad_{one} = 0; always @(posedge clk) pad_{one} <= {pins}__{one};"
-        for one, bits in outputs.items()
-    ]
+    steady = {"bank": 2, "address": row_bits, "dq__oe": 1}
+    each = {"mask": width // 8, "dq__o": width}
+    pads = []
+    for one, bits in ({"ras": 1, "cas": 1, "we": 1} | steady | each).items():
+        driven = f"{pins}__{one}"
+        if ratio == 2 and one not in each:
+            second = driven if one in steady else "1'b0"
+            driven = f"{{{second}, {driven}}}"
+        pads.append((_PAD, _PAD_TWICE)[ratio - 1].format(name=one, bits=bits, driven=driven))
     agreed, faults = f"driven[0 +: {width}]", "64'b0"
     for number, chip in enumerate(chips):
         driven, said = f"driven[{width * number} +: {width}]", f"said[{64 * number} +: 64]"
-        parameters = chip.parameters(clock_hz).items()
+        parameters = chip.parameters(clock_hz, ratio).items()
         pads.append(
             f"sdram #({', '.join(f'.{key}({value})' for key, value in parameters)}) chip_{number} ("
             ".clk(clk), .cke(1'b1), .cs_n(1'b0), .ras_n(~pad_ras), .cas_n(~pad_cas), "
@@ -134,8 +138,9 @@ def pads_verilog(chips: Sequence[Chip], clock_hz: int, *, pins: str) -> str:
     return "\n".join(
         (
             f"wire [{width * len(chips) - 1}:0] driven; wire [{64 * len(chips) - 1}:0] said;",
-            f"reg [{width - 1}:0] pad_dq__i = 0; always @(posedge clk) pad_dq__i <= {agreed};",
-            f"assign {pins}__dq__i = pad_dq__i; assign fault = {faults};",
+            f"wire [{width - 1}:0] agreed = {agreed};",
+            (_CAPTURE, _CAPTURE_TWICE)[ratio - 1].format(bits=width),
+            f"assign {pins}__dq__i = captured; assign fault = {faults};",
             *pads,
         )
     )
@@ -146,10 +151,34 @@ RESET = "reg reset = 1; always @(posedge clk) reset <= rst;"
 evaluated at both edges of the clock."""
 
 
-def with_chip(chip: Chip, clock_hz: int) -> str:
+_PAD = "reg [{bits}-1:0] pad_{name} = 0; always @(posedge clk) pad_{name} <= {driven};"
+
+_PAD_TWICE = """\
+reg [{bits}-1:0] pad_{name} = 0, late_{name} = 0;
+reg [2*{bits}-1:0] one_{name} = 0, two_{name} = 0;
+always @(posedge clk) begin
+    one_{name} <= {driven};
+    two_{name} <= one_{name};
+    late_{name} <= two_{name}[{bits} +: {bits}];
+end
+always @(posedge clk or negedge clk) pad_{name} <= clk ? two_{name}[0 +: {bits}] : late_{name};"""
+
+_CAPTURE = "reg [{bits}-1:0] captured = 0; always @(posedge clk) captured <= agreed;"
+
+_CAPTURE_TWICE = """\
+reg [{bits}-1:0] first = 0, second = 0; reg [2*{bits}-1:0] captured = 0;
+always @(posedge clk) begin
+    first <= agreed;
+    captured <= {{second, first}};
+end
+always @(negedge clk) second <= agreed;"""
+
+
+def with_chip(chip: Chip, clock_hz: int, ratio: int = 1) -> str:
     """The module ``core``: a module ``machine``, which is a core with ``sdram``, and its chip."""
+    width = ratio * chip.width
     machine = {"ras": 1, "cas": 1, "we": 1, "bank": 2, "address": chip.row_bits}
-    machine |= {"mask": chip.width // 8, "dq__o": chip.width, "dq__oe": 1, "dq__i": chip.width}
+    machine |= {"mask": width // 8, "dq__o": width, "dq__oe": 1, "dq__i": width}
     wires = "\n".join(f"wire [{bits - 1}:0] sdram__{name};" for name, bits in machine.items())
     return f"""{MODEL.read_text(encoding="utf-8")}
 module core (
@@ -157,7 +186,7 @@ module core (
     output tx__valid, output [7:0] tx__payload, input tx__ready, output [63:0] fault
 );
 {wires}
-{pads_verilog([chip], clock_hz, pins="sdram")}
+{pads_verilog([chip], clock_hz, pins="sdram", ratio=ratio)}
 {RESET}
 machine machine (
     .clk(clk), .rst(reset), .rx__valid(rx__valid), .rx__payload(rx__payload), .rx__ready(rx__ready),

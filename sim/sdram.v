@@ -1,11 +1,12 @@
 // An SDR SDRAM as its data sheet describes it, which watches how it is used.
 //
-// Times are in picoseconds; time itself is the edges of the clock. The first thing that is not
+// Times are in picoseconds; time itself is the edges of the clock, rising ones or all. The first thing that is not
 // allowed stays in `fault`, by its name in eight characters; nothing is right after it. What is not
 // driven, or not yet, reads as nonsense. Sequential bursts of 1, 2, 4, 8 words and whole rows, single
 // writes; no automatic precharge, no self-refresh and no power-down: using them is a fault.
 module sdram #(
     parameter WIDTH = 16, ROW_BITS = 13, COLUMN_BITS = 9, BANK_BITS = 2,
+    parameter BOTH_EDGES = 0,             // a cycle from each edge of clk to the next
     parameter CLOCK = 10000,              // the period
     parameter CLOCK_CL2 = 10000, CLOCK_CL3 = 7000,  // the least one for each CAS latency
     parameter RCD = 20000, RP = 20000, RAS = 44000, RC = 66000, RRD = 15000, RFC = 66000,
@@ -118,7 +119,7 @@ module sdram #(
         left = burst == 15 ? -1 : writing && single_writes ? 1 : burst + 1;
     endtask
 
-    always @(posedge clk) begin
+    always @(posedge clk or negedge clk) if (clk || BOTH_EDGES != 0) begin
         now = now + CLOCK;
         clocks_since_mode = clocks_since_mode + 1;
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,9 @@ from amaranth.lib.wiring import Flow
 from hw.verilog import verilog_of
 from sim.cores import library
 from sim.device import SimulatedPort
+
+CLOCK = re.compile(r"(?<!\.)\bclk\b")
+"""Not where it is a module's port of that name."""
 
 
 class Stepped:
@@ -95,7 +99,7 @@ module core (
         end
 {chr(10).join(driven)}
     dut dut (.clk(step), .rst(1'b0), {connected});
-{surroundings.replace("(posedge clk)", "(posedge step)").replace(".clk(clk)", ".clk(step)")}
+{CLOCK.sub("step", surroundings)}
 endmodule
 """
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from fractions import Fraction
 
 import pytest
@@ -9,12 +10,14 @@ from amaranth.hdl import Signal
 from amaranth.lib.wiring import Out
 
 from hw import boards, families
+from hw.build import BuildError
 from hw.build.plan import plan
 from hw.build.report import count_cells, parse_report
 from hw.build.tools import explain
 from hw.families import ecp5, gowin, ice40
 from hw.memory.sdram.parts import ULX3S
 from hw.memory.sdram.pins import PinsSignature
+from hw.sdram_pads import clock_phase
 from tests.test_build import Echo
 
 pytest.importorskip("amaranth_boards")
@@ -220,6 +223,21 @@ class WithSdram(Echo):
     sdram: Out(PinsSignature(ULX3S))
 
 
+class WithFastSdram(Echo):
+    """The same of one at twice the clock."""
+
+    sdram: Out(PinsSignature(ULX3S, 2))
+
+
+def lateness(design: str) -> float:
+    """Of the SDRAM's clock, in its cycles."""
+    divisor, cycles, eighths = (
+        int(re.search(rf"parameter \\CLKOS2_{name} (\d+)", design)[1])
+        for name in ("DIV", "CPHASE", "FPHASE")
+    )
+    return (8 * (cycles - (divisor - 1)) + eighths) / (8 * divisor)
+
+
 def test_pads_of_an_sdram():
     """A register in every pad, and a clock that comes three quarters of a cycle later."""
     planned = plan(boards.board("ulx3s_85f"), WithSdram)
@@ -230,11 +248,37 @@ def test_pads_of_an_sdram():
     assert len(re.findall(r"cell \\OFS1P3DX ", design)) == driven
     assert len(re.findall(r"cell \\ODDRX1F ", design)) == 1
     assert len(re.findall(r'LOCATE COMP "sdram_', pins)) == outputs + data + 1
-    divisor, cycles, eighths = (
-        int(re.search(rf"parameter \\CLKOS2_{name} (\d+)", design)[1])
-        for name in ("DIV", "CPHASE", "FPHASE")
-    )
-    assert (8 * (cycles - (divisor - 1)) + eighths) / (8 * divisor) == 270 / 360
+    assert lateness(design) == 270 / 360
+
+
+def test_pads_of_an_sdram_at_twice_the_clock():
+    chosen = replace(boards.board("ulx3s_85f"), clock_hz=60_000_000)
+    design = plan(chosen, WithFastSdram).files["top.il"]
+    outputs, data = 5 + 2 + 13 + 2, 16
+    assert len(re.findall(r"cell \\IDDRX1F ", design)) == data
+    assert len(re.findall(r"cell \\ODDRX1F ", design)) == outputs + data + 1
+    assert lateness(design) == 225 / 360
+    divisors = [int(re.search(rf"CLKOS{n}_DIV (\d+)", design)[1]) for n in ("", 2)]
+    assert divisors[0] == 2 * divisors[1]
+
+
+@pytest.mark.filterwarnings("ignore::amaranth.hdl.UnusedElaboratable")
+def test_pads_that_have_no_two_data_in_a_cycle():
+    with pytest.raises(BuildError, match=r"an SDRAM at 2 times .*, which GW2A-18C has not; take a"):
+        plan(boards.board("tang_primer_20k"), WithFastSdram)
+
+
+def test_the_clock_of_an_sdram_leaves_all_their_time():
+    """See `LEAD`: what parts and the way through the pads need, at any clock of theirs."""
+    for megahertz in range(28, 134):
+        cycle = 1000 / megahertz
+        lead = cycle * (1 - clock_phase(megahertz * 1_000_000) / 360)
+        access = 6 if cycle >= 10 else 5.4
+        assert lead >= 1 and cycle - lead >= 2
+        assert access + 5 <= cycle + lead and lead <= 2 + 2.5
+    for hertz in (27_000_000, 171_000_000):
+        with pytest.raises(ValueError, match="must be 28 MHz to 170 MHz, not "):
+            clock_phase(hertz)
 
 
 def test_a_phase_that_a_pll_cannot_make():

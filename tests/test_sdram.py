@@ -2,6 +2,7 @@
 
 import dataclasses
 import random
+from dataclasses import dataclass
 from functools import partial
 from statistics import median
 
@@ -32,34 +33,72 @@ LEAST = {"rcd": 3, "rp": 3, "ras": 8, "rc": 15, "rrd": 3, "rfc": 7, "wr": 3, "mr
 TIMES = {**LEAST, "turn": 4, "refi": 200, "power_up": 500}
 
 
-def part_of(chip: Chip) -> Part:
-    """The part, as far as the controller is not told its times."""
-    times = {name: getattr(chip, name) for name in LEAST}
-    sizes = {name: getattr(chip, name) for name in ("width", "row_bits", "column_bits")}
-    return Part(name="strict", refi=2000, power_up=chip.power_up, **sizes, **times)
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """A strict chip at so many times the clock of its controller."""
+
+    ratio: int
+    cas_latency: int
+
+    @property
+    def chip(self) -> Chip:
+        fast, slow = 10 / self.ratio, 10
+        return dataclasses.replace(
+            STRICT, clock_cl2=fast if self.cas_latency == 2 else slow, clock_cl3=fast
+        )
+
+    @property
+    def part(self) -> Part:
+        """As far as the controller is not told its times."""
+        times = {name: getattr(STRICT, name) for name in LEAST}
+        sizes = {name: getattr(STRICT, name) for name in ("width", "row_bits", "column_bits")}
+        return Part(
+            name="strict",
+            refi=2000,
+            power_up=STRICT.power_up,
+            least_clock=self.chip.clock_cl3,
+            fast_clock=self.chip.clock_cl2,
+            **sizes,
+            **times,
+        )
+
+    @property
+    def times(self) -> dict[str, int]:
+        """With two cycles of its own in one, data are written late and the pins free early."""
+        return TIMES | ({"wr": 4, "turn": 3} if self.ratio == 2 else {})
+
+
+CASES = [Case(ratio=1, cas_latency=2), Case(ratio=2, cas_latency=2), Case(ratio=2, cas_latency=3)]
+
+
+def test_times_that_the_tests_expect():
+    for case in CASES:
+        timing = case.part.timing(CLOCK_HZ, case.ratio)
+        assert timing == Timing(cas_latency=case.cas_latency, ratio=case.ratio, **case.times)
 
 
 class Adjusted(wiring.Component):
     """A controller that is told its times, and pins that can be moved by hand instead."""
 
-    def __init__(self, part: Part):
-        self.part = part
+    def __init__(self, case: Case):
+        self.case = case
+        self.layout = Access(case.part, case.ratio)
         super().__init__(
             {
                 "times": In(wiring.Signature({name: Out(16) for name in TIMES})),
-                "access": In(stream.Signature(Access(part))),
+                "access": In(stream.Signature(self.layout)),
                 "answer": Out(1),
-                "word": Out(part.width),
+                "word": Out(self.layout["data"].width),
                 "by_hand": In(1),
-                "hand": In(PinsSignature(part)),
-                "pins": Out(PinsSignature(part)),
+                "hand": In(PinsSignature(case.part, case.ratio)),
+                "pins": Out(PinsSignature(case.part, case.ratio)),
             }
         )
 
     def elaborate(self, platform):
         m = Module()
-        timing = Timing(cas_latency=2, **{name: getattr(self.times, name) for name in TIMES})
-        m.submodules.controller = controller = Controller(self.part, timing)
+        timing = self.timing({name: getattr(self.times, name) for name in TIMES})
+        m.submodules.controller = controller = Controller(self.case.part, timing)
         connect(m, flipped(self.access), controller.access)
         m.d.comb += [self.answer.eq(controller.answer), self.word.eq(controller.word)]
         for path, member, pin in self.pins.signature.flatten(self.pins):
@@ -72,13 +111,22 @@ class Adjusted(wiring.Component):
                 m.d.comb += [own.eq(pin), hand.eq(pin)]
         return m
 
+    def timing(self, times) -> Timing:
+        return Timing(cas_latency=self.case.cas_latency, ratio=self.case.ratio, **times)
 
-@pytest.fixture(scope="module")
-def adjusted(tmp_path_factory) -> tuple[Adjusted, Stepped]:
-    component = Adjusted(part_of(STRICT))
+    def packed(self, **fields: int) -> int:
+        """An access, of which only these are not 0."""
+        return sum(value << self.layout[name].offset for name, value in fields.items())
+
+
+@pytest.fixture(
+    scope="module", params=CASES, ids=lambda case: f"x{case.ratio}-CL{case.cas_latency}"
+)
+def adjusted(request, tmp_path_factory) -> tuple[Adjusted, Stepped]:
+    component, case = Adjusted(request.param), request.param
     return component, Stepped(
         component,
-        surroundings=pads_verilog([STRICT], CLOCK_HZ, pins="pins"),
+        surroundings=pads_verilog([case.chip], CLOCK_HZ, pins="pins", ratio=case.ratio),
         inside="pins",
         extra={"fault": 64},
         modules=MODEL.read_text(),
@@ -92,15 +140,17 @@ async def traffic(component: Adjusted, times: dict[str, int], accesses: int, ctx
     for name, cycles in times.items():
         ctx.set(getattr(component.times, name), cycles)
     access, contents, expected = component.access, {}, []
+    size = len(component.word) // 8
     for _ in range(accesses):
-        place = rng.randrange(3) | rng.randrange(BANKS) << 8 | rng.randrange(3) << 10
+        column, bank, row = rng.randrange(3), rng.randrange(BANKS), rng.randrange(3)
         if rng.random() < 0.1:
-            place |= 0xFF  # the end of a row
-        mask = rng.choice((0, 0, 1, 2))
+            column = (1 << component.layout["column"].width) - 1  # the end of a row
+        place = column, bank, row
+        mask = rng.choice((0, 0, 1, 2, rng.randrange(1 << size)))
         write = place not in contents or rng.random() < 0.4
-        value = rng.getrandbits(16)
-        packed = place | write << 21 | value << 22 | (mask if place in contents else 0) << 38
-        ctx.set(access.payload, packed)
+        value, mask = rng.getrandbits(8 * size), mask if place in contents else 0
+        fields = {"column": column, "bank": bank, "row": row, "write": write}
+        ctx.set(access.payload, component.packed(**fields, data=value, mask=mask))
         ctx.set(access.valid, 1)
         while True:
             taken = ctx.get(access.ready)
@@ -111,7 +161,7 @@ async def traffic(component: Adjusted, times: dict[str, int], accesses: int, ctx
                 break
         ctx.set(access.valid, 0)
         if write:
-            kept = sum(0xFF << 8 * n for n in range(2) if packed >> 38 + n & 1)
+            kept = sum(0xFF << 8 * n for n in range(size) if mask >> n & 1)
             contents[place] = contents.get(place, 0) & kept | value & ~kept
         else:
             expected.append(contents[place])
@@ -127,22 +177,24 @@ async def traffic(component: Adjusted, times: dict[str, int], accesses: int, ctx
 @pytest.mark.whole
 def test_words_come_back(adjusted):
     component, stepped = adjusted
-    assert stepped.run(partial(traffic, component, TIMES, 1500)) == ""
+    assert stepped.run(partial(traffic, component, component.case.times, 1500)) == ""
 
 
 @pytest.mark.whole
 @pytest.mark.parametrize(
     ("wrong", "name"),
     [
-        *(({time: TIMES[time] - 1}, f"t{time.upper()}") for time in LEAST),
-        ({"turn": TIMES["turn"] - 1}, "contend"),
-        ({"power_up": TIMES["power_up"] - 5}, "power-up"),  # the first command is that late anyway
-        ({"refi": TIMES["refi"] + 30}, "refresh"),
+        *(({time: -1}, f"t{time.upper()}") for time in LEAST),
+        ({"turn": -1}, "contend"),
+        ({"power_up": -9}, "power-up"),  # the first command is that late anyway
+        ({"refi": 30}, "refresh"),
     ],
 )
 def test_a_cycle_too_few(adjusted, wrong, name):
     component, stepped = adjusted
-    assert stepped.run(partial(traffic, component, TIMES | wrong, 1500)) == name
+    times = component.case.times
+    times |= {time: times[time] + cycles for time, cycles in wrong.items()}
+    assert stepped.run(partial(traffic, component, times, 1500)) == name
 
 
 async def read_in_order(component: Adjusted, times: dict[str, int], cycles: int, ctx: Stepped):
@@ -165,7 +217,7 @@ async def read_in_order(component: Adjusted, times: dict[str, int], cycles: int,
     taken = sum([await step() for _ in range(cycles)])
     late = []
     for _ in range(9):
-        place += 3 << 10  # another row of a bank that has one open
+        place += 3 << component.layout["row"].offset  # another row of a bank that has one open
         ctx.set(access.valid, 1)
         while not await step():
             pass
@@ -174,7 +226,7 @@ async def read_in_order(component: Adjusted, times: dict[str, int], cycles: int,
         while not ctx.get(component.answer):
             await ctx.tick()
             late[-1] += 1
-        await ctx.tick().repeat(TIMES["rc"])
+        await ctx.tick().repeat(times["rc"])
     return taken, median(late), fault_name(ctx.get("fault"))
 
 
@@ -182,20 +234,25 @@ async def read_in_order(component: Adjusted, times: dict[str, int], cycles: int,
 @pytest.mark.parametrize("slower", [{"rcd": 4}, {"rcd": 5, "rp": 4}])
 def test_time_that_is_lost(adjusted, slower):
     component, stepped = adjusted
-    times = TIMES | slower
-    timing = Timing(cas_latency=2, **times)
+    times = component.case.times | slower
+    timing = component.timing(times)
     cycles = 16 * 8 * times["refi"]
     taken, late, fault = stepped.run(partial(read_in_order, component, times, cycles))
     assert fault == ""
-    assert taken / cycles == pytest.approx(share(component.part, timing), abs=0.001)
+    assert taken / cycles == pytest.approx(share(component.case.part, timing), abs=6e-4)
     assert late == seek_latency(timing) + read_latency(timing)
 
 
 # The chips, by hand -----------------------------------------------------------------------------
 
-CLOSE_ALL, REFRESH, MODE = ("ras we", 1 << 10), ("ras cas", 0), ("ras cas we", 2 << 4)
+CLOSE_ALL, REFRESH = ("ras we", 1 << 10), ("ras cas", 0)
 OPEN, READ, WRITE = ("ras", 5), ("cas", 0), ("cas we oe", 0)
-START = [500, CLOSE_ALL, 3, *[REFRESH, 7] * 8, MODE, 3]
+
+
+def start(case: Case, refreshes: int = 8, latency: int | None = None) -> list:
+    latency = latency or case.cas_latency
+    mode = ("ras cas we", latency << 4 | case.ratio - 1)
+    return [500, CLOSE_ALL, 3, *[REFRESH, 7] * refreshes, mode, 3]
 
 
 async def by_hand(component: Adjusted, commands: list, ctx: Stepped) -> str:
@@ -219,26 +276,45 @@ async def by_hand(component: Adjusted, commands: list, ctx: Stepped) -> str:
 @pytest.mark.parametrize(
     ("commands", "name"),
     [
-        ([*START, OPEN, 3, READ, 7, WRITE, 3, CLOSE_ALL], ""),
         ([500, OPEN], "init"),
         ([500, REFRESH], "init"),
-        ([500, CLOSE_ALL, 3, *[REFRESH, 7] * 7, MODE], "init"),
-        ([*START, READ], "closed"),
-        ([*START, WRITE], "closed"),
-        ([*START, OPEN, 3, ("bank cas", 0)], "closed"),
-        ([*START, OPEN, 20, OPEN], "open"),
-        ([*START, OPEN, 20, REFRESH], "open"),
-        ([*START, OPEN, 3, ("cas we", 0)], "undriven"),
-        ([*START, OPEN, 3, READ, 2, WRITE], "contend"),
-        ([*START, OPEN, 3, ("cas", 1 << 10)], "autoprec"),
-        ([*START, ("ras cas we", 1 << 4)], "mode"),
-        ([*START, OPEN, 1720], "tRAS max"),
-        ([*START, 1790], ""),
-        ([*START, 1810], "refresh"),
+        ([500, CLOSE_ALL, 3, REFRESH, 7, OPEN], "init"),
+    ],
+)
+def test_what_the_chip_refuses_at_its_start(adjusted, commands, name):
+    component, stepped = adjusted
+    assert stepped.run(partial(by_hand, component, commands)) == name
+
+
+@pytest.mark.whole
+@pytest.mark.parametrize(("refreshes", "latency", "name"), [(7, None, "init"), (8, 1, "mode")])
+def test_modes_that_the_chip_refuses(adjusted, refreshes, latency, name):
+    component, stepped = adjusted
+    commands = start(component.case, refreshes, latency)
+    assert stepped.run(partial(by_hand, component, commands)) == name
+
+
+@pytest.mark.whole
+@pytest.mark.parametrize(
+    ("commands", "name"),
+    [
+        ([OPEN, 3, READ, 7, WRITE, 4, CLOSE_ALL], ""),
+        ([READ], "closed"),
+        ([WRITE], "closed"),
+        ([OPEN, 3, ("bank cas", 0)], "closed"),
+        ([OPEN, 20, OPEN], "open"),
+        ([OPEN, 20, REFRESH], "open"),
+        ([OPEN, 3, ("cas we", 0)], "undriven"),
+        ([OPEN, 3, READ, 1, WRITE], "contend"),
+        ([OPEN, 3, ("cas", 1 << 10)], "autoprec"),
+        ([OPEN, 1720], "tRAS max"),
+        ([1790], ""),
+        ([1810], "refresh"),
     ],
 )
 def test_what_the_chip_refuses(adjusted, commands, name):
     component, stepped = adjusted
+    commands = [*start(component.case), *commands]
     assert stepped.run(partial(by_hand, component, commands)) == name
 
 
@@ -246,18 +322,22 @@ def test_what_the_chip_refuses(adjusted, commands, name):
 @pytest.mark.parametrize("masked", [False, True])
 def test_masked_bytes_are_not_read(adjusted, masked):
     component, stepped = adjusted
+    case = component.case
+    written = 0x12345678 & (1 << len(component.word)) - 1
 
     async def bench(ctx: Stepped) -> int:
-        ctx.set(component.hand.dq.o, 0x1234)
-        await by_hand(component, [*START, OPEN, 3, WRITE, 3], ctx)
+        ctx.set(component.hand.dq.o, written)
+        await by_hand(component, [*start(case), OPEN, 3, WRITE, 4], ctx)
         ctx.set(component.by_hand, 1)
-        for cas, mask in ((1, masked), (0, 0), (0, 0), (0, 0)):
-            ctx.set(component.hand.cas, cas)
-            ctx.set(component.hand.mask, mask)
+        ctx.set(component.hand.cas, 1)
+        ctx.set(component.hand.mask, -1 if masked else 0)
+        for _ in range(read_latency(component.timing(case.times)) - 1):
             await ctx.tick()
-        return ctx.get(component.hand.dq.i)
+            ctx.set(component.hand.cas, 0)
+            ctx.set(component.hand.mask, 0)
+        return ctx.get(component.word)
 
-    assert (stepped.run(bench) == 0x1234) != masked
+    assert (stepped.run(bench) == written) != masked
 
 
 # Parts ------------------------------------------------------------------------------------------
@@ -273,13 +353,25 @@ def test_times_are_rounded_to_the_safe_side():
     assert ULX3S.timing(1_000_000).mrd == 2
 
 
+def test_times_at_twice_the_clock():
+    assert ULX3S.timing(50_000_000, 2) == Timing(
+        cas_latency=2, turn=3, rcd=2, rp=2, ras=3, rc=4, rrd=1, rfc=4, wr=2, mrd=2,
+        refi=390, power_up=10_000, ratio=2,
+    )  # fmt: skip
+    assert ULX3S.timing(66_000_000, 2).cas_latency == 3
+    with pytest.raises(ValueError, match="clock_hz must be at most 66666666 with ulx3s at 2 times"):
+        ULX3S.timing(66_666_667, 2)
+    with pytest.raises(ValueError, match=r"ratio must be one of \(1, 2\), not 4"):
+        ULX3S.timing(25_000_000, 4)
+
+
 @pytest.mark.parametrize("part", [ULX3S, EM638325], ids=lambda part: part.name)
 def test_a_part_is_as_slow_as_any_of_its_chips(part):
     for name in PARTS[part.name]:
         chip = CHIPS[name]
         assert part.width == chip.width
         assert part.row_bits <= chip.row_bits and part.column_bits <= chip.column_bits
-        assert part.fast_clock >= chip.clock_cl2
+        assert part.fast_clock >= chip.clock_cl2 and part.least_clock >= chip.clock_cl3
         for time in LEAST:
             assert getattr(part, time) >= getattr(chip, time)
         assert part.refi <= chip.refresh / (1 << chip.rows_refreshed)

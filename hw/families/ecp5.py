@@ -179,5 +179,6 @@ FAMILY = Family(
         "script_after_synth": OUTPUT_REGISTERS,
         "nextpnr_opts": "--placer static --router router2 --timing-allow-fail --report top.report",
     },
+    double_rate=(3, 2),  # ODDRX1F and IDDRX1F, by Lattice's models
     clocks=make_clocks,
 )

@@ -70,6 +70,9 @@ class Family:
         What each leaves.
     options : function
         Settings of Amaranth's platform for a clock in Hz.
+    double_rate : (int, int) or None
+        Cycles out and in through a pad that has two data in a cycle, Amaranth's ``DDRBuffer``; None
+        where they are not known.
     clocks : function
         Of a module, a platform, rates in Hz by names of clock domains, and degrees by which some of
         them come after the others: adds these domains, made from the board's oscillator. What they
@@ -91,5 +94,6 @@ class Family:
     routed: str
     bitstream: str
     options: Callable[[int], dict[str, str]]
+    double_rate: tuple[int, int] | None = None
     clocks: Callable
     platform: Callable[[type], type] = lambda cls: cls

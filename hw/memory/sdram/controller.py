@@ -28,8 +28,11 @@ decided in the cycle before it, from what was told until then."""
 
 
 def read_latency(timing: Timing) -> int:
-    """Cycles from a read command to its word: the register here, those of the pads, the part's."""
-    return 1 + 2 * PAD_LATENCY + timing.cas_latency
+    """Cycles from a read command to its word: through the pads, and to the edge that captures it.
+
+    That edge is the one after the part's, whose own command is one after that of the register here.
+    """
+    return sum(PAD_LATENCY[timing.ratio]) + -(-(1 + timing.cas_latency) // timing.ratio)
 
 
 def seek_latency(timing: Timing) -> int:
@@ -52,10 +55,14 @@ def share(part: Part, timing: Timing) -> float:
     """Share of the cycles in which words are read, where they are always asked for in order.
 
     Of each row of the part two commands are lost, one that closes a row and one that opens one.
-    Refreshes come together: all rows are closed for them, and two opened again behind them.
+    Refreshes come together: all rows are closed for them, and two opened again behind them, the
+    second while the first one's time runs, if that is long enough. The two rows after them find
+    their banks closed, which is as long as deciding takes.
     """
-    t, words = timing, 1 << part.column_bits
-    refreshes = 2 + max(DECIDED, t.rp) + POSTPONED * t.rfc + max(DECIDED, t.rcd)
+    t, words = timing, (1 << part.column_bits) // timing.ratio
+    opening = max(DECIDED, t.rcd)
+    refreshes = max(DECIDED, t.rp) + POSTPONED * t.rfc + opening
+    refreshes += opening <= max(DECIDED, t.rrd)
     return words / (words + 2) * (1 - refreshes / (POSTPONED * t.refi))
 
 
@@ -72,21 +79,21 @@ class Command(enum.IntEnum):
 
 
 class Access(data.StructLayout):
-    """A read or a write of one word.
+    """A read or a write of one word, which is what a part moves in ``ratio`` of its cycles.
 
     Words lie along a row, then in the same row of the next bank, so that whoever reads them in
     order finds the next row open. A byte is written unless its bit of ``mask`` is set.
     """
 
-    def __init__(self, part: Part):
+    def __init__(self, part: Part, ratio: int = 1):
         super().__init__(
             {
-                "column": part.column_bits,
+                "column": part.column_bits - exact_log2(ratio),
                 "bank": exact_log2(BANKS),
                 "row": part.row_bits,
                 "write": 1,
-                "data": part.width,
-                "mask": part.width // 8,
+                "data": ratio * part.width,
+                "mask": ratio * part.width // 8,
             }
         )
 
@@ -94,8 +101,8 @@ class Access(data.StructLayout):
 class Controller(wiring.Component):
     """Tells a part what to do, with the rows that come next opened ahead.
 
-    A read is a command for every word, and costs no more than a burst would: of a whole row of
-    words that are asked for in order, two cycles go to the commands that open the one after.
+    A read is a command for every word, and costs no more than a longer burst would: of a whole row
+    of words that are asked for in order, two cycles go to the commands that open the one after.
 
     What is asked for waits in a register, in which its row and the one after it in memory are
     looked up: whether it may be told in the next cycle, or what else must be told then.
@@ -104,7 +111,7 @@ class Controller(wiring.Component):
     ----------
     part : Part
     timing : Timing
-        Its times in cycles.
+        Its times in cycles, and how many of its cycles there are in one.
 
     Members
     -------
@@ -115,7 +122,7 @@ class Controller(wiring.Component):
     answer : ``Out(1)``
         A read that was told ``latency`` cycles ago is answered. It is told in the cycle after it
         was taken, if its row is open.
-    word : ``Out(width)``
+    word : ``Out(ratio * width)``
         With the answer.
     pins : ``Out(PinsSignature)``
     """
@@ -125,11 +132,11 @@ class Controller(wiring.Component):
         self.timing = timing
         super().__init__(
             {
-                "access": In(stream.Signature(Access(part))),
+                "access": In(stream.Signature(Access(part, timing.ratio))),
                 "abandon": In(1),
                 "answer": Out(1),
-                "word": Out(part.width),
-                "pins": Out(PinsSignature(part)),
+                "word": Out(timing.ratio * part.width),
+                "pins": Out(PinsSignature(part, timing.ratio)),
             }
         )
 
@@ -143,7 +150,7 @@ class Controller(wiring.Component):
         part, t = self.part, self.timing
 
         # The access that waits, and the row after its own.
-        held, waits = Signal(Access(part)), Signal()
+        held, waits = Signal(Access(part, t.ratio)), Signal()
         following = Signal.like(_page(held))
         told, taken = Signal(), Signal()
         asked = self.access.payload
@@ -205,7 +212,8 @@ class Controller(wiring.Component):
         m.d.sync += owed.eq(owed + due - refreshed)
         wanted = (owed >= POSTPONED) | ((owed != 0) & ~waits)
         waited = Signal(Value.cast(t.power_up).shape())
-        mode = t.cas_latency << 4  # bursts of one word
+        step = exact_log2(t.ratio)
+        mode = t.cas_latency << 4 | step  # bursts of as many words as there are cycles in one
 
         def close(number):
             m.d.sync += plan.command.eq(Command.PRECHARGE), plan.bank.eq(number)
@@ -259,7 +267,7 @@ class Controller(wiring.Component):
         m.d.sync += [
             Cat(pins.ras, pins.cas, pins.we).eq(Mux(told, access, plan.command)),
             pins.bank.eq(Mux(told, held.bank, plan.bank)),
-            pins.address.eq(Mux(told, held.column, plan.row)),
+            pins.address.eq(Mux(told, held.column << step, plan.row)),
             pins.mask.eq(Mux(writes, held.mask, Cat(~started).replicate(len(pins.mask)))),
             pins.dq.o.eq(held.data),
             pins.dq.oe.eq(writes),
@@ -269,8 +277,16 @@ class Controller(wiring.Component):
             stage = Signal(name=f"read_{cycle + 1}")
             m.d.sync += stage.eq(awaited)
             awaited = stage & ~self.abandon
-        m.d.comb += [self.answer.eq(stage), self.word.eq(pins.dq.i)]
+        m.d.comb += [self.answer.eq(stage), self.word.eq(self._gathered(m))]
         return m
+
+    def _gathered(self, m: Module) -> Value:
+        """Words out of what is captured in a cycle, which may be the end of one and of the next."""
+        captured, timing = self.pins.dq.i, self.timing
+        late = -(1 + timing.cas_latency) % timing.ratio * self.part.width
+        before = Signal(late, reset_less=True)
+        m.d.sync += before.eq(captured[len(captured) - late :])
+        return Cat(before, captured[: len(captured) - late])
 
 
 def _page(access) -> Value:

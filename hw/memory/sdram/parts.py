@@ -4,6 +4,9 @@ import math
 from dataclasses import dataclass
 from fractions import Fraction
 
+RATIOS = (1, 2)
+"""How many times faster than the machine's a part's clock may be."""
+
 BANKS = 4
 """Banks of every part that is large enough for a model."""
 
@@ -15,7 +18,7 @@ class Timing:
     Parameters
     ----------
     cas_latency : int
-        From a read to the edge at which its data are valid.
+        From a read to the edge at which its data are valid, in cycles of the part.
     turn : int
         From a read to a write, which needs the data pins: a cycle in which nobody drives them.
     rcd, rp, ras, rc, rrd, rfc, wr, mrd : int
@@ -24,6 +27,8 @@ class Timing:
         From one refresh to the next, on average.
     power_up : int
         Before the first command.
+    ratio : int
+        Cycles of the part in one of these, of `RATIOS`.
     """
 
     cas_latency: int
@@ -38,6 +43,7 @@ class Timing:
     mrd: int
     refi: int
     power_up: int
+    ratio: int = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +75,8 @@ class Part:
         tMRD, from a mode register set to any other command; at least two cycles.
     refi : float
         tREFI, from one refresh to the next.
+    least_clock : float
+        tCK, the least with a CAS latency of 3.
     fast_clock : float
         tCK below which the CAS latency is 3 instead of 2.
     power_up : float
@@ -88,6 +96,7 @@ class Part:
     wr: float
     mrd: float
     refi: float
+    least_clock: float
     fast_clock: float = 10.0
     power_up: float = 200_000.0
 
@@ -96,18 +105,35 @@ class Part:
         """Words of ``width`` bits."""
         return BANKS << (self.row_bits + self.column_bits)
 
-    def timing(self, clock_hz: int) -> Timing:
-        """Its times in cycles of a clock: least ones rounded up, the refresh interval down."""
+    def timing(self, clock_hz: int, ratio: int = 1) -> Timing:
+        """Its times in cycles of a clock: least ones rounded up, the refresh interval down.
+
+        The part's own clock is ``ratio`` times as fast. All commands come with the first of its
+        cycles, and the last data that a write has with the last.
+
+        Raises ValueError for a ratio or a clock that the part cannot have.
+        """
+        if ratio not in RATIOS:
+            raise ValueError(f"ratio must be one of {RATIOS}, not {ratio!r}")
+        period = Fraction(10**9, clock_hz)
+        if period < ratio * Fraction(self.least_clock):
+            most = math.floor(10**9 / (ratio * Fraction(self.least_clock)))
+            raise ValueError(
+                f"clock_hz must be at most {most} with {self.name} at {ratio} times that, "
+                f"not {clock_hz!r}"
+            )
 
         def cycles(nanoseconds: float) -> Fraction:
-            return Fraction(nanoseconds) * clock_hz / 10**9
+            return Fraction(nanoseconds) / period
 
         times = ("rcd", "rp", "ras", "rc", "rrd", "rfc", "wr", "mrd", "power_up")
         least = {name: math.ceil(cycles(getattr(self, name))) for name in times}
         least["mrd"] = max(2, least["mrd"])
-        cas_latency = 2 if cycles(self.fast_clock) <= 1 else 3
+        least["wr"] = math.ceil(cycles(self.wr) + Fraction(ratio - 1, ratio))
+        cas_latency = 2 if ratio * Fraction(self.fast_clock) <= period else 3
+        turn = -(-(cas_latency + ratio + 1) // ratio)
         refi = math.floor(cycles(self.refi))
-        return Timing(cas_latency=cas_latency, turn=cas_latency + 2, refi=refi, **least)
+        return Timing(cas_latency=cas_latency, turn=turn, refi=refi, ratio=ratio, **least)
 
 
 ULX3S = Part(
@@ -126,6 +152,7 @@ ULX3S = Part(
     wr=15,
     mrd=15,
     refi=7812.5,
+    least_clock=7.5,
 )
 
 EM638325 = Part(
@@ -143,4 +170,5 @@ EM638325 = Part(
     wr=20,
     mrd=15,
     refi=15625,
+    least_clock=7,
 )

@@ -6,17 +6,21 @@ from amaranth.utils import exact_log2
 
 from hw.memory.sdram.parts import BANKS, Part
 
-PAD_LATENCY = 1
-"""Cycles of the register in each pad, either way."""
+PAD_LATENCY = {1: (1, 1), 2: (3, 2)}
+"""Cycles that data take through a pad, out and in, by the ratio of the clocks: one register, or
+those of a pad that has two data in a cycle."""
 
 
 class PinsSignature(wiring.Signature):
     """A controller's side of an SDRAM that is always selected and whose clock is always enabled.
 
-    Each pin has one register in its pad, whose clock is the controller's. The part's own clock
-    comes later than that by a part of a cycle, and earlier than the next: it sees what has just
-    left the registers, and its data are valid, and captured in a pad, just after the edge that its
-    CAS latency means. A phase of 270 degrees leaves both sides their time.
+    Each pin has registers in its pad, whose clock is the controller's. The part's own clock is
+    late against them, by what `hw.sdram_pads` says: it sees what has just left the registers, and
+    its data are valid, and captured in a pad, just after the edge that its CAS latency means.
+
+    A part may have ``ratio`` cycles in one of the controller's. Commands come in the first of
+    them, in the others there is none. Data and their masks are those of all, the first in the
+    lowest bits; what comes from the part was captured at a cycle's beginning and in its middle.
 
     Members
     -------
@@ -24,14 +28,16 @@ class PinsSignature(wiring.Signature):
         High where the pin is asserted; no command is none of them.
     bank : ``Out(range(BANKS))``
     address : ``Out(row_bits)``
-    mask : ``Out(width // 8)``
-        High for a byte that is not to be written, or not to be driven two cycles later.
+    mask : ``Out(ratio * width // 8)``
+        High for a byte that is not to be written, or not to be driven two cycles of the part later.
     dq : ``o``, ``oe``, ``i``
         Data; ``oe`` while they are driven from here.
     """
 
-    def __init__(self, part: Part):
-        dq = {"o": Out(part.width), "oe": Out(1), "i": In(part.width)}
+    def __init__(self, part: Part, ratio: int = 1):
+        self.ratio = ratio
+        width = ratio * part.width
+        dq = {"o": Out(width), "oe": Out(1), "i": In(width)}
         super().__init__(
             {
                 "ras": Out(1),
@@ -39,7 +45,7 @@ class PinsSignature(wiring.Signature):
                 "we": Out(1),
                 "bank": Out(exact_log2(BANKS)),
                 "address": Out(part.row_bits),
-                "mask": Out(part.width // 8),
+                "mask": Out(width // 8),
                 "dq": Out(wiring.Signature(dq)),
             }
         )
