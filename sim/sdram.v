@@ -119,7 +119,12 @@ module sdram #(
         left = burst == 15 ? -1 : writing && single_writes ? 1 : burst + 1;
     endtask
 
-    always @(posedge clk or negedge clk) if (clk || BOTH_EDGES != 0) begin
+    generate
+        if (BOTH_EDGES != 0) always @(posedge clk or negedge clk) edge_of_clock;
+        else always @(posedge clk) edge_of_clock;
+    endgenerate
+
+    task edge_of_clock; begin
         now = now + CLOCK;
         clocks_since_mode = clocks_since_mode + 1;
 
@@ -217,5 +222,5 @@ module sdram #(
             for (n = 0; n < WIDTH/8; n = n + 1)
                 if (!masked[n]) dq_o[8*n +: 8] <= word[0][8*n +: 8];
         masked = dqm;
-    end
+    end endtask
 endmodule
