@@ -5,7 +5,7 @@ be on the board are like, so that neither follows from the other. ``sdram.v`` ho
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 MODEL = Path(__file__).with_name("sdram.v")
@@ -23,6 +23,8 @@ class Chip:
         tCK at CAS latencies of 2 and 3.
     rcd, rp, ras, rc, rrd, rfc, wr, mrd : float
         tRCD, tRP, tRAS, tRC, tRRD, tRFC, tWR, tMRD; tMRD is two cycles at least.
+    masked : bool
+        Whether its mask pins are driven; else they are tied low.
     ras_most : float
         tRAS, the most.
     refresh : float
@@ -44,6 +46,7 @@ class Chip:
     rfc: float
     wr: float
     mrd: float
+    masked: bool = True
     ras_most: float = 100_000
     refresh: float = 64e6
     rows_refreshed: int = 13
@@ -95,9 +98,12 @@ CHIPS = {
     ),
 }  # fmt: skip
 
+CHIPS["EM638325-7 without masks"] = replace(CHIPS["EM638325-7"], masked=False)
+
 PARTS = {
     "ulx3s": ("MT48LC16M16A2-75", "IS42S16160G-7", "AS4C32M16SB-7"),
     "em638325": ("EM638325-7",),
+    "colorlight": ("EM638325-7 without masks",),
 }
 """Chips that may be where a machine believes a part of `hw.memory.sdram.parts`, by its name."""
 
@@ -127,11 +133,12 @@ def pads_verilog(chips: Sequence[Chip], clock_hz: int, *, pins: str, ratio: int 
     for number, chip in enumerate(chips):
         driven, said = f"driven[{width * number} +: {width}]", f"said[{64 * number} +: 64]"
         parameters = chip.parameters(clock_hz, ratio).items()
+        mask = "pad_mask" if chip.masked else f"{width // 8}'b0"
         pads.append(
             f"sdram #({', '.join(f'.{key}({value})' for key, value in parameters)}) chip_{number} ("
             ".clk(clk), .cke(1'b1), .cs_n(1'b0), .ras_n(~pad_ras), .cas_n(~pad_cas), "
-            ".we_n(~pad_we), .ba(pad_bank), .a(pad_address), .dqm(pad_mask), "
-            f".dq_i(pad_dq__o), .dq_oe(pad_dq__oe), .dq_o({driven}), .fault({said}));"
+            ".we_n(~pad_we), .ba(pad_bank), .a(pad_address), "
+            f".dqm({mask}), .dq_i(pad_dq__o), .dq_oe(pad_dq__oe), .dq_o({driven}), .fault({said}));"
         )
         agreed += f" ^ (driven[0 +: {width}] ^ {driven})"
         faults = f"{said} != 0 ? {said} : {faults}"

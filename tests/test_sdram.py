@@ -12,7 +12,7 @@ from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
 
 from hw.memory.sdram.controller import Access, Controller, read_latency, seek_latency, share
-from hw.memory.sdram.parts import BANKS, EM638325, ULX3S, Part, Timing
+from hw.memory.sdram.parts import BANKS, COLORLIGHT, EM638325, ULX3S, Part, Timing
 from hw.memory.sdram.pins import PinsSignature
 from hw.memory.sdram.store import SdramStore, SdramStoreParameters
 from sim.sdram import CHIPS, MODEL, PARTS, Chip, fault_name, pads_verilog
@@ -365,11 +365,11 @@ def test_times_at_twice_the_clock():
         ULX3S.timing(25_000_000, 4)
 
 
-@pytest.mark.parametrize("part", [ULX3S, EM638325], ids=lambda part: part.name)
+@pytest.mark.parametrize("part", [ULX3S, EM638325, COLORLIGHT], ids=lambda part: part.name)
 def test_a_part_is_as_slow_as_any_of_its_chips(part):
     for name in PARTS[part.name]:
         chip = CHIPS[name]
-        assert part.width == chip.width
+        assert (part.width, part.masked) == (chip.width, chip.masked)
         assert part.row_bits <= chip.row_bits and part.column_bits <= chip.column_bits
         assert part.fast_clock >= chip.clock_cl2 and part.least_clock >= chip.clock_cl3
         for time in LEAST:
@@ -397,8 +397,8 @@ EMBEDDINGS = {
     "alone": SdramStoreParameters(
         part=ULX3S, clock_hz=CLOCK_HZ, embedding_words=700, elements=2, rows_ahead=1
     ),
-    "alone and wide": SdramStoreParameters(
-        part=EM638325, clock_hz=133_000_000, embedding_words=300, elements=2, rows_ahead=1
+    "alone, wide, without masks": SdramStoreParameters(
+        part=COLORLIGHT, clock_hz=133_000_000, embedding_words=300, elements=2, rows_ahead=1
     ),
     "behind weights": dataclasses.replace(STORES["ulx3s"], depth=1000, embedding_words=300),
 }

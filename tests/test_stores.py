@@ -53,6 +53,45 @@ def test_latency_that_no_store_has():
     gc.collect()  # while the filter holds
 
 
+def test_a_unit_writes_tables_too():
+    """Beside the host, each while the other does nothing."""
+    store = TableStoreParameters(elements=2, depth=700, written=True).create()
+    rng = random.Random(7)
+
+    async def testbench(ctx):
+        host = Host(ctx, store.host, rng)
+        contents = [rng.getrandbits(16) for _ in range(1400)]
+        await host.write(0, contents)
+        for _ in range(40):
+            count = rng.randint(1, 9)
+            first = rng.randrange(701 - count)
+            while not ctx.get(store.host.ready):  # until then the host is not done
+                await ctx.tick()
+            for word in range(first, first + count):
+                halves = [rng.getrandbits(16) for _ in range(2)]
+                contents[2 * word : 2 * word + 2] = halves
+                ctx.set(store.write.address, word)
+                ctx.set(store.write.data, [half - (half >> 15 << 16) for half in halves])
+                ctx.set(store.write.enable, 1)
+                await ctx.tick()
+                ctx.set(store.write.enable, 0)
+                ctx.set(store.write.data, [0, 0])
+                for _ in range(rng.choice((0, 0, 2))):
+                    await ctx.tick()
+            await ctx.tick()
+            if rng.random() < 0.5:
+                start = rng.randrange(1390)
+                contents[start : start + 3] = [rng.getrandbits(16) for _ in range(3)]
+                await host.write(start, contents[start : start + 3])
+            if rng.random() < 0.3:
+                assert await host.read(2 * first, 2) == contents[2 * first : 2 * first + 2]
+        words = [low | high << 16 for low, high in zip(contents[::2], contents[1::2], strict=True)]
+        await read_words(ctx, store, words, rng)
+        assert await host.read(0, 1400) == contents
+
+    simulate(store, testbench)
+
+
 class Host:
     """The host's side of a store: ranges of half-words, with gaps between them or none."""
 

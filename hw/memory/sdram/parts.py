@@ -1,7 +1,7 @@
 """Parts of SDR SDRAM: their sizes and their times, as data sheets give them, and both in cycles."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 
 RATIOS = (1, 2)
@@ -77,6 +77,8 @@ class Part:
         tREFI, from one refresh to the next.
     least_clock : float
         tCK, the least with a CAS latency of 3.
+    masked : bool
+        Whether there are pins by which single bytes are not written.
     fast_clock : float
         tCK below which the CAS latency is 3 instead of 2.
     power_up : float
@@ -97,6 +99,7 @@ class Part:
     mrd: float
     refi: float
     least_clock: float
+    masked: bool = True
     fast_clock: float = 10.0
     power_up: float = 200_000.0
 
@@ -172,3 +175,6 @@ EM638325 = Part(
     refi=15625,
     least_clock=7,
 )
+
+COLORLIGHT = replace(EM638325, name="colorlight", masked=False)
+"""The same where nothing drives its masks: they are tied low."""

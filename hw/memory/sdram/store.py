@@ -207,7 +207,7 @@ class SdramStore(wiring.Component):
     Weight rows are read ahead as of `RowsAhead`, and may be late: some ten cycles after a seek
     elsewhere, and then by what ``words`` cycles for each and the refreshes leave of the part's
     time. A fetch of embedding words throws away what was read ahead. Every half-word of the host's
-    is an access of its own.
+    is an access of its own, and one more where single bytes cannot be masked.
 
     Members
     -------
@@ -271,11 +271,21 @@ class SdramStore(wiring.Component):
         )
         done = Signal()
         written, written_last = self._written(m, write, Cat(last, write_data), done)
-        m.d.comb += access.p.mask.eq(~(C(0b11) << Cat(C(0, 1), address[:halves])))
+        half = address[:halves]
+        m.d.comb += access.p.mask.eq(~(C(0b11) << Cat(C(0, 1), half)))
         found = Signal(HALF_WORD_BITS, reset_less=True)
         for host in hosts:
             m.d.sync += host.read_valid.eq(host.read)
             m.d.comb += host.read_data.eq(found)
+        if not p.part.masked:
+            # What a write does not change of a word is what was read there before.
+            whole = Signal(p.width, reset_less=True)
+            with m.If(controller.answer):
+                m.d.sync += whole.eq(controller.word)
+            for number in range(1 << halves):
+                with m.If(half != number):
+                    part = slice(HALF_WORD_BITS * number, HALF_WORD_BITS * (number + 1))
+                    m.d.comb += access.p.data[part].eq(whole[part])
 
         with m.FSM():
             with m.State("IDLE"):
@@ -311,7 +321,7 @@ class SdramStore(wiring.Component):
                 with m.If(access.ready):
                     m.next = "WAIT"
             with m.State("WAIT"):
-                m.d.sync += found.eq(controller.word.word_select(address[:halves], HALF_WORD_BITS))
+                m.d.sync += found.eq(controller.word.word_select(half, HALF_WORD_BITS))
                 with m.If(controller.answer):
                     m.next = "READY"
             with m.State("READY"):
@@ -323,6 +333,8 @@ class SdramStore(wiring.Component):
                     m.d.comb += [access.valid.eq(1), access.p.write.eq(1)]
                     with m.If(access.ready):
                         m.d.comb += [done.eq(1), step.eq(1)]
+                        if not p.part.masked:
+                            m.next = "ASK"
                 with m.If((read & last) | (done & written_last)):
                     m.next = "IDLE"
         return m

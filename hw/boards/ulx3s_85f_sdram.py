@@ -1,0 +1,41 @@
+"""Radiona ULX3S with an ECP5-85F: large models, their weights and embedding in SDRAM."""
+
+from hw.arch.geometry import Geometry
+from hw.boards import Board
+from hw.links.uart import Uart
+from hw.machine import Machine, Stores
+from hw.memory.sdram.parts import ULX3S
+from hw.memory.sdram.store import Sdram
+
+CLOCK_HZ = 75_000_000
+SDRAM = Sdram(part=ULX3S, clock_hz=CLOCK_HZ)
+
+# 80 trits are 16 bytes: whole words of the SDRAM, which gives a row in so many cycles that more
+# lanes would wait. Holds d = 512, m = 1,408, 9 layers, 4,096 tokens: 31 M trits.
+BOARD = Board(
+    name="ulx3s_85f_sdram",
+    platform="amaranth_boards.ulx3s:ULX3S_85F_Platform",
+    device="LFE5U-85F",
+    clock_hz=CLOCK_HZ,
+    link=Uart(baud=1_000_000),
+    model="stories-base",
+    machine=Machine(
+        geometry=Geometry(
+            rows=10,
+            columns=8,
+            elements=2,
+            weight_rows=1 << 20,
+            table_words=28672,
+            embedding_words=1 << 20,
+            descriptors=128,
+            sums=8192,
+            multiplicands=2048,
+            vectors=2048,
+            states=8192,
+            activations=1536,
+            tokens=1024,
+            trits_per_byte=5,
+        ),
+        stores=Stores(weights=SDRAM, embedding=SDRAM),
+    ),
+)

@@ -1,0 +1,1 @@
+"""Platforms of boards that Amaranth's own collection lacks: pins and clocks, data only."""
