@@ -46,7 +46,7 @@ def core_verilog(core: wiring.Component) -> str:
         return "\n".join((ALONE, machine))
     memory = core.beside.parameters
     chip = CHIPS[PARTS[memory.part.name][0]]
-    return "\n".join((with_chip(chip, memory.clock_hz), machine))
+    return "\n".join((with_chip(chip, memory.clock_hz, memory.ratio), machine))
 
 
 def with_loops(verilog: str) -> str:

@@ -384,8 +384,15 @@ STORES = {
         part=ULX3S, clock_hz=CLOCK_HZ, lanes=24, depth=1 << 20, rows_ahead=16,
         embedding_words=3000, elements=4,
     ),
+    "ulx3s, twice": SdramStoreParameters(
+        part=ULX3S, clock_hz=50_000_000, ratio=2, lanes=48, depth=1 << 19, rows_ahead=16,
+        embedding_words=3000, elements=4,
+    ),
     "em638325": SdramStoreParameters(
         part=EM638325, clock_hz=133_000_000, lanes=16, depth=1 << 21, rows_ahead=32,
+    ),
+    "em638325, twice": SdramStoreParameters(
+        part=EM638325, clock_hz=66_000_000, ratio=2, lanes=64, depth=1 << 19, rows_ahead=32,
     ),
     "five trits": SdramStoreParameters(
         part=ULX3S, clock_hz=CLOCK_HZ, lanes=20, depth=1 << 20, rows_ahead=16, trits_per_byte=5,
@@ -401,6 +408,9 @@ EMBEDDINGS = {
         part=COLORLIGHT, clock_hz=133_000_000, embedding_words=300, elements=2, rows_ahead=1
     ),
     "behind weights": dataclasses.replace(STORES["ulx3s"], depth=1000, embedding_words=300),
+    "behind weights, twice": dataclasses.replace(
+        STORES["ulx3s, twice"], depth=1000, embedding_words=300
+    ),
 }
 
 
@@ -413,6 +423,7 @@ def beside_chips(parameters: SdramStoreParameters, tmp_path_factory) -> tuple[Sd
             [CHIPS[chip] for chip in PARTS[parameters.part.name]],
             parameters.clock_hz,
             pins="pins",
+            ratio=parameters.ratio,
         ),
         inside="pins",
         extra={"fault": 64},
@@ -506,7 +517,7 @@ def test_what_the_host_writes_is_read(store):
 def test_rows_follow_each_other_at_the_pace_of_the_chip(store):
     component, stepped = store
     p = component.parameters
-    page = (1 << p.part.column_bits) // p.words  # rows of trits in one of the chip's
+    page = (1 << p.part.column_bits) // (p.ratio * p.words)  # rows of trits in one of the chip's
     rng = random.Random(page)
 
     async def bench(ctx: Stepped) -> str:
@@ -630,8 +641,9 @@ def test_embedding_words_in_the_time_that_they_are_given(embedding):
         ),
         (
             {"depth": 6 << 20, "embedding_words": 0},
-            "6291456 rows and 0 words of embedding rows must be at most 16",
+            "6291456 rows and 0 words of embedding rows must be at most the 16777216 words of 16 b",
         ),
+        ({"ratio": 2}, "clock_hz must be at most 66666666 with ulx3s at 2 times that, not 1000"),
         ({"rows_ahead": 24}, "rows_ahead must be a power of two, not 24"),
         ({"rows_ahead": 0}, "rows_ahead must be a power of two, not 0"),
     ],

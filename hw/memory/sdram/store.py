@@ -39,13 +39,16 @@ class Sdram:
     ----------
     part : Part
     clock_hz : int
-        Of the machine, and of the part.
+        Of the machine.
+    ratio : int
+        How many times faster the part's is, of `RATIOS`: so many words of the part pass in a cycle.
     rows_ahead : int
         Weight rows that are read ahead and wait on the chip; a power of two.
     """
 
     part: Part
     clock_hz: int
+    ratio: int = 1
     rows_ahead: int = 512
 
     @property
@@ -64,6 +67,7 @@ class Sdram:
         return SdramStoreParameters(
             part=self.part,
             clock_hz=self.clock_hz,
+            ratio=self.ratio,
             rows_ahead=self.rows_ahead,
             embedding_words=geometry.embedding_words,
             elements=geometry.elements,
@@ -79,13 +83,14 @@ class SdramStoreParameters:
     Parameters
     ----------
     part : Part
-    clock_hz : int
+    clock_hz, ratio : int
+        Of `Sdram`.
     lanes : int
-        Trits of a row, which is a whole number of the part's words.
+        Trits of a row, which is a whole number of words of ``width`` bits.
     depth : int
         Rows; none lie elsewhere if it is 0.
     embedding_words : int
-        Words of ``elements`` entries of 16 bits, each a whole number of the part's words; or 0.
+        Words of ``elements`` entries of 16 bits, each a whole number of those words; or 0.
     elements : int
     trits_per_byte : int
         As of `Geometry`.
@@ -97,6 +102,7 @@ class SdramStoreParameters:
 
     part: Part
     clock_hz: int
+    ratio: int = 1
     lanes: int = 0
     depth: int = 0
     embedding_words: int = 0
@@ -106,6 +112,7 @@ class SdramStoreParameters:
     latency: int = READ_LATENCY
 
     def __post_init__(self):
+        _ = self.timing  # which a part may not have
         if not self.depth and not self.embedding_words:
             raise ValueError("depth or embedding_words must be positive, not 0 both")
         for name, unit, least in (
@@ -117,10 +124,11 @@ class SdramStoreParameters:
                     f"{name} must be a multiple of {least}, the {unit} of a word of "
                     f"{self.part.name}, not {getattr(self, name)!r}"
                 )
-        if self.part_words > self.part.words:
+        if self.part_words > self.part_holds:
             raise ValueError(
                 f"{self.depth} rows and {self.embedding_words} words of embedding rows must be at "
-                f"most {self.part.words} words of {self.part.name}, not {self.part_words}"
+                f"most the {self.part_holds} words of {self.width} bits that {self.part.name} "
+                f"holds, not {self.part_words}"
             )
         if self.rows_ahead < 1 or self.rows_ahead & (self.rows_ahead - 1):
             raise ValueError(f"rows_ahead must be a power of two, not {self.rows_ahead!r}")
@@ -128,12 +136,12 @@ class SdramStoreParameters:
     @property
     def timing(self) -> Timing:
         """The part's times in cycles."""
-        return self.part.timing(self.clock_hz)
+        return self.part.timing(self.clock_hz, self.ratio)
 
     @property
     def width(self) -> int:
         """Bits of a word: what one access moves."""
-        return self.part.width
+        return self.ratio * self.part.width
 
     @property
     def kept(self) -> int:
@@ -176,7 +184,7 @@ class SdramStoreParameters:
 
     @property
     def fetch_pace(self) -> int:
-        """Words of the part in one of an embedding row."""
+        """Words of ``width`` bits in one of an embedding row."""
         return HALF_WORD_BITS * self.elements // self.width
 
     @property
@@ -189,8 +197,13 @@ class SdramStoreParameters:
         return FETCH_LATENCY + most_wait(self.timing, refreshes) + read_latency(self.timing)
 
     @property
+    def part_holds(self) -> int:
+        """Words of ``width`` bits that the part has."""
+        return self.part.words // self.ratio
+
+    @property
     def part_words(self) -> int:
-        """Words of the part that it takes."""
+        """How many of them the store takes."""
         return self.depth * self.words + self.embedding_words * self.fetch_pace
 
     def create(self) -> "SdramStore":
@@ -221,7 +234,7 @@ class SdramStore(wiring.Component):
     def __init__(self, parameters: SdramStoreParameters):
         self.parameters = p = parameters
         self.controller = Controller(p.part, p.timing)
-        members = {"pins": Out(PinsSignature(p.part))}
+        members = {"pins": Out(PinsSignature(p.part, p.ratio))}
         if p.depth:
             self.ahead = RowsAhead(
                 depth=p.depth,
@@ -245,7 +258,7 @@ class SdramStore(wiring.Component):
         wiring.connect(m, controller.pins, wiring.flipped(self.pins))
 
         # One address serves all: half-words for the host, and where it reads none, whole words.
-        address = Signal(range(p.part.words * p.width // HALF_WORD_BITS))
+        address = Signal(range(p.part_holds * p.width // HALF_WORD_BITS))
         halves = exact_log2(p.width // HALF_WORD_BITS)
         access, step = controller.access, Signal()
         by = Signal.like(address)  # what the address advances by in a step
