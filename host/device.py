@@ -166,8 +166,7 @@ class LinkDevice:
                 )
         step = _summed(image, progress)
         self._runs.claim()
-        sections = image.sections.items()
-        if any([self._link.fill(space, content, step) for space, content in sections]):
+        if self._link.fill(image.sections, step):
             self._compare(image, lambda size: None)  # what came last may have gone to the first
         self.image = image
 

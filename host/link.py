@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from host.errors import DeviceError, RefusedError
-from host.memory_test import find_fault
+from host.memory_test import Memory, find_fault
 from host.ports import Port
 from hw.arch.frames import Deframer, Frame, encode_frame
 from hw.arch.memories import spaces
@@ -269,24 +269,28 @@ class Link:
                 "reset the board, check its clock and power"
             )
 
-    def fill(self, space: MemorySpace, content: bytes, progress: Callable[[int], None]) -> bool:
-        """Make a memory hold this from its beginning on, block by block; whether any was sent.
+    def fill(self, sections: dict[MemorySpace, bytes], progress: Callable[[int], None]) -> bool:
+        """Make memories hold this from their beginnings on, block by block; whether any was sent.
 
-        A block that it holds already is not sent again: loading goes on where a broken line ended
-        it. Each one that is sent is proven by a checksum. A memory that lacks any is tested first,
+        A block that is there already is not sent again: loading goes on where a broken line ended
+        it. Each one that is sent is proven by a checksum. Memories that lack any are tested first,
         as of `host.memory_test`. ``progress`` receives the bytes of each piece that is done.
         Raises DeviceError for a memory that keeps something else.
         """
-        if self._keeps(space, 0, content):
-            progress(len(content))
-            return False
-        self._test(space, content)
-        for address, block in _blocks(content):
-            if self._keeps(space, address, block):
-                progress(len(block))
+        lacking = {}
+        for space, content in sections.items():
+            if self._keeps(space, 0, content):
+                progress(len(content))
             else:
-                self.put(space, address, block, progress)
-        return True
+                lacking[space] = content
+        self._test(lacking)
+        for space, content in lacking.items():
+            for address, block in _blocks(content):
+                if self._keeps(space, address, block):
+                    progress(len(block))
+                else:
+                    self.put(space, address, block, progress)
+        return bool(lacking)
 
     def _keeps(self, space: MemorySpace, address: int, content: bytes) -> bool:
         """`holds` of what the memory may well lack: its beginning is enough to see that."""
@@ -295,12 +299,20 @@ class Link:
             len(content) == len(glance) or self.holds(space, address, content)
         )
 
-    def _test(self, space: MemorySpace, content: bytes) -> None:
-        fault = find_fault(content, partial(self.read, space), partial(self.write, space))
-        if fault is not None:
+    def _test(self, sections: dict[MemorySpace, bytes]) -> None:
+        memories = [
+            Memory(
+                name=space.name.lower(),
+                content=content,
+                read=partial(self.read, space),
+                write=partial(self.write, space),
+            )
+            for space, content in sections.items()
+        ]
+        if memories and (fault := find_fault(memories)):
             raise DeviceError(
-                f"{self.name}: memory test: {space.name.lower()}: {fault}; check the board's clock "
-                "and power, and that its memory is what the bitstream was built for"
+                f"{self.name}: memory test: {fault}; check the board's clock and power, and that "
+                "its memory is what the bitstream was built for"
             )
 
     def differences(

@@ -7,44 +7,100 @@ and comes before all of that.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from itertools import combinations
 
 import numpy as np
-
-Read = Callable[[int, int], bytes]
-"""Half-words of a memory: from an address on, how many."""
-
-Write = Callable[[int, bytes], None]
 
 TOGETHER = 256
 """Half-words at the beginning of a memory that go there and come back in a frame each."""
 
 
-def find_fault(content: bytes, read: Read, write: Write) -> str | None:
-    """What is wrong with the lines of a memory that shall hold ``content``; None if nothing is.
+@dataclass(frozen=True, kw_only=True)
+class Memory:
+    """A memory under test.
 
-    Values that are all different go to the first `TOGETHER` half-words and to every power of two
-    beyond them, as far as ``content`` goes, and are read when all are there. Then these places are
-    given what ``content`` has for them, so that what was right before is right again.
+    Parameters
+    ----------
+    name : str
+    content : bytes
+        What it shall hold: half-words from address 0 on.
+    read : callable
+        Its half-words, from an address on and so many.
+    write : callable
+        Writes half-words from an address on.
     """
-    wanted = np.frombuffer(content, "<u2")
-    pieces = [range(min(TOGETHER, wanted.size))]
-    pieces += [
-        range(1 << line, (1 << line) + 1)
-        for line in range(TOGETHER.bit_length() - 1, (wanted.size - 1).bit_length())
-    ]
-    places = np.concatenate([np.array(piece, int) for piece in pieces])
-    written = np.random.default_rng(0).choice(1 << 16, places.size, replace=False).astype("<u2")
-    memory = wanted.copy()
-    memory[places] = written
-    for piece in pieces:
-        write(piece.start, memory[piece].tobytes())
-    found = np.frombuffer(b"".join(read(piece.start, len(piece)) for piece in pieces), "<u2")
-    if (found != written).any():
-        return name_fault(places, written, found)
-    for piece in pieces:
-        write(piece.start, wanted[piece].tobytes())
+
+    name: str
+    content: bytes
+    read: Callable[[int, int], bytes]
+    write: Callable[[int, bytes], None]
+
+    @property
+    def pieces(self) -> list[range]:
+        """Addresses: the first `TOGETHER`, and the powers of two beyond them."""
+        size = len(self.content) // 2
+        lines = range(TOGETHER.bit_length() - 1, (size - 1).bit_length())
+        powers = [range(1 << line, (1 << line) + 1) for line in lines]
+        return [range(min(TOGETHER, size)), *powers]
+
+    @property
+    def places(self) -> np.ndarray:
+        """The addresses of all pieces."""
+        return np.concatenate([np.array(piece, int) for piece in self.pieces])
+
+    def put(self, values: np.ndarray) -> None:
+        """Give each of its places a half-word."""
+        at = 0
+        for piece in self.pieces:
+            self.write(piece.start, values[at : at + len(piece)].tobytes())
+            at += len(piece)
+
+    def found(self) -> np.ndarray:
+        """What its places hold."""
+        content = b"".join(self.read(piece.start, len(piece)) for piece in self.pieces)
+        return np.frombuffer(content, "<u2")
+
+    def restore(self) -> None:
+        """Give its places what ``content`` has for them."""
+        self.put(np.frombuffer(self.content, "<u2")[self.places])
+
+
+def find_fault(memories: Sequence[Memory]) -> str | None:
+    """What is wrong with the lines of memories, by name; None if nothing is.
+
+    Values that are all different go to a few places of each, and are read when all are there. Then
+    these places are given what ``content`` has for them, so that what was right before is again.
+    """
+    ends = np.cumsum([memory.places.size for memory in memories])
+    values = np.random.default_rng(0).choice(1 << 16, ends[-1], replace=False).astype("<u2")
+    trials = list(zip(memories, np.split(values, ends[:-1]), strict=True))
+    for memory, written in trials:
+        memory.put(written)
+    for memory, written in trials:
+        found = memory.found()
+        if (found != written).any():
+            others = [trial for trial in trials if trial[0] is not memory]
+            named = _shared(memory.places, written, found, others)
+            return f"{memory.name}: {named or name_fault(memory.places, written, found)}"
+    for memory in memories:
+        memory.restore()
+    return None
+
+
+def _shared(
+    places: np.ndarray,
+    written: np.ndarray,
+    found: np.ndarray,
+    others: Sequence[tuple[Memory, np.ndarray]],
+) -> str | None:
+    """The half-word that is another memory's, too, where that explains all that is wrong."""
+    wrong = found != written
+    for other, values in others:
+        if np.isin(found[wrong], values).all():
+            place = int(other.places[values == found[wrong][0]][0])
+            return f"half-word {int(places[wrong][0])} is half-word {place} of {other.name}"
     return None
 
 

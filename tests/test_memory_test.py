@@ -12,7 +12,7 @@ import pytest
 
 from host.errors import DeviceError
 from host.link import Link
-from host.memory_test import TOGETHER, find_fault
+from host.memory_test import TOGETHER, Memory, find_fault
 from hw.arch.frames import Frame, encode_frame
 from hw.arch.memories import spaces
 from hw.arch.protocol import Command, MemorySpace
@@ -34,7 +34,7 @@ CONTENT = random.Random(1).randbytes(1 << 17)
 """As much as its weights take: addresses of 16 lines."""
 
 
-class Memory:
+class Cells:
     """Half-words behind lines of which some are broken.
 
     Parameters
@@ -64,8 +64,12 @@ class Memory:
             self.touched.add(i)
             self.cells[self.address(i)] = self.data(value, i)
 
+    def called(self, name: str, content: bytes = CONTENT) -> Memory:
+        return Memory(name=name, content=content, read=self.read, write=self.write)
+
     def fault(self, content: bytes = CONTENT) -> str | None:
-        return find_fault(content, self.read, self.write)
+        fault = find_fault([self.called("it", content)])
+        return fault and fault.removeprefix("it: ")
 
 
 def tied(low: int, high: int) -> Callable[[int, int], int]:
@@ -118,12 +122,12 @@ FAULTS: dict[str, tuple[dict, str]] = {
 def test_a_fault_has_its_name(name):
     lines, message = FAULTS[name]
     for content in (CONTENT, random.Random(2).randbytes(len(CONTENT)), bytes(len(CONTENT))):
-        fault = Memory(content, **lines).fault()
+        fault = Cells(content, **lines).fault()
         assert fault is not None and fault.startswith(message)
 
 
 def test_a_value_that_is_wrong_is_told():
-    fault = Memory(data=lambda value, at: value ^ 0x81 if at == 1 << 15 else value).fault()
+    fault = Cells(data=lambda value, at: value ^ 0x81 if at == 1 << 15 else value).fault()
     holds, wanted = map(lambda x: int(x, 16), re.findall("0x([0-9a-f]{4})", fault))
     assert holds ^ wanted == 0x81
     assert fault.endswith(f", 1 of {TOGETHER + 8} differ")
@@ -133,14 +137,14 @@ def test_a_value_that_is_wrong_is_told():
 def test_sizes(half_words):
     """All lines of a memory, and nothing beyond what it shall hold; what was right stays so."""
     content = CONTENT[: 2 * half_words]
-    memory = Memory()
+    memory = Cells()
     assert memory.fault(content) is None
     assert memory.cells.tobytes() == CONTENT
     assert memory.touched <= set(range(half_words))
     powers = {1 << line for line in range((half_words - 1).bit_length())} if half_words else set()
     assert powers <= memory.touched
     for line in range(max(0, half_words - 1).bit_length()):
-        broken = Memory(address=lambda at, line=line: at & ~(1 << line))
+        broken = Cells(address=lambda at, line=line: at & ~(1 << line))
         assert broken.fault(content).startswith(f"address line {line} does not count")
 
 
@@ -150,8 +154,27 @@ def test_lines_that_are_swapped_do_no_harm():
     def address(at):
         return at & ~0x802 | (at >> 1 & 1) << 11 | (at >> 11 & 1) << 1
 
-    memory = Memory(address=address)
+    memory = Cells(address=address)
     assert memory.fault() is None
+
+
+def test_a_memory_that_is_another_one():
+    """The upper half of a part is not there, so that what should lie there lies below."""
+    part, half = Cells(), len(CONTENT) // 4
+    upper = Memory(
+        name="embedding", content=CONTENT[: len(CONTENT) // 2], read=part.read, write=part.write
+    )
+    lower = part.called("weights", CONTENT[: len(CONTENT) // 2])
+    assert find_fault([lower, upper]) == "weights: half-word 0 is half-word 0 of embedding"
+    fine = Memory(
+        name="embedding",
+        content=CONTENT[len(CONTENT) // 2 :],
+        read=lambda at, count: part.read(half + at, count),
+        write=lambda at, content: part.write(half + at, content),
+    )
+    part.cells[:] = np.frombuffer(CONTENT, "<u2")
+    assert find_fault([lower, fine]) is None
+    assert part.cells.tobytes() == CONTENT
 
 
 class Broken(FakeDevice):
@@ -159,7 +182,7 @@ class Broken(FakeDevice):
 
     def __init__(self, **lines):
         super().__init__(LARGE)
-        self.weights = Memory(bytes(len(CONTENT)), **lines)
+        self.weights = Cells(bytes(len(CONTENT)), **lines)
 
     def put(self, space, address, value):
         super().put(space, address, value)
@@ -179,7 +202,7 @@ def test_a_load_ends_with_the_name(name):
     lines, message = FAULTS[name]
     link = Link(port := FakePort(Broken(**lines)), name="/dev/ttyUSB0")
     with pytest.raises(DeviceError) as error:
-        link.fill(MemorySpace.WEIGHTS, CONTENT, lambda size: None)
+        link.fill({MemorySpace.WEIGHTS: CONTENT}, lambda size: None)
     assert str(error.value).startswith(f"/dev/ttyUSB0: memory test: weights: {message}")
     assert str(error.value).endswith("memory is what the bitstream was built for")
     assert "\n" not in str(error.value)
@@ -189,7 +212,7 @@ def test_a_load_ends_with_the_name(name):
 
 def test_what_it_takes():
     """For 8 MB, the largest memory that is usual: 30 ms of a line of 1 Mbaud."""
-    memory = Memory(bytes(1 << 23))
+    memory = Cells(bytes(1 << 23))
     assert memory.fault(bytes(1 << 23)) is None
     assert memory.accesses == 3 * (1 + 14)
     assert memory.moved == 3 * (256 + 14)
@@ -220,4 +243,4 @@ def test_a_pin_of_a_chip_without_contact(pin, broken, message):
     with SimulatedPort(library(faulty), timeout=0.05) as port:
         link = Link(port, patience=20, attempts=3)
         with pytest.raises(DeviceError, match=f"memory test: weights: {message}"):
-            link.fill(MemorySpace.WEIGHTS, content, lambda size: None)
+            link.fill({MemorySpace.WEIGHTS: content}, lambda size: None)
