@@ -32,6 +32,7 @@ GEOMETRY = replace(
     IDENTITY.geometry,
     weight_rows=200,
     table_words=2000,
+    embedding_words=600,
     descriptors=120,
     sums=320,
     multiplicands=320,
