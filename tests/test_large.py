@@ -33,7 +33,7 @@ def test_32_prompts_greedy_and_sampled() -> None:
     tokenizer = Tokenizer.from_str(model.tokenizer_json)
     golden = GoldenDevice()
     golden.load(model)
-    with open_device("sim://sim_sdram") as device:
+    with open_device("sim://ulx3s_85f_sdram") as device:
         device.load(model)
         for seed, prompt in enumerate(PROMPTS):
             ids = [model.start_token, *tokenizer.encode(prompt).ids]

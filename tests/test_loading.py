@@ -17,7 +17,7 @@ from weights.files import ZOO
 from weights.model import IntegerModel
 
 BAUD = 1_000_000
-MODELS = {"stories-small": "ulx3s_85f", "stories-base": "sim_sdram"}
+MODELS = {"stories-small": "ulx3s_85f", "stories-base": "ulx3s_85f_sdram"}
 
 
 class CountingPort(FakePort):

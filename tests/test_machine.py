@@ -54,7 +54,7 @@ def test_options_are_checked(option, value, message):
 
 
 def test_rows_out_of_an_sdram_are_timed():
-    chosen = board("sim_sdram")
+    chosen = board("ulx3s_85f_sdram")
     image = compile_image(IntegerModel.load(ZOO / "stories-base.safetensors"), chosen.geometry)
     timing, store = predict(image, chosen.machine), chosen.machine.weights
     at_once = predict(image, Machine(geometry=chosen.geometry))
@@ -70,4 +70,4 @@ def test_rows_out_of_an_sdram_are_timed():
 
 def test_an_sdram_has_the_clock_of_its_machine():
     with pytest.raises(BoardError, match="clock_hz of the SDRAM must be the machine's 50000000, "):
-        replace(board("sim_sdram"), clock_hz=50_000_000)
+        replace(board("ulx3s_85f_sdram"), clock_hz=50_000_000)

@@ -100,11 +100,11 @@ def test_what_is_not_there_is_told(capsys):
 
 def test_the_plan_of_a_model_beside_the_chip(capsys):
     """Weights in an SDRAM: what they take of its time is what bounds a narrow one."""
-    assert main(["plan", "stories-base", "--board", "sim_sdram"]) == 0
+    assert main(["plan", "stories-base", "--board", "ulx3s_85f_sdram"]) == 0
     lines = capsys.readouterr().out.splitlines()
     (weights,) = (line for line in lines if line.startswith("weights"))
     assert "SDRAM x16" in weights and max(map(len, lines)) <= 80
-    chosen = board("sim_sdram")
+    chosen = board("ulx3s_85f_sdram")
     placement = Placement(model=shipped("stories-base"), name="", board=chosen)
     rows = placement.image.geometry.weight_rows
     pace = chosen.machine.weights.row_cycles

@@ -4,7 +4,6 @@ from dataclasses import replace
 
 import pytest
 
-from host.compiler import compile_fitting
 from host.device import LinkDevice
 from host.urls import open_device
 from hw.arch.geometry import Geometry
@@ -151,20 +150,14 @@ def test_an_embedding_in_an_sdram(name, model):
 
 @pytest.mark.whole
 @pytest.mark.slow
-@pytest.mark.parametrize("trits_per_byte", [4, 5])
-def test_a_model_that_no_chip_holds(trits_per_byte):
+@pytest.mark.parametrize("name", ["ulx3s_85f_sdram", "colorlight_i5"])
+def test_a_model_that_no_chip_holds(name):
     """The largest shipped one: tokens, its timetable, and how much of the SDRAM's time is used."""
-    model, machine = IntegerModel.load(ZOO / "stories-base.safetensors"), board("sim_sdram").machine
-    if trits_per_byte == 4:
-        found = open_device("sim://sim_sdram")
-    else:
-        lanes = replace(machine.geometry, rows=10, elements=2, trits_per_byte=5)
-        machine = replace(machine, geometry=compile_fitting(model, lanes).geometry)
-        found = opened(machine)
+    model, machine = IntegerModel.load(ZOO / "stories-base.safetensors"), board(name).machine
     golden = GoldenDevice()
     golden.load(model)
     words = machine.weights.words
-    with found as device:
+    with open_device(f"sim://{name}") as device:
         device.load(model)
         timing = predict(device.image, machine)
         for seed, prompt in enumerate(([1, 5, 7], [300, 2, 9, 4000], [17], [44, 45, 46, 47, 48])):
@@ -175,4 +168,4 @@ def test_a_model_that_no_chip_holds(trits_per_byte):
             counted = device.totals()
             assert counted.engine_cycles == expected.engine_cycles
             assert counted.cycles == pytest.approx(expected.cycles, rel=0.002)
-            assert counted.engine_cycles * words / counted.cycles > 0.98
+            assert counted.engine_cycles * words / counted.cycles > 0.96
