@@ -7,10 +7,10 @@ from hw.machine import Machine, Stores
 from hw.memory.sdram.parts import ULX3S
 from hw.memory.sdram.store import Sdram
 
-CLOCK_HZ = 75_000_000
-SDRAM = Sdram(part=ULX3S, clock_hz=CLOCK_HZ)
+CLOCK_HZ = 60_000_000
+SDRAM = Sdram(part=ULX3S, clock_hz=CLOCK_HZ, ratio=2)
 
-# 80 trits are 16 bytes: whole words of the SDRAM, which gives a row in so many cycles that more
+# The SDRAM has twice the clock. 80 trits are four times what it gives in a cycle, so that more
 # lanes would wait. Holds d = 512, m = 1,408, 9 layers, 4,096 tokens: 31 M trits.
 BOARD = Board(
     name="ulx3s_85f_sdram",
