@@ -8,7 +8,7 @@ from amaranth.hdl import Fragment
 from host.compiler import compile_image
 from hw.boards import BoardError, board
 from hw.core import Core
-from hw.machine import BlockRam, Machine, Stores
+from hw.machine import BlockRam, Stores
 from sim.timing import predict
 from weights.files import ZOO
 from weights.model import IntegerModel
@@ -61,7 +61,7 @@ def test_rows_out_of_an_sdram_are_timed():
     at_once = predict(image, replace(chosen.machine, stores=in_block_ram))
     words = timing.engine_cycles * store.words
     assert timing.engine_cycles == at_once.engine_cycles
-    assert at_once.cycles < words < timing.cycles < 1.02 * words
+    assert at_once.cycles < words < timing.cycles < 1.04 * words
     assert timing.cycles < image.token_cycles  # or a token that is under way is given up
 
     few = replace(chosen.machine.stores.weights, rows_ahead=1)
