@@ -22,7 +22,9 @@ class Chip:
     clock_cl2, clock_cl3 : float
         tCK at CAS latencies of 2 and 3.
     rcd, rp, ras, rc, rrd, rfc, wr, mrd : float
-        tRCD, tRP, tRAS, tRC, tRRD, tRFC, tWR, tMRD; tMRD is two cycles at least.
+        tRCD, tRP, tRAS, tRC, tRRD, tRFC, tWR, tMRD; tMRD and tWR are two cycles at least.
+    rrd_clocks : int
+        Least cycles of tRRD.
     masked : bool
         Whether its mask pins are driven; else they are tied low.
     ras_most : float
@@ -46,6 +48,7 @@ class Chip:
     rfc: float
     wr: float
     mrd: float
+    rrd_clocks: int = 1
     masked: bool = True
     ras_most: float = 100_000
     refresh: float = 64e6
@@ -54,17 +57,18 @@ class Chip:
 
     def parameters(self, clock_hz: int, ratio: int = 1) -> dict[str, int]:
         """Of the module ``sdram``, times in picoseconds, for a clock ``ratio`` times as fast."""
+        clock = 1e9 / (ratio * clock_hz)
         times = {
-            "CLOCK": 1e9 / (ratio * clock_hz),
+            "CLOCK": clock,
             "CLOCK_CL2": self.clock_cl2,
             "CLOCK_CL3": self.clock_cl3,
             "RCD": self.rcd,
             "RP": self.rp,
             "RAS": self.ras,
             "RC": self.rc,
-            "RRD": self.rrd,
+            "RRD": max(self.rrd, self.rrd_clocks * clock),
             "RFC": self.rfc,
-            "WR": self.wr,
+            "WR": max(self.wr, 2 * clock),
             "MRD": self.mrd,
             "RAS_MOST": self.ras_most,
             "POWER_UP": self.power_up,
@@ -92,6 +96,14 @@ CHIPS = {
         width=16, row_bits=13, column_bits=10, clock_cl2=10, clock_cl3=7,
         rcd=21, rp=21, ras=42, rc=63, rrd=14, rfc=63, wr=14, mrd=14, ras_most=120_000,
     ),
+    "W9825G6KH-6": Chip(
+        width=16, row_bits=13, column_bits=9, clock_cl2=10, clock_cl3=6, rrd_clocks=2,
+        rcd=18, rp=18, ras=42, rc=60, rrd=12, rfc=60, wr=12, mrd=12,
+    ),
+    "IS42S16160B-7": Chip(
+        width=16, row_bits=13, column_bits=9, clock_cl2=10, clock_cl3=7,
+        rcd=20, rp=20, ras=45, rc=67.5, rrd=14, rfc=67.5, wr=14, mrd=14,
+    ),
     "EM638325-7": Chip(
         width=32, row_bits=11, column_bits=8, clock_cl2=10, clock_cl3=7,
         rcd=20, rp=20, ras=49, rc=70, rrd=14, rfc=70, wr=20, mrd=14, rows_refreshed=12,
@@ -102,6 +114,7 @@ CHIPS["EM638325-7 without masks"] = replace(CHIPS["EM638325-7"], masked=False)
 
 PARTS = {
     "ulx3s": ("MT48LC16M16A2-75", "IS42S16160G-7", "AS4C32M16SB-7"),
+    "x16": ("W9825G6KH-6", "IS42S16160B-7", "MT48LC16M16A2-75", "IS42S16160G-7"),
     "em638325": ("EM638325-7",),
     "colorlight": ("EM638325-7 without masks",),
 }

@@ -12,7 +12,7 @@ from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
 
 from hw.memory.sdram.controller import Access, Controller, read_latency, seek_latency, share
-from hw.memory.sdram.parts import BANKS, COLORLIGHT, EM638325, ULX3S, Part, Timing
+from hw.memory.sdram.parts import BANKS, COLORLIGHT, EM638325, ULX3S, X16, Part, Timing
 from hw.memory.sdram.pins import PinsSignature
 from hw.memory.sdram.store import SdramStore, SdramStoreParameters
 from sim.sdram import CHIPS, MODEL, PARTS, Chip, fault_name, pads_verilog
@@ -365,7 +365,7 @@ def test_times_at_twice_the_clock():
         ULX3S.timing(25_000_000, 4)
 
 
-@pytest.mark.parametrize("part", [ULX3S, EM638325, COLORLIGHT], ids=lambda part: part.name)
+@pytest.mark.parametrize("part", [ULX3S, X16, EM638325, COLORLIGHT], ids=lambda part: part.name)
 def test_a_part_is_as_slow_as_any_of_its_chips(part):
     for name in PARTS[part.name]:
         chip = CHIPS[name]

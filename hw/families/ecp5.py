@@ -138,6 +138,7 @@ FAMILY = Family(
     parts={
         f"LFE5{kind}-{size}": have
         for size, have in {
+            "12F": _part(24288, 56, 28),  # the same die, of which all is there
             "25F": _part(24288, 56, 28),
             "45F": _part(43848, 108, 72),
             "85F": _part(83640, 208, 156),

@@ -66,11 +66,11 @@ class Part:
     rc : float
         tRC, from an activate to the next one of its bank.
     rrd : float
-        tRRD, from an activate to one of another bank.
+        tRRD, from an activate to one of another bank; at least two cycles of the part.
     rfc : float
         tRFC, from a refresh to any other command.
     wr : float
-        tWR or tDPL, from the last data written to a precharge.
+        tWR or tDPL, from the last data written to a precharge; at least two cycles of the part.
     mrd : float
         tMRD, from a mode register set to any other command; at least two cycles.
     refi : float
@@ -132,7 +132,10 @@ class Part:
         times = ("rcd", "rp", "ras", "rc", "rrd", "rfc", "wr", "mrd", "power_up")
         least = {name: math.ceil(cycles(getattr(self, name))) for name in times}
         least["mrd"] = max(2, least["mrd"])
-        least["wr"] = math.ceil(cycles(self.wr) + Fraction(ratio - 1, ratio))
+        # Some data sheets give these in cycles of the part, and then it is two.
+        two = Fraction(2, ratio)
+        least["rrd"] = math.ceil(max(cycles(self.rrd), two))
+        least["wr"] = math.ceil(max(cycles(self.wr), two) + Fraction(ratio - 1, ratio))
         cas_latency = 2 if ratio * Fraction(self.fast_clock) <= period else 3
         turn = -(-(cas_latency + ratio + 1) // ratio)
         refi = math.floor(cycles(self.refi))
@@ -157,6 +160,9 @@ ULX3S = Part(
     refi=7812.5,
     least_clock=7.5,
 )
+
+X16 = replace(ULX3S, name="x16", ras=45, rc=67.5)
+"""W9825G6KH-6 or IS42S16160B-7, of several small boards, or any of those."""
 
 EM638325 = Part(
     # Of several boards, and inside the package of a GW2AR-18; its slow grade.

@@ -1,0 +1,15 @@
+"""Radiona ULX3S with an ECP5-25F: the machine of icepi_zero."""
+
+from hw.boards import Board
+from hw.boards.icepi_zero import BOARD as ICEPI_ZERO
+from hw.links.uart import Uart
+
+BOARD = Board(
+    name="ulx3s_25f",
+    platform="amaranth_boards.ulx3s:ULX3S_25F_Platform",
+    device="LFE5U-25F",
+    clock_hz=ICEPI_ZERO.clock_hz,
+    link=Uart(baud=1_000_000),
+    model="stories-base",
+    machine=ICEPI_ZERO.machine,
+)
