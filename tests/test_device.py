@@ -933,6 +933,24 @@ def test_loading_goes_on_where_the_line_broke(large):
     assert port.sent < 200
 
 
+def test_a_line_that_breaks_in_the_memory_test_costs_no_more(large):
+    """What the test has written over is put right by that of the next load, without its blocks."""
+    loaded(CountingPort(device := FakeDevice(LARGE)))
+    weights = list(device.memory[MemorySpace.WEIGHTS])
+    broken = 0
+    for frames in range(3, 90, 7):
+        device.memory[MemorySpace.WEIGHTS][-1] ^= 1
+        cable = CountingPort(device, lost=range(frames, 1000))
+        try:
+            loaded(cable, attempts=2)
+        except DeviceError:
+            broken += device.memory[MemorySpace.WEIGHTS] != weights
+            loaded(port := CountingPort(device))
+            assert port.sent < 1.2 * 2 * host.link.VERIFY_HALFWORDS
+        assert device.memory[MemorySpace.WEIGHTS] == weights
+    assert broken > 5
+
+
 def test_frames_that_are_lost_in_a_load_are_sent_again(large):
     loaded(clean := CountingPort(FakeDevice(LARGE)))
     port = CountingPort(FakeDevice(LARGE), lost=(100, 101, 200))
