@@ -47,7 +47,7 @@ endif
 endif
 
 .NOTPARALLEL:
-.PHONY: help demo profile serve test quick sim bitstream budget lint clean
+.PHONY: help demo profile serve test quick sim bitstream program flash budget lint clean
 
 help:
 	@awk -F ' ## ' '/^[a-z]+:.* ## / {split($$1, name, ":"); printf "make %-10s %s\n", name[1], $$2}' \
@@ -74,6 +74,12 @@ bitstream: $(VENV)/.with-build,sim ## bitstream, report: BOARD=ulx3s_85f SEEDS=n
 	$(RUN) -m hw.build "$$THE_BOARD" $(if $(value SEEDS),--seeds "$$THE_SEEDS") \
 		$(if $(value LIMIT),--limit "$$THE_LIMIT") \
 		$(if $(filter-out file,$(origin JOBS)),--jobs $(JOBS))
+
+program: $(VENV)/.with-build ## load what bitstream built into a board, until its power goes
+	$(RUN) -m hw.build.program "$$THE_BOARD"
+
+flash: $(VENV)/.with-build ## the same, kept in the board's flash: BOARD=ulx3s_85f
+	$(RUN) -m hw.build.program "$$THE_BOARD" --flash
 
 budget: $(VENV)/.with-build ## what machines take of an ECP5, against hw/build/budget.json
 	$(RUN) -m hw.build.budget

@@ -77,7 +77,7 @@ class Project:
     def arguments(self, target: str, *words: str, **variables: str) -> list[str]:
         """What a target gives to the program that it runs."""
         installed = ["-o", ".venv/.with-sim", "-o", ".venv/.with-build,sim"]
-        installed += ["-o", ".venv/.with-serve,sim"]
+        installed += ["-o", ".venv/.with-serve,sim", "-o", ".venv/.with-build"]
         show = f"RUN={self.tools / 'show'}"
         done = self.make("-s", *installed, target, show, *words, **variables)
         assert (done.returncode, done.stderr) == (0, "")
@@ -147,7 +147,17 @@ def test_help_touches_nothing(project):
     done = project.make("help")
     assert done.returncode == 0 and (project.folder / ".venv").exists()
     assert all(len(line) <= 80 for line in done.stdout.splitlines())
-    for target in ("demo", "profile", "serve", "test", "sim", "bitstream", "lint", "clean"):
+    for target in (
+        "demo",
+        "profile",
+        "serve",
+        "test",
+        "sim",
+        "bitstream",
+        "flash",
+        "lint",
+        "clean",
+    ):
         assert f"make {target} " in done.stdout
 
 
@@ -195,6 +205,12 @@ def test_bitstream_takes_its_settings(project):
     assert project.arguments("bitstream") == ["-m", "hw.build", "ulx3s_85f"]
     words = project.arguments("bitstream", "BOARD=x y", "SEEDS=2", "LIMIT=1.5", "JOBS=3")
     assert words[2:] == ["x y", "--seeds", "2", "--limit", "1.5", "--jobs", "3"]
+
+
+def test_a_board_is_loaded(project):
+    assert project.arguments("program") == ["-m", "hw.build.program", "ulx3s_85f"]
+    words = project.arguments("flash", "BOARD=x y")
+    assert words == ["-m", "hw.build.program", "x y", "--flash"]
 
 
 def test_unknown_simulator_is_refused(project):

@@ -11,6 +11,7 @@ from hw.links.uart import Uart
 from hw.links.usb import UsbSerial
 from hw.machine import Machine
 from hw.memory.sdram.store import Sdram
+from hw.programmers import Programmer
 from weights.errors import ReportedError
 
 
@@ -40,6 +41,8 @@ class Board:
         Of the placer: one that met the timing.
     model : str
         Shipped model that the machine holds; a build's report has its cycles.
+    programmer : Programmer or None
+        What loads its bitstream; None if nobody has said so yet.
     """
 
     name: str
@@ -50,6 +53,7 @@ class Board:
     device: str | None = None
     seed: int = 1
     model: str = "stories-small"
+    programmer: Programmer | None = None
 
     def __post_init__(self):
         if (self.platform is None) != (self.link is None):

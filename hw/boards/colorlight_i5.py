@@ -6,6 +6,7 @@ from hw.links.uart import Uart
 from hw.machine import Machine, Stores
 from hw.memory.sdram.parts import COLORLIGHT
 from hw.memory.sdram.store import Sdram
+from hw.programmers import open_fpga_loader
 
 CLOCK_HZ = 70_000_000
 SDRAM = Sdram(part=COLORLIGHT, clock_hz=CLOCK_HZ, rows_ahead=256)
@@ -17,6 +18,10 @@ BOARD = Board(
     device="LFE5U-25F",
     clock_hz=CLOCK_HZ,
     link=Uart(baud=1_000_000),
+    # Its flash comes protected.
+    programmer=open_fpga_loader(
+        "--board", "colorlight-i5", keep=("--unprotect-flash", "--write-flash")
+    ),
     model="stories-base",
     machine=Machine(
         geometry=Geometry(

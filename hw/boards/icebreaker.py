@@ -8,6 +8,7 @@ from hw.arch.geometry import Geometry
 from hw.boards import Board
 from hw.links.uart import Uart
 from hw.machine import Machine
+from hw.programmers import Programmer
 
 # What the smallest of the shipped models needs, and the fewest lanes.
 BOARD = Board(
@@ -16,6 +17,7 @@ BOARD = Board(
     device="iCE40UP5K",
     clock_hz=12_000_000,
     link=Uart(baud=1_000_000),
+    programmer=Programmer(tool="iceprog", load=None, flash=()),
     model="stories-nano",
     machine=Machine(
         geometry=Geometry(

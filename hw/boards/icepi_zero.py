@@ -6,6 +6,7 @@ from hw.links.uart import Uart
 from hw.machine import Machine, Stores
 from hw.memory.sdram.parts import X16
 from hw.memory.sdram.store import Sdram
+from hw.programmers import open_fpga_loader
 
 CLOCK_HZ = 60_000_000
 SDRAM = Sdram(part=X16, clock_hz=CLOCK_HZ, ratio=2, rows_ahead=256)
@@ -16,6 +17,7 @@ BOARD = Board(
     device="LFE5U-25F",
     clock_hz=CLOCK_HZ,
     link=Uart(baud=1_000_000),
+    programmer=open_fpga_loader("--board", "icepi-zero"),
     model="stories-base",
     machine=Machine(geometry=COLORLIGHT_I5.geometry, stores=Stores(weights=SDRAM, embedding=SDRAM)),
 )

@@ -3,6 +3,7 @@
 from hw.boards import Board
 from hw.boards.ecpix5_85 import BOARD as ECPIX5_85
 from hw.links.usb import UsbSerial
+from hw.programmers import Programmer
 
 # The clock is one that the PLL makes beside those of USB.
 BOARD = Board(
@@ -11,5 +12,11 @@ BOARD = Board(
     device="LFE5U-85F",
     clock_hz=72_000_000,
     link=UsbSerial(),
+    programmer=Programmer(
+        tool="dfu-util",
+        load=None,
+        flash=("--device", "1209:5af0", "--alt", "0", "--download"),
+        ready="hold its button while you plug it in, so that its bootloader listens",
+    ),
     machine=ECPIX5_85.machine,
 )

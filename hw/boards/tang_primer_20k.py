@@ -4,6 +4,7 @@ from hw.arch.geometry import Geometry
 from hw.boards import Board
 from hw.links.uart import Uart
 from hw.machine import Machine
+from hw.programmers import open_fpga_loader
 
 # Holds d = 64, m = 80, 3 layers, 448 tokens: 968 rows of 128 trits; 448 embedding rows of 33 words
 # and 2,096 words of gains are 16,880 words. Nearly all of the block RAM is in use.
@@ -13,6 +14,7 @@ BOARD = Board(
     device="GW2A-18C",
     clock_hz=54_000_000,
     link=Uart(baud=1_000_000),
+    programmer=open_fpga_loader("--board", "tangprimer20k", keep=("--external-flash",)),
     model="stories-nano",
     machine=Machine(
         geometry=Geometry(

@@ -3,6 +3,7 @@
 from hw.boards import Board
 from hw.boards.icepi_zero import BOARD as ICEPI_ZERO
 from hw.links.uart import Uart
+from hw.programmers import open_fpga_loader
 
 BOARD = Board(
     name="ulx3s_25f",
@@ -10,6 +11,7 @@ BOARD = Board(
     device="LFE5U-25F",
     clock_hz=ICEPI_ZERO.clock_hz,
     link=Uart(baud=1_000_000),
+    programmer=open_fpga_loader("--board", "ulx3s"),
     model="stories-base",
     machine=ICEPI_ZERO.machine,
 )

@@ -4,6 +4,7 @@ from hw.arch.geometry import Geometry
 from hw.boards import Board
 from hw.links.uart import Uart
 from hw.machine import Machine
+from hw.programmers import open_fpga_loader
 
 # Holds d = 64, m = 80, 5 layers, 1,024 tokens: 458 rows of 512 trits; 1,024 embedding rows of 17
 # words and 1,704 words of gains are 19,112 words.
@@ -13,6 +14,7 @@ BOARD = Board(
     device="LFE5U-45F",
     clock_hz=55_000_000,
     link=Uart(baud=1_000_000),
+    programmer=open_fpga_loader("--board", "ulx3s"),
     seed=2,
     model="stories-tiny",
     machine=Machine(

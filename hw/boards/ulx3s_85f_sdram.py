@@ -6,6 +6,7 @@ from hw.links.uart import Uart
 from hw.machine import Machine, Stores
 from hw.memory.sdram.parts import ULX3S
 from hw.memory.sdram.store import Sdram
+from hw.programmers import open_fpga_loader
 
 CLOCK_HZ = 60_000_000
 SDRAM = Sdram(part=ULX3S, clock_hz=CLOCK_HZ, ratio=2)
@@ -18,6 +19,7 @@ BOARD = Board(
     device="LFE5U-85F",
     clock_hz=CLOCK_HZ,
     link=Uart(baud=1_000_000),
+    programmer=open_fpga_loader("--board", "ulx3s"),
     model="stories-base",
     machine=Machine(
         geometry=Geometry(
