@@ -1,7 +1,8 @@
 """Devices behind URLs.
 
 ============================ ====================================================================
-``sim://BOARD``              the board's own core, compiled to native code (package ``sim``)
+``sim://BOARD``              the board's own core, compiled to native code (package ``sim``);
+                             ``sim://PATH.py`` for a board in a file of one's own
 ``native://?threads=N``      the integer model in C++ on this machine, on all processors unless
                              ``threads`` says how many (package ``sim``)
 ``golden://``                the integer model in NumPy, the reference (package ``sim``)
@@ -14,6 +15,7 @@ The others are byte streams, and `LinkDevice` is the one code path for them.
 
 from __future__ import annotations
 
+from pathlib import PurePath
 from typing import Any
 from urllib.parse import parse_qs
 
@@ -50,7 +52,10 @@ def open_device(url: str) -> Device:
             return _native_device(url, rest)
         case "sim":
             if not rest:
-                raise UsageError("sim:// needs the name of a board, such as sim://ulx3s_85f")
+                raise UsageError(
+                    "sim:// needs the name of a board or the path of its file, such as "
+                    "sim://ulx3s_85f"
+                )
             device = LinkDevice(simulated_port(url, rest), name=url, **SIMULATED)
         case "" | "socket":
             device = LinkDevice(serial_port(url), name=url)
@@ -61,7 +66,7 @@ def open_device(url: str) -> Device:
             )
     try:
         identity = device.identify()
-        if scheme == "sim" and identity.board != rest:
+        if scheme == "sim" and identity.board != PurePath(rest).stem:
             raise DeviceError(f"{url}: what is compiled for it is {identity.board}; {CLEAR_CACHE}")
         device.reset()
     except BaseException:

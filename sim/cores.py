@@ -11,7 +11,7 @@ from sim import libraries, verilator
 from sim.libraries import Progress, Recipe, announce
 from sim.sdram import CHIPS, MODEL, PARTS, RESET, with_chip
 from sim.verilator import Verilator
-from weights.files import make_cache
+from weights.files import make_cache, user_path
 
 ZEROS = re.compile(
     r"^    (\S+ ?)\[(\d+)\] = (\d+'h)0+;\n(?:    \1\[\d+\] = \3(?:0+;\n))+", re.MULTILINE
@@ -82,16 +82,17 @@ def _recipe(source: str, name: str) -> Recipe:
 
 
 def board_library(name: str, *, cache: Path | None = None, progress: Progress = announce) -> Path:
-    """Return the library for the core of the board ``name``.
+    """Return the library for the core of the board of that name, or in the file at that path.
 
-    A core follows from the sources of this project, so that while they are the same as the last
-    time the core is not even made. Raises as `library` does, and ``BoardError``.
+    A core follows from the sources of this project and that file, so that while they are the same
+    as the last time the core is not even made. Raises as `library` does, and ``BoardError``.
     """
-    from hw.boards import board  # not needed for a core of one's own
+    from hw.boards import board, outside  # not needed for a core of one's own
 
     chosen = board(name)
+    own = (user_path(name).read_text("utf-8", "replace"),) if outside(name) else ()
     cache = libraries.default_cache() if cache is None else cache
-    digest = libraries.digest(name, _sources(), *verilator.recipe(Verilator.find()))
+    digest = libraries.digest(name, *own, _sources(), *verilator.recipe(Verilator.find()))
     note = cache / f"{digest}.board"
     if path := libraries.noted(note):
         return path

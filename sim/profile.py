@@ -331,8 +331,9 @@ def hardware_of(name: str, geometry: Geometry) -> Machine:
     UsageError
         It has a memory beside its chip, of which only the board tells more.
     """
-    if name in boards.names() and boards.board(name).geometry == geometry:
-        return boards.board(name).machine
+    board = boards.known(name)
+    if board is not None and board.geometry == geometry:
+        return board.machine
     try:
         return Machine(geometry=geometry)
     except ValueError as error:

@@ -199,24 +199,6 @@ def test_cells_of_synthesised_netlists(family, cells, expected):
     assert count_cells({"modules": {"top": {"cells": named}}}, family) == expected
 
 
-def test_a_new_board_of_a_family_is_one_file(tmp_path, monkeypatch):
-    """A module as users would add it, with one of amaranth-boards' platforms that is not used."""
-    (tmp_path / "icepi_zero.py").write_text(
-        "from hw.boards import Board\n"
-        "from hw.boards.sim_tiny import BOARD as SMALLEST\n"
-        "from hw.links.uart import Uart\n"
-        "BOARD = Board(name='icepi_zero', clock_hz=50_000_000, machine=SMALLEST.machine,\n"
-        "              platform='amaranth_boards.icepi_zero:IcepiZero1_3Platform',\n"
-        "              device='LFE5U-25F', link=Uart(baud=1_000_000))\n"
-    )
-    monkeypatch.setattr(boards, "__path__", [*boards.__path__, str(tmp_path)])
-    assert "icepi_zero" in boards.names()
-    planned = plan(boards.board("icepi_zero"), Echo)
-    assert "--25k" in planned.commands[1]
-    assert 'LOCATE COMP "uart_0__rx__io" SITE' in planned.files["top.lpf"]
-    assert 'LOCATE COMP "led_0__io" SITE' in planned.files["top.lpf"]
-
-
 class WithSdram(Echo):
     """An echo that has the pins of an SDRAM, too."""
 

@@ -70,7 +70,8 @@ class Hasty(Echo):
 
     def __init__(self):
         super().__init__()
-        self.beside = SimpleNamespace(parameters=SimpleNamespace(part=ULX3S, clock_hz=100_000_000))
+        parameters = SimpleNamespace(part=ULX3S, clock_hz=100_000_000, ratio=1)
+        self.beside = SimpleNamespace(parameters=parameters)
 
     def elaborate(self, platform):
         m = super().elaborate(platform)
@@ -398,6 +399,23 @@ def test_board_is_elaborated_once(cache, compiled, monkeypatch):
     assert len(made) == 2
 
 
+def test_board_of_ones_own_is_elaborated_when_its_file_changes(
+    cache, compiled, tmp_path, monkeypatch
+):
+    """What a file holds is what its library is found by, as are the sources of the project."""
+    made = []
+    path = tmp_path / "mine.py"
+    text = "from dataclasses import replace\nfrom hw.boards.sim_tiny import BOARD\n"
+    text += "BOARD = replace(BOARD, name='mine', clock_hz={})\n"
+    monkeypatch.setattr(cores, "_sources", lambda: "one version")
+    monkeypatch.setattr(boards.Board, "core", lambda self: made.append(self.clock_hz) or Echo())
+    for clock_hz in (10_000_000, 10_000_000, 20_000_000, 20_000_000, 10_000_000):
+        path.write_text(text.format(clock_hz))
+        found = cores.board_library(str(path), cache=cache, progress=no_progress)
+        assert found == compiled
+    assert made == [10_000_000, 20_000_000]
+
+
 def test_sources_are_read():
     assert "class Core" in cores._sources()
 
@@ -408,7 +426,8 @@ def test_unknown_board_is_refused(capsys):
     for main in (time_idle, serve.main):
         assert main(["no_such_board"]) == 1
         (line,) = capsys.readouterr().err.splitlines()
-        assert line == f"board must be one of {', '.join(boards.names())}, not 'no_such_board'"
+        known = ", ".join(boards.names())
+        assert line == f"board must be one of {known}, or the path of a file, not 'no_such_board'"
 
 
 @pytest.mark.parametrize("seconds", ["nan", "inf", "-1", "x"])

@@ -43,7 +43,9 @@ def _parser() -> OneLineParser:
         "plan", help="tell where a model lies on a board, how fast it runs there, and why"
     )
     command.add_argument("model", metavar="MODEL", help=NAME_HELP)
-    command.add_argument("--board", required=True, metavar="NAME", help="one of hw/boards")
+    command.add_argument(
+        "--board", required=True, metavar="NAME", help="one of hw/boards, or a path of yours"
+    )
     add_source_arguments(command)
     add_store_commands(commands)
     add_train_command(commands)

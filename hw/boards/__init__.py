@@ -1,8 +1,17 @@
-"""Boards: data only. Every module of this package holds one, named ``BOARD``."""
+"""Boards: data only.
+
+Every module of this package holds one, named ``BOARD``; a file elsewhere may, too.
+"""
 
 import importlib
+import os
 import pkgutil
+import sys
+import traceback
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from hw.arch.geometry import Geometry
@@ -12,7 +21,9 @@ from hw.links.usb import UsbSerial
 from hw.machine import Machine
 from hw.memory.sdram.store import Sdram
 from hw.programmers import Programmer
+from weights.commandline import explain
 from weights.errors import ReportedError
+from weights.files import user_path
 
 
 class BoardError(ReportedError, ValueError):
@@ -26,7 +37,7 @@ class Board:
     Parameters
     ----------
     name : str
-        Name of the board's module in this package; what users type.
+        That of the board's module; what users type, and what a device says.
     machine : Machine
     clock_hz : int
         Clock of the machine, made from the board's own by a PLL.
@@ -99,23 +110,98 @@ class Board:
 
 
 def names() -> list[str]:
-    """All boards that there are, sorted."""
+    """All boards of this package, sorted."""
     return sorted(module.name for module in pkgutil.iter_modules(__path__))
 
 
+def outside(name: str) -> bool:
+    """Whether what a user writes for a board is the path of a file, not a name."""
+    return name.endswith(".py") or os.sep in name
+
+
+def known(name: str) -> Board | None:
+    """The board of that name, if it is of this package or was read by its path before."""
+    if name in names():
+        return board(name)
+    return getattr(sys.modules.get(f"{__name__}.{name}"), "BOARD", None)
+
+
 def board(name: str) -> Board:
-    """The board of that name.
+    """The board of that name, or the one in the file at that path, which is read anew.
+
+    A file elsewhere is a module ``hw.boards.NAME`` like those that are here, so that the platform
+    of its board may be a class in it: ``platform=f"{__name__}:MyPlatform"``.
 
     Raises
     ------
     BoardError
-        When there is none, with the known ones, or what describes it is wrong.
+        When there is none, or what describes it is wrong, with the file and the line.
     """
-    if name not in names():
-        raise BoardError(f"board must be one of {', '.join(names())}, not {name!r}")
+    if not outside(name):
+        if name not in names():
+            raise BoardError(
+                f"board must be one of {', '.join(names())}, or the path of a file, not {name!r}"
+            )
+        module = f"{__name__}.{name}"
+        file = f"{module.replace('.', '/')}.py"
+        return _found(name, lambda: importlib.import_module(module), file)
+    path = user_path(name)
+    if not path.is_file():
+        raise BoardError(f"{path}: there is no such file of a board")
+    if path.stem in names():
+        if path.resolve().parent in (Path(folder).resolve() for folder in __path__):
+            return board(path.stem)
+        raise BoardError(f"{path}: hw/boards has a {path.stem}; give file and board another name")
+    return _found(path.stem, lambda: _read(path), str(path))
+
+
+def _read(path: Path) -> ModuleType:
+    """Run a file as a module of this package."""
+    name = f"{__name__}.{path.stem}"
+    module = ModuleType(name)
+    module.__file__ = str(path)
+    sys.modules[name] = module
     try:
-        return importlib.import_module(f"{__name__}.{name}").BOARD
-    except BoardError:
+        exec(compile(path.read_bytes(), str(path), "exec"), vars(module))
+    except BaseException:
+        del sys.modules[name]
         raise
-    except ValueError as error:
-        raise BoardError(f"{__name__}.{name}: {error}") from error
+    return module
+
+
+def _found(name: str, read: Callable[[], ModuleType], file: str) -> Board:
+    """What a board's module holds; everything that is wrong with it is a `BoardError`."""
+    try:
+        found = getattr(read(), "BOARD", None)
+    except (Exception, SystemExit) as error:
+        raise BoardError(f"{file}{_line(error, f'{name}.py')}: {_reason(error)}") from error
+    if not isinstance(found, Board):
+        what = "nothing" if found is None else repr(found)
+        raise BoardError(f"{file}: BOARD must be a Board of hw.boards, not {what}")
+    if found.name != name:
+        raise BoardError(f"{file}: name of the board must be its file's, {name}, not {found.name}")
+    return found
+
+
+def _line(error: BaseException, file: str) -> str:
+    """``:LINE``, the last of a file of that name on the way to an exception."""
+    lines = [
+        line
+        for frame, line in traceback.walk_tb(error.__traceback__)
+        if Path(frame.f_code.co_filename).name == file
+    ]
+    if isinstance(error, SyntaxError) and error.lineno and Path(error.filename or "").name == file:
+        lines.append(error.lineno)
+    return f":{lines[-1]}" if lines else ""
+
+
+def _reason(error: BaseException) -> str:
+    """What went wrong; values that this project refuses are told as they are refused."""
+    match error:
+        case ModuleNotFoundError() | OSError():
+            return explain(error)
+        case SyntaxError():
+            return f"{type(error).__name__}: {error.msg}"
+        case ValueError():
+            return str(error)
+    return f"{type(error).__name__}: {error}"
