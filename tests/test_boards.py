@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import os
+import re
+from pathlib import Path
 
 import pytest
 
 from hw import boards
 from hw.boards import BoardError, board
 from hw.build.__main__ import main as build
+from hw.build.estimate import check_fit, estimate
 from hw.build.plan import plan
+from hw.families import of
 from sim.profile import hardware_of
 from tests.test_build import Echo
 from weights.__main__ import main as weights
@@ -91,6 +95,14 @@ def test_a_platform_of_ones_own(write):
     assert "--25k" in planned.commands[1]
     assert 'LOCATE COMP "uart_0__rx__io" SITE "H18"' in planned.files["top.lpf"]
     assert 'LOCATE COMP "led_0__io" SITE "U16"' in planned.files["top.lpf"]
+
+
+def test_the_board_that_the_documentation_adds_fits(write):
+    text = Path(__file__).parents[1].joinpath("docs/boards.md").read_text()
+    (code,) = re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    mine = board(write(code))
+    fit = check_fit(estimate(mine.machine, of(mine.device)), mine.device)
+    assert fit.lacks == fit.warnings == ()
 
 
 def test_programs_take_a_path(write, capsys):
