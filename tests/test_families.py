@@ -4,9 +4,10 @@ import gc
 import json
 import re
 from fractions import Fraction
+from pathlib import Path
 
 import pytest
-from amaranth.hdl import Signal
+from amaranth.hdl import Module, Signal
 from amaranth.lib.wiring import Out
 
 from hw import boards, families
@@ -50,6 +51,48 @@ def test_pll_of_gowin_makes_the_clock_exactly(output):
     assert 500e6 <= output * pll.output_divisor <= 1200e6
     assert 1 <= pll.input_divisor <= 64 and 1 <= pll.feedback <= 64
     assert 27e6 / pll.input_divisor >= 3e6
+
+
+def test_pll_of_gowin_makes_a_second_clock_that_is_late():
+    """As of the SDRAM in a GW2AR's package; of its rate alone, and of no other phase."""
+    design = plan(boards.board("tang_nano_20k")).files["top.il"]
+    assert re.search(r'parameter \\PSDA_SEL "(\d+)"', design)[1] == f"{16 * 315 // 360:04b}"
+    assert len(re.findall(r"cell \\DQCE ", design)) == 2
+    for rates in ({"sync": 54, "sdram": 108}, {"sync": 54, "sdram": 54, "usb": 54}):
+        with pytest.raises(NotImplementedError, match="makes one clock here, and another of its r"):
+            gowin.make_clocks(Module(), None, rates, {})
+    with pytest.raises(ValueError, match="phase must be whole sixteenths of a cycle, not 100 deg"):
+        pll = gowin.Pll.solve(27_000_000, 54_000_000)
+        pll.create(None, Signal(), Signal(), Signal(), Signal(), 100)
+
+
+def test_places_of_an_sdram_in_a_package():
+    """They are those of the tools."""
+    chipdb = pytest.importorskip("apycula.chipdb")
+    there = chipdb.load_chipdb(Path(chipdb.__file__).with_name("GW2A-18C.msgpack.xz"))
+    expected = {
+        name: f"IO{'R' if column else 'L'}{row + 1}{pad}"
+        for name, row, column, pad, _ in there.sip_cst["GW2AR-18C"]["QFN88"]
+    }
+    platform = boards.board("tang_nano_20k").platform_class()
+    (sdram,) = (it for it in platform.resources if it.name == "sdram")
+    pins = {it.name: it.ios[0].names for it in sdram.ios}
+    names = {
+        "clk_en": "cke",
+        "cs": "cs_n",
+        "ras": "ras_n",
+        "cas": "cas_n",
+        "we": "wen_n",
+        "a": "addr",
+    }
+    found = {
+        f"{'IO' if name == 'dq' else 'O'}_sdram_{names.get(name, name)}{index}": place
+        for name, places in pins.items()
+        for index, place in zip(
+            [f"[{n}]" for n in range(len(places))] if len(places) > 1 else [""], places, strict=True
+        )
+    }
+    assert found == expected
 
 
 @pytest.mark.parametrize("output", [12_000_000, 18_000_000, 24_000_000, 30_000_000, 39_750_000])

@@ -43,8 +43,22 @@ class Pll:
         input_divisor, _, feedback, output_divisor = min(found)
         return cls(input_divisor=input_divisor, feedback=feedback, output_divisor=output_divisor)
 
-    def create(self, platform, reference: Signal, output: Signal, locked: Signal) -> Instance:
-        """The PLL between ``reference`` and ``output``."""
+    def create(
+        self,
+        platform,
+        reference: Signal,
+        output: Signal,
+        locked: Signal,
+        shifted: Signal | None = None,
+        degrees: int = 0,
+    ) -> Instance:
+        """The PLL between ``reference`` and ``output``, which ``shifted`` follows by ``degrees``.
+
+        Raises ValueError for a phase that is no whole number of sixteenths of a cycle.
+        """
+        sixteenths, rest = divmod(2 * degrees, 45)
+        if rest:
+            raise ValueError(f"phase must be whole sixteenths of a cycle, not {degrees} degrees")
         return Instance(
             "rPLL",
             p_DEVICE=platform.family,
@@ -55,7 +69,7 @@ class Pll:
             p_FBDIV_SEL=self.feedback - 1,
             p_DYN_ODIV_SEL="false",
             p_ODIV_SEL=self.output_divisor,
-            p_PSDA_SEL="0000",
+            p_PSDA_SEL=f"{sixteenths % 16:04b}",
             p_DYN_DA_EN="false",
             p_DUTYDA_SEL="1000",
             p_CLKOUT_FT_DIR=Const(1, 1),
@@ -80,26 +94,37 @@ class Pll:
             i_PSDA=Const(0, 4),
             i_FDLY=Const(0, 4),
             o_CLKOUT=output,
+            o_CLKOUTP=Signal() if shifted is None else shifted,
             o_LOCK=locked,
         )
 
 
 def make_clocks(m: Module, platform, rates: Mapping[str, int], phases: Mapping[str, int]):
-    """See `Family`: a PLL makes one clock, behind a gate that opens once it has locked."""
-    if len(rates) > 1:
-        raise NotImplementedError(f"a PLL of Gowin makes one clock here, not {len(rates)}")
-    ((name, rate),) = rates.items()
+    """See `Family`: a PLL makes one clock and a shifted one of its rate, behind gates that open
+    once it has locked."""
+    if len(rates) > 2 or len(set(rates.values())) > 1 or phases.get(next(iter(rates))):
+        raise NotImplementedError(
+            "a PLL of Gowin makes one clock here, and another of its rate, "
+            f"not {' and '.join(map(str, rates.values()))} Hz"
+        )
     oscillator = add_oscillator(m, platform)
-    output, locked = Signal(), Signal()
-    pll = Pll.solve(int(platform.default_clk_frequency), rate)
-    m.submodules.pll = pll.create(platform, oscillator, output, locked)
+    *outputs, locked = (Signal() for _ in range(len(rates) + 1))
+    pll = Pll.solve(int(platform.default_clk_frequency), next(iter(rates.values())))
+    output, *shifted = outputs
+    degrees = [phases.get(name, 0) for name in rates][1:]
+    m.submodules.pll = pll.create(platform, oscillator, output, locked, *shifted, *degrees)
     enable = add_start(m, oscillator, locked)
-    m.domains += ClockDomain(name, reset_less=True)
-    m.submodules.gate = Instance("DQCE", i_CLKIN=output, i_CE=enable, o_CLKOUT=ClockSignal(name))
+    for name, one in zip(rates, outputs, strict=True):
+        m.domains += ClockDomain(name, reset_less=True)
+        gate = Instance("DQCE", i_CLKIN=one, i_CE=enable, o_CLKOUT=ClockSignal(name))
+        m.submodules["gate" if name == "sync" else f"gate_{name}"] = gate
 
 
 def with_himbaechel(platform: Any) -> type:
-    """A platform of Amaranth's that runs nextpnr-himbaechel, not its retired predecessor."""
+    """A platform of Amaranth's that runs nextpnr-himbaechel, not its retired predecessor.
+
+    Series whose names end with an R are the same chips with a memory in their packages.
+    """
     tools = {
         "_apicula_required_tools": list(TOOLS),
         "_apicula_command_templates": [
@@ -110,14 +135,14 @@ def with_himbaechel(platform: Any) -> type:
                 {{get_override("nextpnr_opts")|options}}
                 --log {{name}}.tim
                 --device {{platform.part}}
-                --vopt family={{platform.family}}
+                --vopt family={{platform.family|replace("R-", "-")}}
                 --vopt cst={{name}}.cst
                 --json {{name}}.syn.json
                 --write {{name}}.pnr.json
             """,
             r"""
             {{invoke_tool("gowin_pack")}}
-                -d {{platform.family}}
+                -d {{platform.family|replace("R-", "-")}}
                 -o {{name}}.fs
                 {{get_override("gowin_pack_opts")|options}}
                 {{name}}.pnr.json
@@ -168,7 +193,9 @@ FAMILY = Family(
     # nextpnr reads no constraint of a clock that a PLL makes. Timing is judged here, so that a
     # failure has a report.
     options=lambda clock_hz: {
-        "nextpnr_opts": f"--freq {clock_hz / 1e6:g} --timing-allow-fail --report top.report"
+        "nextpnr_opts": (
+            f"--freq {clock_hz / 1e6:g} --timing-allow-fail --report top.report --vopt ioreg_in_iob"
+        )
     },
     clocks=make_clocks,
     platform=with_himbaechel,
