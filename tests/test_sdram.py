@@ -391,9 +391,6 @@ STORES = {
     "em638325": SdramStoreParameters(
         part=EM638325, clock_hz=133_000_000, lanes=16, depth=1 << 21, rows_ahead=32,
     ),
-    "em638325, twice": SdramStoreParameters(
-        part=EM638325, clock_hz=66_000_000, ratio=2, lanes=64, depth=1 << 19, rows_ahead=32,
-    ),
     "five trits": SdramStoreParameters(
         part=ULX3S, clock_hz=CLOCK_HZ, lanes=20, depth=1 << 20, rows_ahead=16, trits_per_byte=5,
     ),
