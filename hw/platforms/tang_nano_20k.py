@@ -1,7 +1,8 @@
 """Sipeed Tang Nano 20K, whose SDRAM is in the package of its GW2AR-18.
 
-No pin of the package leads to that memory: pads of it are places on the chip, as Project Apicula
-found them.
+No pin of the package leads to that memory: its pads are places on the chip, as Project Apicula
+found them. nextpnr has registers in these for what comes from it alone: what goes there leaves the
+fabric, and is late by its way through it, for which there is most of a cycle at 54 MHz.
 """
 
 from typing import ClassVar
