@@ -6,6 +6,7 @@ from hw.links.uart import Uart
 from hw.machine import Machine, Stores
 from hw.memory.sdram.parts import EM638325
 from hw.memory.sdram.store import Sdram
+from hw.programmers import open_fpga_loader
 
 CLOCK_HZ = 54_000_000
 SDRAM = Sdram(part=EM638325, clock_hz=CLOCK_HZ, rows_ahead=32)
@@ -18,6 +19,7 @@ BOARD = Board(
     device="GW2AR-18C",
     clock_hz=CLOCK_HZ,
     link=Uart(baud=1_000_000),
+    programmer=open_fpga_loader("--board", "tangnano20k"),
     model="stories-base",
     machine=Machine(
         geometry=Geometry(
