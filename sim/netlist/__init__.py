@@ -7,6 +7,7 @@ the serial line is ``serial.v``, so that `SimulatedPort` drives the board's pins
 
 import functools
 import importlib.util
+import json
 import re
 import shutil
 from dataclasses import replace
@@ -17,13 +18,15 @@ from hw.build.plan import check_hardware, plan
 from hw.build.steps import folder_of, netlist_of
 from hw.build.tools import Workplace
 from hw.links.uart import Uart
-from hw.machine import BlockRam
+from hw.memory.sdram.store import Sdram
 from sim.cores import library
 from sim.device import SimulatedPort
 from sim.libraries import Progress, announce
+from sim.sdram import CHIPS, MODEL, PARTS
 from weights.errors import ReportedError
 
 HERE = Path(__file__).parent
+CLOCK_PIN = "sdram_0__clk__io"
 FASTEST_DIVISOR = 4
 """Least cycles per bit of a UART."""
 
@@ -47,11 +50,13 @@ KNOWN: dict[str, dict[str, tuple[str | int, ...]]] = {
         "GSR": ("DISABLED",),
     },
     "MULT18X18D": {},
+    "ODDRX1F": {"GSR": ("DISABLED",)},
 }
 """Values of parameters that the models of ``ecp5.v`` know, beside initial values of memories."""
 
 TIED = {
     "DP16KD": ("WEB", "RSTA", "RSTB", *(f"CS{port}{n}" for port in "AB" for n in range(3))),
+    "ODDRX1F": ("RST",),
     "MULT18X18D": ("SOURCEA", "SOURCEB", *(f"C{n}" for n in range(18))),
 }
 """Pins that must be 0 for these models."""
@@ -132,9 +137,6 @@ def with_fast_line(board: Board) -> Board:
 
 
 def _uart(board: Board) -> Uart:
-    stores = board.machine.stores
-    if not isinstance(stores.weights, BlockRam) or stores.embedding is not None:
-        raise NetlistError(f"{board.name}: there is no model of the pads of its memory")
     if not isinstance(board.link, Uart):
         raise NetlistError(
             f"{board.name}: only the netlist of a board with a UART can be simulated"
@@ -173,17 +175,58 @@ def netlist_verilog(
     directory = Path(output) / board.name
     with folder_of(directory, (), say):
         place = Workplace(the_plan, directory, say)
-        top = netlist_of(place, the_plan)["modules"]["top"]
-        check_cells(top["cells"])
-        text = _verilog(place)
+        design = split_pins(netlist_of(place, the_plan))
+        check_cells(design["modules"]["top"]["cells"])
+        text = _verilog(place, design)
+    ports = design["modules"]["top"]["ports"]
     serial = (HERE / "serial.v").read_text()
-    return "\n".join((models(), serial, _core(board, uart, top["ports"]), text))
+    sdram = MODEL.read_text() if CLOCK_PIN in ports else ""
+    return "\n".join((models(), serial, sdram, _core(board, uart, ports), text))
 
 
-def _verilog(place: Workplace) -> str:
+SIDES = {"FROM": "input", "TO": "output", "FREE": "output"}
+"""Ports that a pin of both directions is taken apart into, and their directions."""
+
+
+def split_pins(design: dict) -> dict:
+    """Gives each pin of a design, as in Yosys's JSON, one direction; returns the design.
+
+    A port ``x`` of both directions becomes ``x_FROM``, ``x_TO`` and ``x_FREE``: what comes, what is
+    driven, and where nothing is.
+    """
+    top = design["modules"]["top"]
+    names = {name for name, port in top["ports"].items() if port["direction"] == "inout"}
+    places = {bit: (name, n) for name in names for n, bit in enumerate(top["ports"][name]["bits"])}
+    free = 1 + max(
+        bit
+        for net in top["netnames"].values()
+        for bit in net["bits"]
+        if isinstance(bit, int)  # the others are constants
+    )
+    for name in names:
+        width = len(top["ports"].pop(name)["bits"])
+        top["netnames"].pop(name, None)
+        for side, direction in SIDES.items():
+            bits = list(range(free, free + width))
+            free += width
+            top["ports"][f"{name}_{side}"] = {"direction": direction, "bits": bits}
+            top["netnames"][f"{name}_{side}"] = {"hide_name": 0, "bits": bits, "attributes": {}}
+    for cell in top["cells"].values():
+        if cell["type"] == "TRELLIS_IO" and cell["parameters"]["DIR"] == "BIDIR":
+            (pin,) = cell["connections"].pop("B")
+            del cell["port_directions"]["B"]
+            name, n = places[pin]
+            for side, direction in SIDES.items():
+                cell["connections"][side] = [top["ports"][f"{name}_{side}"]["bits"][n]]
+                cell["port_directions"][side] = direction
+    return design
+
+
+def _verilog(place: Workplace, design: dict) -> str:
     """The netlist; its pins are cells with a direction."""
+    (place.path / "pins.json").write_text(json.dumps(design))
     # Private names are short: most of a simulator's work is reading.
-    script = "read_json top.json; delete t:$scopeinfo; rename -hide; write_verilog -noattr top.v"
+    script = "read_json pins.json; delete t:$scopeinfo; rename -hide; write_verilog -noattr top.v"
     place.run("netlist", ["yosys", "-q", "-p", script], "netlist.log", outputs=["top.v"])
     text = (place.path / "top.v").read_text()
     return re.sub(r'\bTRELLIS_IO #\(\s*\.DIR\("(\w+)"\)\s*\)', r"TRELLIS_IO_\1", text)
@@ -195,21 +238,56 @@ def _core(board: Board, uart: Uart, ports: dict[str, dict]) -> str:
     for pin in (clock, rx, tx):
         if pin not in ports:
             raise NetlistError(f"{board.name}: it has no pin {pin}, by which its netlist is driven")
+    memory, pins = _sdram(board, ports) if CLOCK_PIN in ports else ("assign fault = 0;", "")
     return f"""
 module core (
     input clk, rst,
     input rx__valid, input [7:0] rx__payload, output rx__ready,
-    output tx__valid, output [7:0] tx__payload, input tx__ready
+    output tx__valid, output [7:0] tx__payload, input tx__ready, output [63:0] fault
 );
+    {memory}
     wire to_board, from_board;
     serial #(.DIVISOR({uart.divisor(board.clock_hz)})) serial (
         .clk(clk), .to_board(to_board), .from_board(from_board),
         .send_valid(rx__valid), .send(rx__payload), .send_ready(rx__ready),
         .received_valid(tx__valid), .received(tx__payload), .received_ready(tx__ready)
     );
-    top top (.{clock}(clk), .{rx}(to_board), .{tx}(from_board));
+    top top (.{clock}(clk), .{rx}(to_board), .{tx}(from_board){pins});
 endmodule
 """
+
+
+def _sdram(board: Board, ports: dict[str, dict]) -> tuple[str, str]:
+    """The chip beside the board's own, and how it is connected to the top.
+
+    Its clock is the pin's. What the phase of that means is here as in `sim.sdram`: at an edge it
+    sees what left the pads at the one before.
+    """
+    stores = board.machine.stores
+    (memory,) = {s for s in (stores.weights, stores.embedding) if isinstance(s, Sdram)}
+    if memory.ratio != 1:
+        raise NetlistError(
+            f"{board.name}: only the netlist of a board whose SDRAM has its clock can be simulated"
+        )
+    chip = CHIPS[PARTS[memory.part.name][0]]
+    parameters = chip.parameters(memory.clock_hz).items()
+    there = {port: len(ports[port]["bits"]) for port in ports if port.startswith("sdram_0__")}
+    wires = "\n".join(f"    wire [{bits - 1}:0] {port};" for port, bits in there.items())
+    always = {"clk_en": "1'b1", "cs": "1'b0", "dqm": "0"}
+
+    def pin(name: str) -> str:
+        port = f"sdram_0__{name}__io"
+        return port if port in there else always[name]
+
+    text = f"""
+{wires}
+    sdram #({", ".join(f".{key}({value})" for key, value in parameters)}) sdram (
+        .clk({pin("clk")}), .cke({pin("clk_en")}), .cs_n({pin("cs")}), .ras_n({pin("ras")}),
+        .cas_n({pin("cas")}), .we_n({pin("we")}), .ba({pin("ba")}), .a({pin("a")}),
+        .dqm({pin("dqm")}), .dq_i(sdram_0__dq__io_TO), .dq_oe(~sdram_0__dq__io_FREE[0]),
+        .dq_o(sdram_0__dq__io_FROM), .fault(fault)
+    );"""
+    return text, "".join(f", .{port}({port})" for port in there)
 
 
 def netlist_port(

@@ -172,7 +172,7 @@ module EHXPLLL (
     always @(posedge CLKI)
         if (!age[5])
             age <= age + 6'd1;
-    assign CLKOP = CLKI, CLKOS = CLKI;
+    assign CLKOP = CLKI, CLKOS = CLKI, CLKOS2 = CLKI;
     assign LOCK = age[5] | age[4:3] == 2'd1;
 endmodule
 
@@ -190,4 +190,22 @@ module TRELLIS_IO_INPUT (input B, output O);
 endmodule
 module TRELLIS_IO_OUTPUT (input I, T, output B);
     assign B = I | T;  // pulled up while it is not driven
+endmodule
+
+// A pin of both directions: `sim.netlist` takes it apart, since none is driven from two sides here.
+module TRELLIS_IO_BIDIR (input I, T, FROM, output O, TO, FREE);
+    assign O = FROM, TO = I, FREE = T;
+endmodule
+
+// Two data in a cycle, the second of them while the clock is low.
+module ODDRX1F (input SCLK, RST, D0, D1, output Q);
+    parameter GSR = "DISABLED";
+    reg first = 0, second = 0, late = 0;
+    always @(posedge SCLK) begin
+        first <= D0;
+        second <= D1;
+    end
+    always @(negedge SCLK)
+        late <= second;
+    assign Q = SCLK ? first : late;
 endmodule
