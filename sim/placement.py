@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import zip_longest
 
 from host.compiler import Image, compile_fitting
 from hw.arch.memories import Kind, Memory, memories
@@ -199,7 +201,9 @@ class Placement:
             for name, (need, has) in lacking(machine, device).items():
                 yield f"to hold it      about {need:,} {RESOURCES[name]} of {has:,}"
         holders = [name for name in names() if replace(self, board=board(name)).fits]
-        yield f"held by         {', '.join(holders) or 'none; native:// runs it'}"
+        told = textwrap.wrap(", ".join(holders) or "none; native:// runs it", 64)
+        for title, line in zip_longest(["held by"], told, fillvalue=""):
+            yield f"{title:16}{line}"
 
 
 def _bytes(memory: Memory) -> int:
