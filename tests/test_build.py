@@ -582,7 +582,7 @@ def test_board_that_cannot_be_made_is_refused(board, tmp_path):
 
 
 def test_unknown_part_is_refused(board):
-    with pytest.raises(PartError, match=r"device must be one of LFE5U-25F, .*, not 'LFE5U-13F'"):
+    with pytest.raises(PartError, match=r"device must be one of LFE5U-12F, .*, not 'LFE5U-13F'"):
         check_fit({"lut4": 1}, "LFE5U-13F")
     with pytest.raises(PartError, match="not 'LFE5U-13F'"):
         plan(replace(board, device="LFE5U-13F"), Echo)
