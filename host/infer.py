@@ -189,6 +189,19 @@ def _report(identity: Any, speed: dict[str, Any], tokens: int, seconds: float) -
     print("\n".join(lines), file=sys.stderr)
 
 
+def list_devices(identify: bool) -> None:
+    """Print what ``--device`` may name here."""
+    from host.listing import listing, sized
+    from hw.boards import board, names
+
+    boards = (
+        (name, f"simulated: {sized(board(name).geometry, board(name).clock_hz)}")
+        for name in names()
+    )
+    for line in listing(boards, identify=identify):
+        print(line, flush=True)
+
+
 def _parse(arguments: Sequence[str] | None) -> Any:
     parser = OneLineParser(
         prog="infer.py" if not __package__ else "python -m host.infer",
@@ -196,7 +209,7 @@ def _parse(arguments: Sequence[str] | None) -> Any:
         free_text=("--prompt",),
     )
     add_device_arguments(parser)
-    parser.add_argument("--prompt", required=True, metavar="TEXT", help="the text to go on with")
+    parser.add_argument("--prompt", metavar="TEXT", help="the text to go on with")
     parser.add_argument(
         "--tokens", type=int, default=100, metavar="N", help="how many at most (default: 100)"
     )
@@ -223,13 +236,30 @@ def _parse(arguments: Sequence[str] | None) -> Any:
         "bit that flipped; broken lines are named, with or without it, before a model is sent",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object at the end")
-    return parser.parse_args(arguments)
+    parser.add_argument(
+        "--list-devices", action="store_true", help="print which devices there are, and run nothing"
+    )
+    parser.add_argument(
+        "--identify",
+        action="store_true",
+        help="ask what is behind each serial port of that list, which writes to all of them",
+    )
+    options = parser.parse_args(arguments)
+    if options.identify and not options.list_devices:
+        parser.error("--identify is for --list-devices")
+    if options.prompt is None and not options.list_devices:
+        parser.error("the following arguments are required: --prompt")
+    return options
 
 
 @program
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run with these arguments; the exit status."""
-    run(_parse(arguments))
+    options = _parse(arguments)
+    if options.list_devices:
+        list_devices(options.identify)
+    else:
+        run(options)
     return 0
 
 

@@ -3,8 +3,13 @@
 Its model is a toy: a state stirred by every token, from which the next token follows.
 """
 
+import contextlib
+import os
+import pty
 import random
 import struct
+import threading
+import tty
 import zlib
 
 from host.sampling import next_noise
@@ -302,3 +307,26 @@ class FakePort:
 
     def close(self):
         self.closed = True
+
+
+@contextlib.contextmanager
+def terminal(device):
+    """A `FakeDevice` at the other end of a pseudo-terminal; its path."""
+    master, slave = pty.openpty()
+    tty.setraw(slave)
+    deframer = Deframer()
+
+    def serve():
+        with contextlib.suppress(OSError):
+            while data := os.read(master, 4096):
+                for frame in deframer.feed(data):
+                    os.write(master, encode_frame(device.respond(frame)))
+
+    thread = threading.Thread(target=serve, daemon=True)
+    thread.start()
+    try:
+        yield os.ttyname(slave)
+    finally:
+        os.close(slave)
+        thread.join(1)  # the last slave closed: reading fails
+        os.close(master)

@@ -1,17 +1,13 @@
 """The host's end of the link, against the device in Python on lines of all kinds."""
 
-import contextlib
 import gc
 import itertools
 import math
-import os
-import pty
 import random
 import re
 import socket
 import struct
 import threading
-import tty
 from dataclasses import replace
 
 import numpy as np
@@ -28,7 +24,7 @@ from host.link import Link
 from host.request import Request
 from host.sampling import initial_noise, inverse_temperature, next_noise
 from host.urls import open_device
-from hw.arch.frames import Deframer, Frame, encode_frame
+from hw.arch.frames import Frame
 from hw.arch.protocol import (
     POLL_CYCLES,
     RESPONSE,
@@ -48,6 +44,7 @@ from tests.fake_device import (
     FakePort,
     ToyModel,
     error_frame,
+    terminal,
 )
 from weights.fixed import ONE
 
@@ -547,29 +544,6 @@ def test_seeds_and_temperatures():
 
 
 # Lines of the operating system ------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def terminal(device):
-    """A `FakeDevice` at the other end of a pseudo-terminal; its path."""
-    master, slave = pty.openpty()
-    tty.setraw(slave)
-    deframer = Deframer()
-
-    def serve():
-        with contextlib.suppress(OSError):
-            while data := os.read(master, 4096):
-                for frame in deframer.feed(data):
-                    os.write(master, encode_frame(device.respond(frame)))
-
-    thread = threading.Thread(target=serve, daemon=True)
-    thread.start()
-    try:
-        yield os.ttyname(slave)
-    finally:
-        os.close(slave)
-        thread.join(1)  # the last slave closed: reading fails
-        os.close(master)
 
 
 def test_serial_port():
