@@ -147,7 +147,7 @@ class Placement:
             trits_per_byte=trits,
         )
         board = replace(self.board, machine=replace(machine, geometry=geometry))
-        if board.device is not None and lacking(board.machine, board.device):
+        if board.device is not None and lacking(board):
             return None
         other = replace(self, board=board)
         lacks = {share.name for share in self.shares if not share.fits}
@@ -195,10 +195,9 @@ class Placement:
     def _lack_lines(self) -> Iterator[str]:
         if self.fits:
             return
-        device = self.board.device
-        if device is not None:
+        if self.board.device is not None:
             machine = replace(self.board.machine, geometry=self.image.geometry)
-            for name, (need, has) in lacking(machine, device).items():
+            for name, (need, has) in lacking(replace(self.board, machine=machine)).items():
                 yield f"to hold it      about {need:,} {RESOURCES[name]} of {has:,}"
         holders = [name for name in names() if replace(self, board=board(name)).fits]
         told = textwrap.wrap(", ".join(holders) or "none; native:// runs it", 64)

@@ -13,7 +13,6 @@ from hw.boards import BoardError, board
 from hw.build.__main__ import main as build
 from hw.build.estimate import check_fit, estimate
 from hw.build.plan import plan
-from hw.families import of
 from sim.profile import hardware_of
 from tests.test_build import Echo
 from weights.__main__ import main as weights
@@ -101,7 +100,7 @@ def test_the_board_that_the_documentation_adds_fits(write):
     text = Path(__file__).parents[1].joinpath("docs/boards.md").read_text()
     (code,) = re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
     mine = board(write(code))
-    fit = check_fit(estimate(mine.machine, of(mine.device)), mine.device)
+    fit = check_fit(estimate(mine), mine.device)
     assert fit.lacks == fit.warnings == ()
 
 

@@ -363,7 +363,7 @@ def test_build_leaves_bitstream_and_report(board, tools, tmp_path):
         "lanes": board.geometry.lanes,
         "seed": 1,
         "digest": plan(board, Echo).digest.hex(),
-        "estimate": estimate(board.machine, ecp5.FAMILY),
+        "estimate": estimate(board),
         "tools": {"yosys": "0.99", "nextpnr-ecp5": "0.99", "ecppack": "0.99"},
     }.items() <= result.items()
     assert set(result["seconds"]) == {"yosys", "nextpnr", "ecppack"}
@@ -702,7 +702,7 @@ def test_nearly_full_device_is_warned_of(board, tools, tmp_path):
     fit = check_fit(guess, "LFE5U-85F")
     assert not fit.lacks
     assert [line.split()[0] for line in fit.warnings] == ["lut4", "bram"]
-    used = estimate(board.machine, ecp5.FAMILY)["bram"]
+    used = estimate(board)["bram"]
     _, said = run(board, tmp_path / "out")
     warned = f"warning: bram needs about {used} of 208" in said
     assert warned == (used >= 0.97 * 208)
@@ -855,5 +855,5 @@ def test_estimate_needs_no_tools(capsys, monkeypatch):
     monkeypatch.setenv("PATH", "")
     assert program.main(["ulx3s_85f", "--estimate-only"]) == 0
     out = capsys.readouterr().out
-    for name, value in estimate(boards.board("ulx3s_85f").machine, ecp5.FAMILY).items():
+    for name, value in estimate(boards.board("ulx3s_85f")).items():
         assert any(line.split()[:2] == [name, str(value)] for line in out.splitlines())

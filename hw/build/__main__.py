@@ -56,7 +56,7 @@ def main(arguments=None) -> int:
     target = board(options.board)
     check_hardware(target)
     say = partial(print, flush=True)
-    guess = estimate(target.machine, of(target.device))
+    guess = estimate(target)
     if options.estimate_only:
         print(table(target, guess))
         check_size(target)

@@ -1,19 +1,21 @@
 """What a machine will take of a device, without tools.
 
 Block RAM and DSP blocks are counted, memory by memory and multiplier by multiplier. LUTs and
-flip-flops are a linear model of lanes, rows and elements. Its constants are those of engines of 16
-to 1,024 lanes and vector units of 1 to 8 elements synthesised for ECP5 by yosys 0.70 on their own;
-what is left of the whole ULX3S-85F machine (256 lanes, 2 elements) is the fixed part.
+flip-flops are a linear model of lanes, rows, elements, and what lies beside them. Its constants are
+those of the units of machines of 16 to 512 lanes and 1 or 2 elements, synthesised for ECP5 by
+yosys 0.70 and packed by nextpnr: each that of the unit that it is of, the fixed part what is left.
+`hw.build.compare` tells how far a routed board is from it; boards that were are within 3 %.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from hw.arch.memories import Kind, memories
+from hw.boards import Board
 from hw.families import capacity, of
-from hw.families.family import Family
-from hw.machine import Machine
+from hw.links.usb import UsbSerial
 from hw.memory.ram import parts
+from hw.memory.sdram.store import Sdram
 
 NEAR = 0.97
 """Share of a resource from which on placing and routing are likely to be in trouble."""
@@ -26,12 +28,15 @@ REMEDIES = {
 }
 """What of a geometry makes each resource smaller."""
 
-LUTS_PER_BANK_BIT = 0.6  # of the multiplexer behind block RAMs that are not deep enough
-LUTS_PER_ELEMENT, LUTS_PER_LANE, LUTS_PER_ROW, LUTS_PER_WEIGHT_BIT = 1970, 19.1, 39, 1.1
-FLIP_FLOPS_PER_ELEMENT, FLIP_FLOPS_PER_LANE, FLIP_FLOPS_PER_ROW = 1324, 13.2, 34
+LUTS_PER_ELEMENT, LUTS_PER_LANE, LUTS_PER_ROW = 2100, 23.2, 42
+FLIP_FLOPS_PER_ELEMENT, FLIP_FLOPS_PER_LANE, FLIP_FLOPS_PER_ROW = 1290, 13.4, 34.5
+# Of memories that are deeper than one block RAM, or made of parts: what chooses among these.
+LUTS_PER_BANK_BIT, FLIP_FLOPS_PER_BANK_BIT = 1.2, 0.3
+FLIP_FLOPS_PER_WEIGHT_BIT = 1
 LUTS_PER_DECODED_BYTE = FLIP_FLOPS_PER_DECODED_BYTE = 10  # of `hw.memory.dense`
-FIXED_LUTS, FIXED_FLIP_FLOPS = 5140, 3650
-PACKING = 1.08  # LUTs after packing, where carry chains begin and end, to LUTs before
+LUTS_OF_SDRAM, FLIP_FLOPS_OF_SDRAM = 950, 420
+LUTS_OF_USB, FLIP_FLOPS_OF_USB = 1940, 870  # beside what a UART takes
+FIXED_LUTS, FIXED_FLIP_FLOPS = 5400, 3020
 
 
 def arrange(
@@ -54,17 +59,25 @@ def arrange(
     return min(choices)
 
 
-def estimate(machine: Machine, family: Family) -> dict[str, int]:
-    """``lut4``, ``ff``, ``bram`` and ``dsp`` of a machine."""
+def estimate(board: Board) -> dict[str, int]:
+    """``lut4``, ``ff``, ``bram`` and ``dsp`` of a board's machine and link.
+
+    Raises ``PartError`` for a board whose device no family has.
+    """
+    machine, family = board.machine, of(board.device)
     made_of = family.memories
     g, store = machine.geometry, machine.weights
-    luts: float = FIXED_LUTS + LUTS_PER_ELEMENT * g.elements
-    luts += LUTS_PER_LANE * g.lanes + LUTS_PER_ROW * g.rows + LUTS_PER_WEIGHT_BIT * 8 * g.row_bytes
+    beside = (machine.stores.weights, machine.stores.embedding)
+    sdrams = any(isinstance(memory, Sdram) for memory in beside)
+    usb = isinstance(board.link, UsbSerial)
+    luts: float = FIXED_LUTS + LUTS_OF_SDRAM * sdrams + LUTS_OF_USB * usb
+    luts += LUTS_PER_ELEMENT * g.elements + LUTS_PER_LANE * g.lanes + LUTS_PER_ROW * g.rows
     luts += LUTS_PER_DECODED_BYTE * store.decoded
-    flip_flops: float = FIXED_FLIP_FLOPS + FLIP_FLOPS_PER_ELEMENT * g.elements
-    flip_flops += FLIP_FLOPS_PER_LANE * g.lanes + FLIP_FLOPS_PER_ROW * g.rows
+    flip_flops: float = FIXED_FLIP_FLOPS + FLIP_FLOPS_OF_SDRAM * sdrams + FLIP_FLOPS_OF_USB * usb
+    flip_flops += FLIP_FLOPS_PER_ELEMENT * g.elements + FLIP_FLOPS_PER_LANE * g.lanes
+    flip_flops += FLIP_FLOPS_PER_ROW * g.rows + FLIP_FLOPS_PER_WEIGHT_BIT * store.kept_width
     flip_flops += FLIP_FLOPS_PER_DECODED_BYTE * store.decoded
-    block_rams = 0
+    block_rams = bank_bits = 0
     for name, memory in memories(g).items():
         if memory.kind == Kind.FLIP_FLOPS or name == "embedding":  # which lies beside the chip
             continue
@@ -74,7 +87,7 @@ def estimate(machine: Machine, family: Family) -> dict[str, int]:
         if name == "weights":
             words, bits = store.kept, store.kept_width
         depths = [words] if whole else [len(part) for part in parts(words)]
-        luts += memory.copies * LUTS_PER_BANK_BIT * bits * (len(depths) - 1)
+        bank_bits += memory.copies * bits * (len(depths) - 1)
         for depth in depths:
             blocks, banks = arrange(made_of.shapes, depth, bits, granularity)
             lut_rams = -(-depth // 16) * -(-bits // 4)
@@ -82,20 +95,21 @@ def estimate(machine: Machine, family: Family) -> dict[str, int]:
                 luts += memory.copies * made_of.luts * lut_rams
             else:
                 block_rams += memory.copies * blocks
-                luts += memory.copies * LUTS_PER_BANK_BIT * bits * (banks - 1)
+                bank_bits += memory.copies * bits * (banks - 1)
+    luts += LUTS_PER_BANK_BIT * bank_bits
+    flip_flops += FLIP_FLOPS_PER_BANK_BIT * bank_bits
     return {
-        "lut4": round(family.luts * PACKING * luts),
+        "lut4": round(family.luts * luts),
         "ff": round(flip_flops),
         "bram": block_rams,
         "dsp": family.dsp_per_element * g.elements,
     }
 
 
-def lacking(machine: Machine, device: str) -> dict[str, tuple[int, int]]:
-    """What a machine needs of a device, and what that has, of resources that it has too few of."""
-    has = capacity(device)
-    guess = estimate(machine, of(device))
-    return {name: (need, has[name]) for name, need in guess.items() if need > has[name]}
+def lacking(board: Board) -> dict[str, tuple[int, int]]:
+    """What a board needs of its device, and what that has, of resources that it has too few of."""
+    has = capacity(board.device)
+    return {name: (need, has[name]) for name, need in estimate(board).items() if need > has[name]}
 
 
 @dataclass(frozen=True, kw_only=True)

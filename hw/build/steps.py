@@ -83,7 +83,7 @@ def folder_of(
 
 def check_size(board: Board, say=print):
     """Says before anything runs whether the estimate fits; raises BuildError if it does not."""
-    fit = check_fit(estimate(board.machine, of(board.device)), board.device)
+    fit = check_fit(estimate(board), board.device)
     for warning in fit.warnings:
         say(f"warning: {warning}")
     if fit.lacks:
@@ -227,7 +227,7 @@ def build(
             "lut4_by_unit": units,
             "lanes": board.geometry.lanes,
             "geometry": asdict(board.geometry),
-            "estimate": estimate(board.machine, the_plan.family),
+            "estimate": estimate(board),
             "seed": seed,
             "seeds": {str(s): t.result and t.result["clock_mhz"] for s, t in tried.items()},
             "failures": {str(s): str(t.failure) for s, t in tried.items() if t.failure},
