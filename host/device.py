@@ -136,6 +136,11 @@ class LinkDevice:
         self._counters: list[int] = []
         self._sequence = _Sequence()
 
+    @property
+    def link(self) -> Link:
+        """The line to it, for what looks at the line and the memories alone."""
+        return self._link
+
     def identify(self) -> Identity:
         return self._link.identify()
 

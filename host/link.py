@@ -53,6 +53,10 @@ class Link:
         How often a command is sent before the device counts as silent.
     clock_hz : float or None
         Cycles per second that a device reaches at least; what it reports unless given.
+
+    Members
+    -------
+    unanswered : how often a command was not answered in time
     """
 
     def __init__(
@@ -66,6 +70,7 @@ class Link:
     ):
         self.name = name
         self.attempts = attempts
+        self.unanswered = 0
         self._port = port
         self._patience = patience
         self._clock_hz = clock_hz
@@ -76,6 +81,11 @@ class Link:
         self._identity: Identity | None = None
 
     # Frames ------------------------------------------------------------------------------------
+
+    @property
+    def damaged(self) -> int:
+        """What came and was no whole frame."""
+        return self._deframer.dropped
 
     def _port_call(self, function: Callable[..., Any], *arguments: Any) -> Any:
         try:
@@ -143,6 +153,7 @@ class Link:
             deadline = time.monotonic() + self._seconds(cycles)
             response = self._receive(command, self._sequence, deadline)
             if response is None:
+                self.unanswered += 1
                 left -= 1
             elif response.command != ERROR:
                 return response.payload

@@ -9,7 +9,7 @@ from host.errors import FitError
 from host.urls import open_device
 from hw.boards import board
 from sim.golden_device import GoldenDevice
-from tests.models import random_model
+from sim.models import random_model
 from weights.checkpoint import ModelShape
 from weights.files import ZOO
 from weights.model import IntegerModel

@@ -12,8 +12,8 @@ from host.device import LinkDevice
 from host.urls import open_device
 from hw.boards import board
 from sim.golden_device import GoldenDevice
+from sim.models import random_model
 from sim.timing import predict
-from tests.models import random_model
 from tests.test_core import PROMPTS
 from weights.checkpoint import ModelShape
 from weights.files import ZOO

@@ -19,7 +19,7 @@ from hypothesis.extra import numpy as arrays
 from host.sampling import TEMPERATURE_MAX, TEMPERATURE_MIN
 from sim.checkpoints import RandomCheckpoint
 from sim.golden_device import GoldenDevice
-from tests.models import model_at_the_bounds
+from sim.models import model_at_the_bounds
 from weights import ModelError, packing, quantise
 from weights.__main__ import main
 from weights.architectures.mmfree import matrices

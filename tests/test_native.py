@@ -20,11 +20,11 @@ from host.urls import open_device
 from sim import libraries, losses, native
 from sim.compiler import SimulationError
 from sim.golden_device import GoldenDevice
+from sim.models import model_at_the_bounds, random_model
 from sim.native import NativeDevice, NativeModel
 from sim.native.__main__ import main
 from sim.native.check import DifferenceError, check, compare
 from sim.speed import pace_of_device
-from tests.models import model_at_the_bounds, random_model
 from weights.checkpoint import ModelShape
 from weights.files import ZOO
 from weights.model import IntegerModel

@@ -24,7 +24,7 @@ from host.serve.scheduler import (
 )
 from hw.arch.protocol import Totals
 from sim.golden_device import GoldenDevice
-from tests.models import random_model
+from sim.models import random_model
 from weights.checkpoint import ModelShape
 
 SHAPE = ModelShape(hidden=16, layers=2, intermediate=24, vocabulary=101)

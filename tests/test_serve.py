@@ -26,7 +26,7 @@ from host.urls import open_device
 from hw.boards import board
 from sim.cores import board_library
 from sim.golden_device import GoldenDevice
-from tests.models import random_model
+from sim.models import random_model
 from tests.services import (
     LIMITS,
     LONG,

@@ -14,7 +14,7 @@ from host.errors import RefusedError, UsageError
 from host.request import Request
 from host.urls import open_device
 from hw.arch.protocol import MemorySpace
-from tests.models import random_model
+from sim.models import random_model
 from weights.checkpoint import ModelShape
 
 SHAPE = ModelShape(hidden=37, layers=3, intermediate=61, vocabulary=301)

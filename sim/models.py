@@ -1,4 +1,4 @@
-"""Integer models for tests, in memory."""
+"""Integer models of random numbers and of extreme ones, for tests and checks."""
 
 from __future__ import annotations
 
