@@ -395,7 +395,7 @@ class Story:
         per_token = counted.cycles / counted.tokens
         return (
             f"{counted.cycles:,} of {counted.tokens} tokens, "
-            f"{'as' if exact else f'{off:+.2%} of what'} the timetable says; about "
+            f"{f'{off:+.3%} from what' if off else 'as'} the timetable says; about "
             f"{identity.clock_hz / per_token:,.0f} tokens/s at {identity.clock_hz / 1e6:g} MHz"
         )
 
