@@ -47,13 +47,13 @@ endif
 endif
 
 .NOTPARALLEL:
-.PHONY: help demo profile serve test quick sim bitstream program flash budget lint clean
+.PHONY: help demo profile serve test quick sim estimate explore bitstream bitstream-all program flash budget lint clean
 
 help:
-	@awk -F ' ## ' '/^[a-z]+:.* ## / {split($$1, name, ":"); printf "make %-10s %s\n", name[1], $$2}' \
+	@awk -F ' ## ' '/^[a-z-]+:.* ## / {split($$1, name, ":"); printf "make %-13s %s\n", name[1], $$2}' \
 		$(MAKEFILE_LIST)
 
-demo: $(VENV)/.with-sim ## a story: BOARD=ulx3s_85f MODEL=name|path TOKENS=n PROMPT="..."
+demo: $(VENV)/.with-sim ## a story: BOARD=name|path MODEL=name|path TOKENS=n PROMPT=
 	$(RUN) $(STORY)
 
 profile: $(VENV)/.with-sim ## the same and where its cycles go: build/BOARD/profile.svg
@@ -69,11 +69,21 @@ test: $(VENV)/.with-sim,build,serve,test ## all tests, JOBS=n at a time
 sim: $(VENV)/.with-sim,test ## cocotb benches of every unit: SIM=icarus|verilator
 	SIM=$(SIM) $(RUN) -m pytest -n $(JOBS) sim/benches
 
+estimate: $(VENV)/.with-sim ## what a board takes, holds and runs: BOARD= MODEL=
+	$(RUN) -m sim.explore "$$THE_BOARD" $(if $(value MODEL),--model "$$THE_MODEL")
+
+explore: $(VENV)/.with-sim ## the same of all boards, a line each: MODEL=
+	$(RUN) -m sim.explore $(if $(value MODEL),--model "$$THE_MODEL")
+
 # Only a JOBS that was given counts here: each seed takes a processor and much memory.
-bitstream: $(VENV)/.with-build,sim ## bitstream, report: BOARD=ulx3s_85f SEEDS=n JOBS=n LIMIT=minutes
-	$(RUN) -m hw.build "$$THE_BOARD" $(if $(value SEEDS),--seeds "$$THE_SEEDS") \
-		$(if $(value LIMIT),--limit "$$THE_LIMIT") \
-		$(if $(filter-out file,$(origin JOBS)),--jobs $(JOBS))
+HOW = $(if $(value SEEDS),--seeds "$$THE_SEEDS") $(if $(value LIMIT),--limit "$$THE_LIMIT") \
+	$(if $(filter-out file,$(origin JOBS)),--jobs $(JOBS))
+
+bitstream: $(VENV)/.with-build,sim ## bitstream, report: BOARD= SEEDS=n JOBS=n LIMIT=minutes
+	$(RUN) -m hw.build "$$THE_BOARD" $(HOW)
+
+bitstream-all: $(VENV)/.with-build,sim ## those of all boards, and a table of their reports
+	$(RUN) -m hw.build --all $(HOW)
 
 program: $(VENV)/.with-build ## load what bitstream built into a board, until its power goes
 	$(RUN) -m hw.build.program "$$THE_BOARD"

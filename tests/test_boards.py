@@ -110,7 +110,7 @@ def test_programs_take_a_path(write, capsys):
         "BOARD = replace(B, name='mine')\n"
     )
     assert build([path, "--estimate-only"]) == 0
-    assert capsys.readouterr().out.startswith("mine: 256 lanes\n")
+    assert capsys.readouterr().out.startswith("mine, LFE5UM5G-85F: 256 lanes\n")
     assert weights(["plan", "stories-small", "--board", path]) == 0
     assert capsys.readouterr().out.startswith("stories-small on mine: fits\n")
 

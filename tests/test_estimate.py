@@ -51,6 +51,12 @@ def test_resources_of_boards_that_were_built(name):
     assert result["bram"] == pytest.approx(block_rams, rel=0.05) and result["dsp"] == 14
 
 
+@pytest.mark.parametrize(("name", "luts"), [("tang_primer_20k", 10358), ("icebreaker", 6955)])
+def test_luts_of_other_families(name, luts):
+    """As yosys 0.70 has them."""
+    assert estimate(boards.board(name))["lut4"] == pytest.approx(luts, rel=0.03)
+
+
 def test_five_trits_in_a_byte_take_ten_luts_a_byte():
     """Rows of 64 bytes in block RAM: beside four more rows of 16 lanes, what decodes them."""
     board = boards.board("ulx3s_85f")

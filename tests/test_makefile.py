@@ -205,6 +205,15 @@ def test_bitstream_takes_its_settings(project):
     assert project.arguments("bitstream") == ["-m", "hw.build", "ulx3s_85f"]
     words = project.arguments("bitstream", "BOARD=x y", "SEEDS=2", "LIMIT=1.5", "JOBS=3")
     assert words[2:] == ["x y", "--seeds", "2", "--limit", "1.5", "--jobs", "3"]
+    words = project.arguments("bitstream-all", "SEEDS=2", "JOBS=3")
+    assert words == ["-m", "hw.build", "--all", "--seeds", "2", "--jobs", "3"]
+
+
+def test_estimates_take_a_board_and_a_model(project):
+    words = project.arguments("estimate", "BOARD=my boards/x.py", "MODEL=it's mine")
+    assert words == ["-m", "sim.explore", "my boards/x.py", "--model", "it's mine"]
+    assert project.arguments("estimate") == ["-m", "sim.explore", "ulx3s_85f"]
+    assert project.arguments("explore", "BOARD=x") == ["-m", "sim.explore"]
 
 
 def test_a_board_is_loaded(project):

@@ -1,6 +1,6 @@
 """1BitSquared iCEBreaker with an iCE40UP5K, which is too small.
 
-The smallest machine takes 1.8 times its logic cells and 5.3 times its block RAM. A build says so
+The smallest machine takes 1.3 times its LUTs and 5.3 times its block RAM. A build says so
 before it begins; ``--synthesis-only`` shows what yosys makes of it.
 """
 

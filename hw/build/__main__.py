@@ -2,15 +2,18 @@
 
 from weights import early as early  # isort: split
 
+import argparse
 import signal
 import sys
 from functools import partial
 from pathlib import Path
 
-from hw.boards import board
+from hw.boards import Board, board
 from hw.build.estimate import estimate
+from hw.build.every import build_all
 from hw.build.plan import check_hardware
 from hw.build.report import table
+from hw.build.reports import markdown, read_report
 from hw.build.steps import LIMIT_MINUTES, build, check_cells, check_size, draw_seeds, synthesise
 from hw.families import of
 from sim.speed import find_speed
@@ -18,12 +21,33 @@ from weights.commandline import OneLineParser, program
 from weights.files import user_path
 
 LONGEST_LIMIT = 7 * 24 * 60
+SAY = partial(print, flush=True)
+
+
+def _build(options: argparse.Namespace, target: Board) -> None:
+    """Build a board and print what came of it."""
+    first = target.seed if options.seed is None else options.seed
+    report = build(
+        target,
+        seeds=draw_seeds(first, options.seeds),
+        output=options.output,
+        force=options.force,
+        limit=options.limit,
+        jobs=options.jobs,
+        model=options.model,
+        measure=find_speed,
+        say=SAY,
+    )
+    print(table(target, report["estimate"], report))
+    print(options.output / target.name / of(target.device).bitstream)
 
 
 @program
 def main(arguments=None) -> int:
     parser = OneLineParser(prog="python -m hw.build", description="Build a board's bitstream.")
-    parser.add_argument("board")
+    parser.add_argument("board", nargs="?", help="a name, or the path of a board's file")
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--all", action="store_true", help="all boards, and a table of their reports")
     parser.add_argument("--seeds", type=int, default=1, help="how many to try (default 1)")
     parser.add_argument("--seed", type=int, help="the first one (default: the board's)")
     parser.add_argument("--jobs", type=int, default=1, help="seeds at a time (default 1)")
@@ -35,15 +59,23 @@ def main(arguments=None) -> int:
         help="for placing and routing one seed (default %(default)g)",
     )
     parser.add_argument("--model", help="of the report's cycles (default: the board's)")
-    parser.add_argument("--estimate-only", action="store_true", help="run no tools")
-    parser.add_argument(
+    what.add_argument("--estimate-only", action="store_true", help="run no tools")
+    what.add_argument(
         "--synthesis-only",
         action="store_true",
         help="stop after yosys, and say what it takes, even if that is too much",
     )
+    what.add_argument(
+        "--table", nargs="+", type=user_path, metavar="REPORT", help="print reports side by side"
+    )
     parser.add_argument("--force", action="store_true", help="build again what is there")
     parser.add_argument("--output", type=user_path, default=Path("build"), help="default: build")
     options = parser.parse_args(arguments)
+    if options.table:
+        print(markdown(map(read_report, options.table)))
+        return 0
+    if (options.board is None) != options.all:
+        parser.error("a board is needed, or --all of them")
     if options.seeds < 1:
         parser.error(f"--seeds must be at least 1, not {options.seeds}")
     if options.jobs < 1:
@@ -53,33 +85,21 @@ def main(arguments=None) -> int:
             f"--limit must be more than 0 minutes and at most {LONGEST_LIMIT}, "
             f"not {options.limit:g}"
         )
+    if options.all:
+        return build_all(options.output, partial(_build, options))
     target = board(options.board)
     check_hardware(target)
-    say = partial(print, flush=True)
     guess = estimate(target)
     if options.estimate_only:
         print(table(target, guess))
         check_size(target)
         return 0
     if options.synthesis_only:
-        cells = synthesise(target, output=options.output, force=options.force, say=say)
+        cells = synthesise(target, output=options.output, force=options.force, say=SAY)
         print(table(target, guess, synthesised=cells))
         check_cells(target, cells)
         return 0
-    first = target.seed if options.seed is None else options.seed
-    report = build(
-        target,
-        seeds=draw_seeds(first, options.seeds),
-        output=options.output,
-        force=options.force,
-        limit=options.limit,
-        jobs=options.jobs,
-        model=options.model,
-        measure=find_speed,
-        say=say,
-    )
-    print(table(target, report["estimate"], report))
-    print(options.output / target.name / of(target.device).bitstream)
+    _build(options, target)
     return 0
 
 

@@ -136,13 +136,14 @@ def compact_json(value: dict) -> str:
 def table(
     board: Board, guess: dict, report: dict | None = None, synthesised: dict | None = None
 ) -> str:
-    """Estimate and, if there is a report or a count of cells, measured figures, as text."""
+    """Estimate and measured figures, of a report or a count of cells, or else shares, as text."""
     available = capacity(board.device)
-    lines = [f"{board.name}: {board.geometry.lanes} lanes"]
-    measured = "synthesised" if synthesised else "routed"
+    lines = [f"{board.name}, {board.device}: {board.geometry.lanes} lanes"]
+    measured = "synthesised" if synthesised else "routed" if report else "share"
     lines.append(f"{'':8}{'estimate':>10}{measured:>13}{'available':>11}")
     for name, value in guess.items():
-        used = synthesised[name] if synthesised else report[name]["used"] if report else "-"
+        share = f"{value / available[name]:.0%}"
+        used = synthesised[name] if synthesised else report[name]["used"] if report else share
         lines.append(f"{name:8}{value:10}{used:>13}{available[name]:>11}")
     if report:
         lines.append(

@@ -221,6 +221,7 @@ def build(
             say(f"seed-{seed}: no netlist tells the units' LUTs")
         report = {
             "board": board.name,
+            "device": board.device,
             "digest": the_plan.digest.hex(),
             **result,
             "engine_lut4": units and units.get("engine", 0),

