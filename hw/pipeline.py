@@ -35,3 +35,27 @@ def add(left, right, carry):
     """
     total = Cat(Const(1, 1), left).as_signed() + Cat(carry, right).as_signed()
     return total[1:].as_signed()
+
+
+def add_up(m: Module, nodes, carries, add=add):
+    """The sum of signed values and of carries, one each, by a tree of adders.
+
+    Level k of it has k bits more than the values, and a register. One carry is left over: the sum
+    is what is returned, a value and that carry.
+    """
+
+    def register(value):
+        held = Signal.like(value, reset_less=True)
+        m.d.sync += held.eq(value)
+        return held
+
+    nodes, carries = list(nodes), list(carries)
+    while len(nodes) > 1:
+        level = [
+            register(add(left, right, carries.pop()))
+            for left, right in zip(nodes[::2], nodes[1::2], strict=False)
+        ]
+        if len(nodes) % 2:
+            level.append(register(nodes[-1]))
+        nodes, carries = level, [register(carry) for carry in carries]
+    return nodes[0], carries[0]

@@ -18,7 +18,7 @@ from hw.pipeline import KEEP_SCRIPT, delay
 from hw.units.engine import EngineParameters, TernaryEngine
 
 SHAPES = [
-    # rows, columns, elements, read latency, fan-out
+    # rows, columns, elements, read latency, fan-out, lanes of a cascade
     (1, 1, 1, 1, 1),
     (3, 1, 1, 2, 2),
     (4, 2, 2, 2, 16),
@@ -26,10 +26,18 @@ SHAPES = [
     (5, 7, 5, 2, 2),
     (8, 8, 4, 2, 3),
     (16, 16, 4, 2, 16),
+    (1, 2, 1, 1, 1, 2),
+    (6, 3, 2, 3, 4, 3),
+    (12, 6, 2, 2, 5, 2),
+    (5, 7, 5, 2, 2, 7),
+    (4, 12, 1, 2, 3, 4),
+    (16, 16, 4, 2, 16, 8),
 ]
 
 
-def parameters(rows, columns, elements, read_latency=2, fanout=16, more_latency=0, **sizes):
+def parameters(
+    rows, columns, elements, read_latency=2, fanout=16, chain=1, *, more_latency=0, **sizes
+):
     depths = {"weight_rows": 600, "activation_rows": 50, "beats": 300} | sizes
     return EngineParameters(
         rows=rows,
@@ -38,6 +46,7 @@ def parameters(rows, columns, elements, read_latency=2, fanout=16, more_latency=
         read_latency=read_latency,
         row_latency=read_latency + more_latency,
         fanout=fanout,
+        chain=chain,
         **depths,
     )
 

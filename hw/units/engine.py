@@ -1,6 +1,8 @@
 """The ternary engine: ``rows`` dot products of int8 codes with trits, by adders only."""
 
 from dataclasses import dataclass
+from functools import reduce
+from operator import or_
 
 from amaranth.hdl import Cat, Module, Signal
 from amaranth.lib import data, stream, wiring
@@ -11,6 +13,7 @@ from hw.arch.memories import memories
 from hw.memory.signatures import READ_LATENCY, ReadSignature, RowStreamSignature, SumSignature
 from hw.parameters import require_positive
 from hw.pipeline import KEEP, delay
+from hw.units.cascade import CascadeRow, skew, sum_bits
 from hw.units.commands import EngineCommand
 from hw.units.row import TernaryRow
 
@@ -37,6 +40,9 @@ class EngineParameters:
         Cycles from a weight row's transfer to its data; at least ``read_latency``.
     fanout : int
         Rows of lanes served by one copy of the activation register.
+    chain : int
+        Lanes of a row that hand a sum on, as `CascadeRow` has them; divides ``columns``. 1: none
+        does, a tree adds all terms.
     """
 
     rows: int
@@ -48,12 +54,17 @@ class EngineParameters:
     read_latency: int = READ_LATENCY
     row_latency: int = READ_LATENCY
     fanout: int = 16
+    chain: int = 1
 
     def __post_init__(self):
         require_positive(self)
         if self.rows % self.elements:
             raise ValueError(
                 f"rows must be a multiple of elements ({self.elements}), not {self.rows!r}"
+            )
+        if self.columns % self.chain:
+            raise ValueError(
+                f"chain must divide columns ({self.columns}), which {self.chain!r} does not"
             )
         if self.row_latency < self.read_latency:
             raise ValueError(
@@ -84,17 +95,25 @@ class EngineParameters:
         return self.rows // self.elements
 
     @property
-    def levels(self) -> int:
-        """Adder levels, each with a register, of a row's tree."""
-        return (self.columns - 1).bit_length()
+    def depth(self) -> int:
+        """Adders, each with a register, from a row's first lanes to its accumulator.
+
+        Those of a cascade, and the levels of the tree.
+        """
+        return self.chain - 1 + (self.columns // self.chain - 1).bit_length()
+
+    @property
+    def gating(self) -> int:
+        """Cycles from a row's sum to what leaves: rows of cascades are no shift register."""
+        return int(self.chain > 1)
 
     @property
     def latency(self) -> int:
         """Cycles from the transfer of a group's last row until its last sum is in the bank.
 
-        The read, the broadcast register, the tree, the accumulator, and the drain.
+        The read, the broadcast register, the adders of a row, the accumulator, and the drain.
         """
-        return self.row_latency + 1 + self.levels + 1 + self.drain_beats
+        return self.row_latency + 1 + self.depth + 1 + self.gating + self.drain_beats
 
     def period(self, chunks: int) -> int:
         """Cycles from one group to the next."""
@@ -116,6 +135,13 @@ class EngineParameters:
 
     def create(self) -> "TernaryEngine":
         return TernaryEngine(self)
+
+    def create_row(self) -> TernaryRow | CascadeRow:
+        if self.chain == 1:
+            return TernaryRow(self.columns)
+        return CascadeRow(
+            self.columns, chain=self.chain, bits=sum_bits(self.activation_rows * self.columns)
+        )
 
 
 class TernaryEngine(wiring.Component):
@@ -225,37 +251,40 @@ class TernaryEngine(wiring.Component):
 
         # What accompanies a chunk: presence, the end of its group, the end of the command.
         flags = [Cat(taken, last, final)]
-        for _ in range(p.row_latency + p.levels + 1):
+        for _ in range(p.row_latency + p.depth + 1 + p.gating):
             stage = Signal(3)
             m.d.sync += stage.eq(flags[-1])
             flags.append(stage)
-        present, ends, _ = flags[p.row_latency + p.levels]
+        present, ends, _ = flags[p.row_latency + p.depth]
         m.d.comb += self.active.eq(flags[p.row_latency][0])
 
         # Lanes.
         trits = Signal(data.ArrayLayout(TRIT_BITS, p.lanes), reset_less=True)
         m.d.sync += trits.eq(self.weights.data)
-        rows = [TernaryRow(p.columns) for _ in range(p.rows)]
-        codes = None
+        rows = [p.create_row() for _ in range(p.rows)]
+        in_time = None
         for r, row in enumerate(rows):
             if r % p.fanout == 0:
                 codes = Signal(row.codes.shape(), reset_less=True, attrs=KEEP)
                 m.d.sync += codes.eq(self.activations.data)
+                in_time = self._in_time(m, codes, f"codes_{r}")
             m.submodules[f"row_{r}"] = row
+            own = [trits[r * p.columns + c] for c in range(p.columns)]
             m.d.comb += [
-                row.codes.eq(codes),
-                Cat(row.trits).eq(Cat(trits[r * p.columns + c] for c in range(p.columns))),
+                Cat(row.codes).eq(in_time),
+                Cat(row.trits).eq(self._in_time(m, own, f"trits_{r}")),
                 row.present.eq(present),
                 row.last.eq(ends),
             ]
-            if r + p.elements < p.rows:
+            if p.chain == 1 and r + p.elements < p.rows:
                 m.d.comb += row.above.eq(rows[r + p.elements].sum)
 
         # Drain.
         beats_left = Signal(range(p.drain_beats))
         closing = Signal()
         _, captured, captured_final = flags[-1]
-        m.d.comb += [self.sums.data[i].eq(rows[i].sum) for i in range(p.elements)]
+        drained = self._taken(m, rows, captured) if p.gating else [row.sum for row in rows]
+        m.d.comb += [self.sums.data[i].eq(drained[i]) for i in range(p.elements)]
         with m.If(self.sums.enable):
             m.d.sync += self.sums.address.eq(self.sums.address + 1)
             m.d.sync += beats_left.eq(beats_left - 1)
@@ -270,3 +299,21 @@ class TernaryEngine(wiring.Component):
                 closing.eq(captured_final),
             ]
         return m
+
+    def _in_time(self, m, columns, name: str):
+        """Codes or trits of a row, each in the cycle in which its lane takes it."""
+        chain = self.parameters.chain
+        return Cat(
+            delay(m, value, skew(c % chain), name=f"{name}_{c}") for c, value in enumerate(columns)
+        )
+
+    def _taken(self, m, rows, captured):
+        """What leaves, by elements, where each row is taken in its turn."""
+        elements = self.parameters.elements
+        for beat in range(0, len(rows), elements):
+            m.d.comb += [row.take.eq(captured) for row in rows[beat : beat + elements]]
+            captured = delay(m, captured, 1, name=f"taken_{beat}", reset_less=False)
+        return [
+            reduce(or_, (row.sum.as_unsigned() for row in rows[i::elements])).as_signed()
+            for i in range(elements)
+        ]

@@ -5,7 +5,13 @@ from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
 from hw.arch.arithmetic import CODE_BITS, SUM_BITS, TRIT_BITS
-from hw.pipeline import KEEP, add
+from hw.pipeline import KEEP, add, add_up
+
+
+def term(code, not_zero, negative):
+    """``(code & not_zero) ^ negative``: a code by a trit, less one where that is negative."""
+    selected = code.as_unsigned() & not_zero.replicate(len(code))
+    return (selected ^ negative.replicate(len(code))).as_signed()
 
 
 class TernaryRow(wiring.Component):
@@ -49,25 +55,8 @@ class TernaryRow(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-
-        def register(value):
-            held = Signal.like(value, reset_less=True)
-            m.d.sync += held.eq(value)
-            return held
-
-        nodes, carries = [], []
-        for code, trit in zip(self.codes, self.trits, strict=True):
-            selected = code.as_unsigned() & trit[0].replicate(CODE_BITS)
-            nodes.append((selected ^ trit[1].replicate(CODE_BITS)).as_signed())
-            carries.append(trit[1])
-        while len(nodes) > 1:
-            level = [
-                register(add(left, right, carries.pop()))
-                for left, right in zip(nodes[::2], nodes[1::2], strict=False)
-            ]
-            if len(nodes) % 2:
-                level.append(register(nodes[-1]))
-            nodes, carries = level, [register(carry) for carry in carries]
+        terms = [term(code, *trit) for code, trit in zip(self.codes, self.trits, strict=True)]
+        node, carry = add_up(m, terms, [trit[1] for trit in self.trits])
 
         present = Signal(attrs=KEEP)
         last = Signal(init=1, attrs=KEEP)  # a reset leaves nothing in the accumulator
@@ -75,7 +64,7 @@ class TernaryRow(wiring.Component):
         total = Signal(signed(SUM_BITS))
         held = Signal(signed(SUM_BITS), reset_less=True)
         m.d.sync += present.eq(self.present), last.eq(self.last)
-        m.d.comb += total.eq(add(accumulator, nodes[0], carries.pop()))
+        m.d.comb += total.eq(add(accumulator, node, carry))
         # Synchronous reset and clock enable of the flip-flop: they cost no logic.
         with m.If(last):
             m.d.sync += accumulator.eq(0)

@@ -1,0 +1,166 @@
+"""Dot products as cascades: lanes that hand a sum on, each of them one adder and no more."""
+
+from collections.abc import Sequence
+
+from amaranth.hdl import Module, Mux, Signal, signed
+from amaranth.lib import data, wiring
+from amaranth.lib.wiring import In, Out
+
+from hw.arch.arithmetic import CODE_BITS, SUM_BITS, TRIT_BITS
+from hw.pipeline import KEEP, add, add_up, delay
+from hw.units.row import term
+
+
+def skew(lane: int) -> int:
+    """Cycles by which a lane of a cascade is behind its first one; the first two work together."""
+    return max(0, lane - 1)
+
+
+def sum_bits(terms: int) -> int:
+    """Width of the sum of so many codes of either sign, or the 24 bits of all sums if these do."""
+    return min(SUM_BITS, CODE_BITS + terms.bit_length())
+
+
+class TermSignature(wiring.Signature):
+    """``sum = augend + ((addend & not_zero) ^ negative) + carry``, of so many bits; at once.
+
+    Members
+    -------
+    augend, addend : ``Out(signed(bits))``
+    not_zero, negative, carry : ``Out(1)``
+    sum : ``In(signed(bits))``
+    """
+
+    def __init__(self, bits: int):
+        members = {"augend": Out(signed(bits)), "addend": Out(signed(bits))}
+        members |= {name: Out(1) for name in ("not_zero", "negative", "carry")}
+        super().__init__({**members, "sum": In(signed(bits))})
+
+
+class TermAdders(wiring.Component):
+    """Adders beside each other.
+
+    Where a carry cell can choose a term as well, the platform has ``get_term_adders``: a function
+    of this component that returns what is elaborated in its place, and equals it.
+
+    Members
+    -------
+    adder_0, adder_1, ... : ``In(TermSignature(bits))``
+        One for each of ``widths``; ``adders`` has all.
+    """
+
+    def __init__(self, widths: Sequence[int]):
+        ports = {f"adder_{n}": In(TermSignature(bits)) for n, bits in enumerate(widths)}
+        super().__init__(ports)
+        self.adders = [getattr(self, name) for name in ports]
+
+    def elaborate(self, platform):
+        if hasattr(platform, "get_term_adders"):
+            return platform.get_term_adders(self)
+        m = Module()
+        for adder in self.adders:
+            addend = term(adder.addend, adder.not_zero, adder.negative)
+            m.d.comb += adder.sum.eq(add(adder.augend, addend, adder.carry))
+        return m
+
+
+class CascadeRow(wiring.Component):
+    """One dot product: ``sum = sum over chunks, over c of code[c] * trit[c]``.
+
+    Its columns are cascades of ``chain`` lanes, whose sums a tree adds. A lane adds its term to
+    what the lane before handed on, 8 + ceil(log2 k) bits behind k lanes; the first one adds
+    nothing, and the one that its term then lacks of ``-code`` is a carry of the tree or of the
+    accumulator.
+
+    Throughput is a chunk per cycle. Lane k of each cascade, from 0, takes its code and its trit
+    ``skew(k)`` cycles after the chunk's first ones. A chunk whose first ones are at the inputs in
+    cycle t is marked by ``present`` of cycle t + depth - 1, where the depth is ``chain - 1`` and
+    the levels of the tree, and a missing one adds nothing. With ``last`` of that cycle the sum is
+    complete, and can be taken from cycle t + depth + 1 on, until the next is; the next chunk begins
+    that.
+
+    Members
+    -------
+    codes : ``In(ArrayLayout(signed(8), columns))``
+    trits : ``In(ArrayLayout(2, columns))``
+    present : ``In(1)``
+        There is a chunk whose terms are all added in the next cycle.
+    last : ``In(1)``
+        It is the last one of its group.
+    take : ``In(1)``
+        The sum is what comes in the next cycle.
+    sum : ``Out(signed(bits))``
+        Zero in all other cycles, so that rows share what they drive.
+    """
+
+    def __init__(self, columns: int, *, chain: int, bits: int):
+        self.columns, self.chain, self.bits = columns, chain, bits
+        super().__init__(
+            {
+                "codes": In(data.ArrayLayout(signed(CODE_BITS), columns)),
+                "trits": In(data.ArrayLayout(TRIT_BITS, columns)),
+                "present": In(1),
+                "last": In(1),
+                "take": In(1),
+                "sum": Out(signed(bits)),
+            }
+        )
+
+    @property
+    def widths(self) -> list[int]:
+        """Bits of all adders: of each cascade, of each level of the tree, of the accumulator."""
+        cascade = [CODE_BITS + lane.bit_length() for lane in range(1, self.chain)]
+        widths, bits = cascade * (self.columns // self.chain), cascade[-1]
+        left = self.columns // self.chain
+        while left > 1:
+            bits += 1
+            widths += [bits] * (left // 2)
+            left -= left // 2
+        return [*widths, self.bits]
+
+    def elaborate(self, platform):
+        m = Module()
+        m.submodules.adders = adders = TermAdders(self.widths)
+        free = iter(adders.adders)
+
+        def sum_of(augend, addend, carry, not_zero=1, negative=0):
+            adder = next(free)
+            m.d.comb += [
+                adder.augend.eq(augend),
+                adder.addend.eq(addend),
+                adder.not_zero.eq(not_zero),
+                adder.negative.eq(negative),
+                adder.carry.eq(carry),
+            ]
+            return adder.sum
+
+        nodes, carries = [], []
+        for column, (code, (not_zero, negative)) in enumerate(
+            zip(self.codes, self.trits, strict=True)
+        ):
+            if column % self.chain == 0:
+                node, carry = term(code, not_zero, negative), negative
+            else:
+                total = sum_of(node, code, negative, not_zero, negative)
+                node = delay(m, total, 1, name=f"sum_{column}")
+                carry = delay(m, carry, 1, name=f"carry_{column}")
+            if (column + 1) % self.chain == 0:
+                nodes.append(node)
+                carries.append(carry)
+        node, carry = add_up(m, nodes, carries, add=sum_of)
+
+        present = Signal(attrs=KEEP)
+        last = Signal(init=1, attrs=KEEP)  # a reset leaves nothing in the accumulator
+        accumulator = Signal(signed(self.bits), reset_less=True)
+        complete = Signal(signed(self.bits), reset_less=True)
+        taken = Signal(signed(self.bits), reset_less=True)
+        total = sum_of(accumulator, node, carry)
+        m.d.sync += present.eq(self.present), last.eq(self.last)
+        m.d.comb += self.sum.eq(taken)
+        # Synchronous resets and clock enables of flip-flops: they cost no logic.
+        with m.If(last):
+            m.d.sync += accumulator.eq(0), complete.eq(total)
+        with m.Elif(present):
+            m.d.sync += accumulator.eq(total)
+        m.d.sync += taken.eq(Mux(self.take, complete, 0))
+        return m
