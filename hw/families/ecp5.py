@@ -8,6 +8,7 @@ from amaranth.hdl import ClockDomain, ClockSignal, Const, Instance, Module, Sign
 from hw.families.clocks import add_oscillator, add_start
 from hw.families.family import YOSYS, Family, Memories, Tool
 from hw.families.output_registers import OUTPUT_REGISTERS
+from hw.families.term_adders import term_adders
 
 OUTPUTS = ("CLKOS", "CLKOS2", "CLKOS3")
 
@@ -130,6 +131,11 @@ def make_clocks(m: Module, platform, rates: Mapping[str, int], phases: Mapping[s
         m.submodules["gate" if name == "sync" else f"gate_{name}"] = gate
 
 
+def with_term_adders(platform: type) -> type:
+    """A platform whose carry cells choose what they add."""
+    return type(platform.__name__, (platform,), {"get_term_adders": staticmethod(term_adders)})
+
+
 def _part(luts: int, block_rams: int, multipliers: int) -> dict[str, int]:
     return {"lut4": luts, "ff": luts, "bram": block_rams, "dsp": multipliers}
 
@@ -182,4 +188,5 @@ FAMILY = Family(
     },
     double_rate=(3, 2),  # ODDRX1F and IDDRX1F, by Lattice's models
     clocks=make_clocks,
+    platform=with_term_adders,
 )

@@ -1,12 +1,13 @@
 """The adders of the ternary engine in the carry cells of ECP5, which choose the term as well.
 
-A half of a CCU2C has a table of four inputs: where it is high a carry passes, and the carry is added
-to it. Here it is ``augend ^ ((addend & not_zero) ^ negative)``. Where it is low, the carry is the
-same table's with the last two inputs low: ``augend``. So a bit of a sum takes a half, and the carry
-below its lowest bit another one, whose table is low, so that it passes nothing on of what was before.
+A half of a CCU2C has a table of four inputs: where it is high a carry passes, and the carry is
+added to it. Here it is ``augend ^ ((addend & not_zero) ^ negative)``. Where it is low, the carry is
+the same table's with the last two inputs low: ``augend``. So a bit of a sum takes a half. The carry
+below its lowest bit takes another one, whose table is low: it passes on nothing of what was before.
 
-Adders beside each other are one chain: nothing is wasted between them, and nextpnr adds two cells at
-each end of a chain, whether it needs them or not.
+Adders are one chain where they lie beside each other: no half is wasted between them, and nextpnr
+adds a cell at each end of a chain, whether it needs them or not. But it times the way of a carry
+through all of a chain, as if it passed from adder to adder, so a chain has ``LONGEST`` halves.
 """
 
 from itertools import product
@@ -27,27 +28,38 @@ def _table(function) -> Const:
 ADDED = _table(lambda a, b, c, d: a ^ b & c ^ d)
 FED = _table(lambda a, b, c, d: a & ~(c | d))
 UNUSED = Const(0)
+LONGEST = 112
+"""Halves of a chain: 3.9 ns."""
+
+
+def _halves(adder) -> list[tuple]:
+    """Table, inputs and output of each half of an adder."""
+    chosen = (adder.not_zero, adder.negative)
+    bits = zip(adder.augend, adder.addend, adder.sum, strict=True)
+    fed = (FED, (adder.carry, UNUSED, UNUSED, Const(1)), Signal(name="unused"))
+    return [fed, *((ADDED, (a, b, *chosen), total) for a, b, total in bits)]
 
 
 def term_adders(unit) -> Module:
     """What `hw.units.cascade.TermAdders` is, in cells."""
     m = Module()
-    halves = []
+    chains: list[list[tuple]] = [[]]
     for adder in unit.adders:
-        halves.append((FED, (adder.carry, UNUSED, UNUSED, Const(1)), None))
-        for augend, addend, total in zip(adder.augend, adder.addend, adder.sum, strict=True):
-            halves.append((ADDED, (augend, addend, adder.not_zero, adder.negative), total))
-    if len(halves) % 2:
-        halves.append((FED, (UNUSED,) * 4, None))
-    carry: Value = UNUSED
-    for number in range(0, len(halves), 2):
-        ports: dict[str, Any] = {}
-        passed = Signal(name=f"carry_{number // 2}")
-        for half, (table, inputs, total) in enumerate(halves[number : number + 2]):
-            ports |= {f"p_INIT{half}": table, f"p_INJECT1_{half}": "NO"}
-            ports |= {f"i_{pin}{half}": it for pin, it in zip("ABCD", inputs, strict=True)}
-            if total is not None:
-                ports[f"o_S{half}"] = total
-        m.submodules[f"pair_{number // 2}"] = Instance("CCU2C", **ports, i_CIN=carry, o_COUT=passed)
-        carry = passed
+        halves = _halves(adder)
+        if len(chains[-1]) + len(halves) > LONGEST:
+            chains.append([])
+        chains[-1] += halves
+    for number, halves in enumerate(chains):
+        if len(halves) % 2:
+            halves.append((FED, (UNUSED,) * 4, Signal(name="unused")))
+        carry: Value = UNUSED
+        for place in range(0, len(halves), 2):
+            ports: dict[str, Any] = {}
+            for half, (table, inputs, total) in enumerate(halves[place : place + 2]):
+                ports |= {f"p_INIT{half}": table, f"p_INJECT1_{half}": "NO", f"o_S{half}": total}
+                ports |= {f"i_{pin}{half}": it for pin, it in zip("ABCD", inputs, strict=True)}
+            passed = Signal(name=f"carry_{number}_{place}")
+            cell = Instance("CCU2C", **ports, i_CIN=carry, o_COUT=passed)
+            m.submodules[f"chain_{number}_{place}"] = cell
+            carry = passed
     return m

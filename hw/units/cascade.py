@@ -21,6 +21,18 @@ def sum_bits(terms: int) -> int:
     return min(SUM_BITS, CODE_BITS + terms.bit_length())
 
 
+def row_widths(columns: int, *, chain: int, bits: int) -> list[int]:
+    """Of the adders of a row: each cascade's, each level's of the tree, the accumulator's."""
+    cascade = [CODE_BITS + lane.bit_length() for lane in range(1, chain)]
+    left = columns // chain
+    widths, level = cascade * left, cascade[-1]
+    while left > 1:
+        level += 1
+        widths += [level] * (left // 2)
+        left -= left // 2
+    return [*widths, bits]
+
+
 class TermSignature(wiring.Signature):
     """``sum = augend + ((addend & not_zero) ^ negative) + carry``, of so many bits; at once.
 
@@ -106,21 +118,11 @@ class CascadeRow(wiring.Component):
             }
         )
 
-    @property
-    def widths(self) -> list[int]:
-        """Bits of all adders: of each cascade, of each level of the tree, of the accumulator."""
-        cascade = [CODE_BITS + lane.bit_length() for lane in range(1, self.chain)]
-        widths, bits = cascade * (self.columns // self.chain), cascade[-1]
-        left = self.columns // self.chain
-        while left > 1:
-            bits += 1
-            widths += [bits] * (left // 2)
-            left -= left // 2
-        return [*widths, self.bits]
-
     def elaborate(self, platform):
         m = Module()
-        m.submodules.adders = adders = TermAdders(self.widths)
+        m.submodules.adders = adders = TermAdders(
+            row_widths(self.columns, chain=self.chain, bits=self.bits)
+        )
         free = iter(adders.adders)
 
         def sum_of(augend, addend, carry, not_zero=1, negative=0):

@@ -12,18 +12,19 @@ from hw.units.engine import EngineParameters
 from sim.benches.runner import Source, arguments, run, start
 
 SHAPES = [
-    # rows, columns, elements, read latency, row latency
-    (1, 1, 1, 1, 1),
-    (3, 5, 1, 2, 4),
-    (6, 7, 2, 3, 3),
-    (8, 8, 4, 2, 3),
+    # rows, columns, elements, read latency, row latency, lanes of a cascade
+    (1, 1, 1, 1, 1, 1),
+    (3, 5, 1, 2, 4, 1),
+    (6, 7, 2, 3, 3, 1),
+    (8, 8, 4, 2, 3, 1),
+    (6, 8, 2, 2, 4, 4),
 ]
 TRITS = (0b00, 0b10, 0b01, 0b11)  # a negative zero is a zero
 
 
-@pytest.mark.parametrize("rows, columns, elements, read_latency, row_latency", SHAPES)
-def test_engine(rows, columns, elements, read_latency, row_latency):
-    shape = {"rows": rows, "columns": columns, "elements": elements}
+@pytest.mark.parametrize("rows, columns, elements, read_latency, row_latency, chain", SHAPES)
+def test_engine(rows, columns, elements, read_latency, row_latency, chain):
+    shape = {"rows": rows, "columns": columns, "elements": elements, "chain": chain}
     shape |= {"read_latency": read_latency, "row_latency": row_latency}
     run(_parameters(**shape).create(), __name__, **shape)
 
