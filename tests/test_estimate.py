@@ -68,6 +68,15 @@ def test_five_trits_in_a_byte_take_ten_luts_a_byte():
     assert more["lut4"] - usual["lut4"] == pytest.approx(64 * 23.2 + 4 * 42 + 64 * 10, abs=1)
 
 
+def test_cascades_take_less_logic_and_more_flip_flops():
+    """As the engine of 16 x 16 lanes does that is packed alone, with cascades of 8."""
+    board = boards.board("ulx3s_85f")
+    cascaded = replace(board, machine=replace(board.machine, chain=8))
+    trees, cascades = estimate(board), estimate(cascaded)
+    assert trees["lut4"] - cascades["lut4"] == pytest.approx(6747 - 3783, rel=0.05)
+    assert cascades["ff"] - trees["ff"] == pytest.approx(6108 - 4119, rel=0.1)
+
+
 def test_boards_fit_by_estimate_but_the_one_that_says_so():
     lacking = set()
     for name in boards.names():

@@ -10,12 +10,16 @@ yosys 0.70 and packed by nextpnr: each that of the unit that it is of, the fixed
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from hw.arch.arithmetic import CODE_BITS, TRIT_BITS
 from hw.arch.memories import Kind, memories
 from hw.boards import Board
 from hw.families import capacity, of
+from hw.families.term_adders import LONGEST
 from hw.links.usb import UsbSerial
 from hw.memory.ram import parts
 from hw.memory.sdram.store import Sdram
+from hw.units.cascade import row_widths, skew, sum_bits
+from hw.units.engine import EngineParameters
 
 NEAR = 0.97
 """Share of a resource from which on placing and routing are likely to be in trouble."""
@@ -33,6 +37,7 @@ FLIP_FLOPS_PER_ELEMENT, FLIP_FLOPS_PER_LANE, FLIP_FLOPS_PER_ROW = 1290, 13.4, 34
 # Of memories that are deeper than one block RAM, or made of parts: what chooses among these.
 LUTS_PER_BANK_BIT, FLIP_FLOPS_PER_BANK_BIT = 1.2, 0.3
 FLIP_FLOPS_PER_WEIGHT_BIT = 1
+LUTS_PER_CHAIN = 4  # of carry cells: where it begins and ends
 LUTS_PER_DECODED_BYTE = FLIP_FLOPS_PER_DECODED_BYTE = 10  # of `hw.memory.dense`
 LUTS_OF_SDRAM, FLIP_FLOPS_OF_SDRAM = 950, 420
 LUTS_OF_USB, FLIP_FLOPS_OF_USB = 1940, 870  # beside what a UART takes
@@ -59,6 +64,24 @@ def arrange(
     return min(choices)
 
 
+def _row(engine: EngineParameters) -> tuple[float, float]:
+    """LUTs and flip-flops of a row of lanes. Cascades are counted, as ECP5 has them."""
+    columns, chain = engine.columns, engine.chain
+    if chain == 1:
+        return (
+            LUTS_PER_LANE * columns + LUTS_PER_ROW,
+            FLIP_FLOPS_PER_LANE * columns + FLIP_FLOPS_PER_ROW,
+        )
+    bits = sum_bits(engine.activation_rows * columns)
+    widths = row_widths(columns, chain=chain, bits=bits)
+    cascades = columns // chain
+    halves = sum(widths) + len(widths)
+    luts = halves + LUTS_PER_CHAIN * -(-halves // LONGEST) + CODE_BITS * cascades + bits / 3
+    waits = sum(1 + skew(lane) for lane in range(chain)) * cascades
+    flip_flops = sum(widths) + 2 * bits + (chain - 1) * cascades  # sums, and carries that wait
+    return luts, flip_flops + (TRIT_BITS + CODE_BITS / engine.fanout) * waits
+
+
 def estimate(board: Board) -> dict[str, int]:
     """``lut4``, ``ff``, ``bram`` and ``dsp`` of a board's machine and link.
 
@@ -70,12 +93,13 @@ def estimate(board: Board) -> dict[str, int]:
     beside = (machine.stores.weights, machine.stores.embedding)
     sdrams = any(isinstance(memory, Sdram) for memory in beside)
     usb = isinstance(board.link, UsbSerial)
+    row_luts, row_flip_flops = _row(machine.engine)
     luts: float = FIXED_LUTS + LUTS_OF_SDRAM * sdrams + LUTS_OF_USB * usb
-    luts += LUTS_PER_ELEMENT * g.elements + LUTS_PER_LANE * g.lanes + LUTS_PER_ROW * g.rows
+    luts += LUTS_PER_ELEMENT * g.elements + row_luts * g.rows
     luts += LUTS_PER_DECODED_BYTE * store.decoded
     flip_flops: float = FIXED_FLIP_FLOPS + FLIP_FLOPS_OF_SDRAM * sdrams + FLIP_FLOPS_OF_USB * usb
-    flip_flops += FLIP_FLOPS_PER_ELEMENT * g.elements + FLIP_FLOPS_PER_LANE * g.lanes
-    flip_flops += FLIP_FLOPS_PER_ROW * g.rows + FLIP_FLOPS_PER_WEIGHT_BIT * store.kept_width
+    flip_flops += FLIP_FLOPS_PER_ELEMENT * g.elements + row_flip_flops * g.rows
+    flip_flops += FLIP_FLOPS_PER_WEIGHT_BIT * store.kept_width
     flip_flops += FLIP_FLOPS_PER_DECODED_BYTE * store.decoded
     block_rams = bank_bits = 0
     for name, memory in memories(g).items():
