@@ -10,17 +10,19 @@ from weights import early as early  # isort: split
 
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from functools import cache
+from functools import cache, partial
+from textwrap import fill as wrapped
 
 from host.errors import FitError
 from hw.boards import Board, board, names
-from hw.build.estimate import estimate, lacking
+from hw.build.estimate import check_fit, estimate, lacking
 from hw.build.report import table
 from sim.placement import Placement
-from weights.commandline import OneLineParser, program
+from weights.commandline import WIDTH, OneLineParser, program
 from weights.model import IntegerModel
 from weights.store_commands import find_model
 
+fill = partial(wrapped, width=WIDTH)
 Find = Callable[[str], tuple[str, IntegerModel]]
 
 ROW = "{:16}{:13}{:>5}{:>3}{:>7}{:>4}{:>4} {:9.9}{:>9}{:>9}"
@@ -39,7 +41,10 @@ def details(target: Board, model: str, find: Find = _find) -> str:
     placed = Placement(model=integers, name=name, board=target).report()
     if target.simulated:
         return placed
-    return f"{table(target, estimate(target))}\n\n{placed}"
+    guess = estimate(target)
+    fit = check_fit(guess, target.device)
+    verdict = [f"machine does not fit: {line}" for line in fit.lacks] + list(fit.warnings)
+    return "\n".join([table(target, guess), *map(fill, verdict), "", placed])
 
 
 def overview(model: str | None = None, find: Find = _find) -> Iterator[str]:

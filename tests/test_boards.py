@@ -10,6 +10,7 @@ import pytest
 
 from hw import boards
 from hw.boards import BoardError, board
+from hw.build import BuildError
 from hw.build.__main__ import main as build
 from hw.build.estimate import check_fit, estimate
 from hw.build.plan import plan
@@ -94,6 +95,15 @@ def test_a_platform_of_ones_own(write):
     assert "--25k" in planned.commands[1]
     assert 'LOCATE COMP "uart_0__rx__io" SITE "H18"' in planned.files["top.lpf"]
     assert 'LOCATE COMP "led_0__io" SITE "U16"' in planned.files["top.lpf"]
+
+
+def test_a_board_has_the_part_of_its_platform(write):
+    pytest.importorskip("amaranth_boards")
+    mine = board(write(WITH_PLATFORM.replace('name="mine"', 'name="mine", device="LFE5U-45F"')))
+    with pytest.raises(
+        BuildError, match=r"^mine: device must be its platform's, LFE5U-25F, not LFE"
+    ):
+        plan(mine, Echo)
 
 
 def test_the_board_that_the_documentation_adds_fits(write):

@@ -44,6 +44,10 @@ def test_a_board_is_told_of_in_full(capsys):
     luts = estimate(board("ulx3s_85f"))["lut4"]
     assert f"{luts} {luts / 83640:.0%} 83640" in " ".join(out.split())
     assert out.endswith(f"{timing('stories-tiny', 'ulx3s_85f').report()}\n")
+    assert main(["icebreaker"]) == 0
+    out = capsys.readouterr().out
+    assert "\nmachine does not fit: bram needs about 159 of 30: reduce " in out
+    assert max(map(len, out.splitlines())) <= 80
     assert main(["sim_tiny"]) == 0
     assert capsys.readouterr().out.startswith("stories-small on sim_tiny: ")
 

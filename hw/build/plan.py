@@ -3,6 +3,7 @@
 import json
 import warnings
 from dataclasses import dataclass, field
+from typing import Any
 
 from amaranth.build import ResourceError
 from amaranth.hdl import UnusedElaboratable
@@ -76,6 +77,7 @@ def plan(board: Board, core=None) -> Plan:
     from hw.top import Top
 
     core = core or board.core
+    check_part(board, board.platform_class())
     family = of(board.device)
 
     def prepare(digest):
@@ -106,3 +108,12 @@ def check_hardware(board: Board):
     """Raises BuildError for a simulated board."""
     if board.simulated:
         raise BuildError(f"{board.name} is a simulated board: there is no hardware to build it for")
+
+
+def check_part(board: Board, platform: Any):
+    """Raises BuildError if the platform of a board is for another part than the board's."""
+    part = (
+        platform.family if isinstance(getattr(platform, "family", None), str) else platform.device
+    )
+    if part != board.device:
+        raise BuildError(f"{board.name}: device must be its platform's, {part}, not {board.device}")
