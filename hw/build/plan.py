@@ -77,7 +77,6 @@ def plan(board: Board, core=None) -> Plan:
     from hw.top import Top
 
     core = core or board.core
-    check_part(board, board.platform_class())
     family = of(board.device)
 
     def prepare(digest):
@@ -86,7 +85,9 @@ def plan(board: Board, core=None) -> Plan:
         options = {"emit_src": False, "debug_verilog": False, "script_after_read": SCRIPT}
         options |= family.options(board.clock_hz)
         try:
-            platform = family.platform(board.platform_class())()
+            of_board = board.platform_class()
+            check_part(board, of_board)
+            platform = family.platform(of_board)()
             return platform.prepare(Top(board, core(digest)), "top", **options)
         except (ValueError, NotImplementedError, ResourceError) as error:
             warnings.simplefilter("ignore", UnusedElaboratable)  # of what was made until then
