@@ -19,6 +19,7 @@ from host.serve.listening import Server, listen, url_of
 from host.serve.scheduler import Scheduler, State
 from host.serve.service import Limits, Service
 from sim.golden_device import GoldenDevice
+from sim.native import NativeDevice
 from weights.model import IntegerModel
 from weights.text import open_tokenizer
 
@@ -133,6 +134,8 @@ def listening(
 @contextlib.contextmanager
 def program(*arguments: str) -> Iterator[tuple[subprocess.Popen[str], tuple[str, int]]]:
     """The server of `stories-nano` as users start it; the process, and its address."""
+    if "native://" in arguments:
+        NativeDevice(1).close()  # compiled here, where that is needed, and not told of there
     process = subprocess.Popen(
         [sys.executable, "-m", "host.serve", "--model", NAME, "--port", "0", *arguments],
         cwd=ROOT,

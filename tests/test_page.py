@@ -46,13 +46,14 @@ class Paced:
 
     def __init__(self, model: IntegerModel, *, is_board: bool):
         self._device = NativeDevice(1)
-        geometry = board(BOARD).machine.geometry
+        machine = board(BOARD).machine
+        geometry = machine.geometry
         self._identity = (
             Identity(board=BOARD, geometry=geometry, clock_hz=70_000_000, digest=bytes(16))
             if is_board
             else None
         )
-        self._timing = predict(compile_image(model, geometry))
+        self._timing = predict(compile_image(model, geometry), machine)
 
     def __getattr__(self, name):
         return getattr(self._device, name)
