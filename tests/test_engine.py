@@ -431,6 +431,15 @@ def test_adders_in_cells_are_proved(cell, half, table, tmp_path, monkeypatch):
     assert run_yosys(["-q", "-p", proof]) == (1 if cell else 0)
 
 
+@pytest.mark.parametrize(("name", "cells"), [("ecpix5_85", True), ("icebreaker", False)])
+def test_a_family_makes_the_adders_of_cascades(name, cells):
+    """What is built has them in the cells of a family that has such cells, and only there."""
+    pytest.importorskip("amaranth_boards")
+    machine = replace(board("sim_tiny").machine, chain=4)
+    text = plan(replace(board(name), machine=machine)).files["top.il"]
+    assert ("cell \\CCU2C" in text) == cells
+
+
 @needs_yosys
 @pytest.mark.whole
 def test_copies_are_in_what_is_built(tmp_path):
