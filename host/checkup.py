@@ -11,7 +11,6 @@ import textwrap
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +20,7 @@ from host.device import Device, LinkDevice
 from host.errors import DeviceError, FitError
 from host.link import Link
 from host.listing import described, serial_ports
-from host.memory_test import Memory, find_fault
+from host.memory_test import REMEDY, find_fault
 from host.ports import simulation
 from hw.arch.memories import HostAccess, spaces
 from hw.arch.protocol import Command, Feature, Identity, MemorySpace, Totals
@@ -234,20 +233,12 @@ def check_memories(link: Link) -> str:
     """
     memories = []
     for space, size in _writable(link).items():
-        memory = Memory(
-            name=space.name.lower(),
-            content=bytes(2 * size),
-            read=partial(link.read, space),
-            write=partial(link.write, space),
-        )
+        memory = link.memory(space, bytes(2 * size))
         content = np.zeros(size, "<u2")
         content[memory.places] = memory.found()
         memories.append(replace(memory, content=content.tobytes()))
     if fault := find_fault(memories):
-        raise DeviceError(
-            f"{fault}; check the board's clock and power, and that its memory is what the "
-            "bitstream was built for"
-        )
+        raise DeviceError(f"{fault}; {REMEDY}")
     for memory in memories:
         before = np.frombuffer(memory.content, "<u2")[memory.places]
         if (memory.found() != before).any():

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from host.errors import DeviceError, RefusedError
-from host.memory_test import Memory, find_fault
+from host.memory_test import REMEDY, Memory, find_fault
 from host.ports import Port
 from hw.arch.frames import Deframer, Frame, encode_frame
 from hw.arch.memories import spaces
@@ -311,20 +311,18 @@ class Link:
         )
 
     def _test(self, sections: dict[MemorySpace, bytes]) -> None:
-        memories = [
-            Memory(
-                name=space.name.lower(),
-                content=content,
-                read=partial(self.read, space),
-                write=partial(self.write, space),
-            )
-            for space, content in sections.items()
-        ]
+        memories = [self.memory(space, content) for space, content in sections.items()]
         if memories and (fault := find_fault(memories)):
-            raise DeviceError(
-                f"{self.name}: memory test: {fault}; check the board's clock and power, and that "
-                "its memory is what the bitstream was built for"
-            )
+            raise DeviceError(f"{self.name}: memory test: {fault}; {REMEDY}")
+
+    def memory(self, space: MemorySpace, content: bytes) -> Memory:
+        """A memory of the device for a test, after which it shall hold this."""
+        return Memory(
+            name=space.name.lower(),
+            content=content,
+            read=partial(self.read, space),
+            write=partial(self.write, space),
+        )
 
     def differences(
         self, space: MemorySpace, content: bytes, progress: Callable[[int], None]

@@ -13,6 +13,11 @@ from itertools import combinations
 
 import numpy as np
 
+REMEDY = (
+    "check the board's clock and power, and that its memory is what the bitstream was built for"
+)
+"""What to do about a fault."""
+
 TOGETHER = 256
 """Half-words at the beginning of a memory that go there and come back in a frame each."""
 

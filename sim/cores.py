@@ -9,7 +9,7 @@ from amaranth.lib import wiring
 from hw.verilog import verilog_of, versions
 from sim import libraries, verilator
 from sim.libraries import Progress, Recipe, announce
-from sim.sdram import CHIPS, MODEL, PARTS, RESET, with_chip
+from sim.sdram import MODEL, RESET, chip_of, with_chip
 from sim.verilator import Verilator
 from weights.files import make_cache, user_path
 
@@ -45,7 +45,7 @@ def core_verilog(core: wiring.Component) -> str:
     if not hasattr(core, "sdram"):
         return "\n".join((ALONE, machine))
     memory = core.beside.parameters
-    chip = CHIPS[PARTS[memory.part.name][0]]
+    chip = chip_of(memory.part.name)
     return "\n".join((with_chip(chip, memory.clock_hz, memory.ratio), machine))
 
 

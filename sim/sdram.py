@@ -121,6 +121,17 @@ PARTS = {
 """Chips that may be where a machine believes a part of `hw.memory.sdram.parts`, by its name."""
 
 
+def chip_of(part: str) -> Chip:
+    """The chip beside a simulated machine that has the part of that name."""
+    return CHIPS[PARTS[part][0]]
+
+
+def instance(chip: Chip, clock_hz: int, name: str, ratio: int = 1) -> str:
+    """What an instance of the module ``sdram`` begins with, before its ports."""
+    parameters = chip.parameters(clock_hz, ratio).items()
+    return f"sdram #({', '.join(f'.{key}({value})' for key, value in parameters)}) {name}"
+
+
 def pads_verilog(chips: Sequence[Chip], clock_hz: int, *, pins: str, ratio: int = 1) -> str:
     """Pads, and chips that lie side by side on the same pins, of which one alone may be there.
 
@@ -145,10 +156,9 @@ def pads_verilog(chips: Sequence[Chip], clock_hz: int, *, pins: str, ratio: int 
     agreed, faults = f"driven[0 +: {width}]", "64'b0"
     for number, chip in enumerate(chips):
         driven, said = f"driven[{width * number} +: {width}]", f"said[{64 * number} +: 64]"
-        parameters = chip.parameters(clock_hz, ratio).items()
         mask = "pad_mask" if chip.masked else f"{width // 8}'b0"
         pads.append(
-            f"sdram #({', '.join(f'.{key}({value})' for key, value in parameters)}) chip_{number} ("
+            f"{instance(chip, clock_hz, f'chip_{number}', ratio)} ("
             ".clk(clk), .cke(1'b1), .cs_n(1'b0), .ras_n(~pad_ras), .cas_n(~pad_cas), "
             ".we_n(~pad_we), .ba(pad_bank), .a(pad_address), "
             f".dqm({mask}), .dq_i(pad_dq__o), .dq_oe(pad_dq__oe), .dq_o({driven}), .fault({said}));"

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tokenizers import Tokenizer
 
 from host.device import LinkDevice
 from host.urls import open_device
@@ -14,9 +13,8 @@ from hw.boards import board
 from sim.golden_device import GoldenDevice
 from sim.models import random_model
 from sim.timing import predict
-from tests.test_core import PROMPTS
+from tests.test_core import check_prompts
 from weights.checkpoint import ModelShape
-from weights.files import ZOO
 from weights.model import IntegerModel
 
 pytestmark = [pytest.mark.whole, pytest.mark.slow]
@@ -43,17 +41,7 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> IntegerModel:
 
 
 def test_32_prompts_greedy_and_sampled(device: LinkDevice) -> None:
-    model = IntegerModel.load(ZOO / "stories-base.safetensors")
-    tokenizer = Tokenizer.from_str(model.tokenizer_json)
-    golden = GoldenDevice()
-    golden.load(model)
-    device.load(model)
-    for seed, prompt in enumerate(PROMPTS):
-        ids = [model.start_token, *tokenizer.encode(prompt).ids]
-        for temperature in (0.0, 0.5 + seed / 32):
-            arguments = {"temperature": temperature, "seed": seed}
-            expected = list(golden.generate(ids, 6, **arguments))
-            assert list(device.generate(ids, 6, **arguments)) == expected
+    check_prompts(device, "stories-base", 6)
     device.verify()
 
 

@@ -15,7 +15,7 @@ from hw.memory.sdram.store import Sdram
 from sim.checkpoints import RandomCheckpoint
 from sim.device import SimulatedPort
 from sim.golden_device import GoldenDevice
-from sim.timing import predict
+from sim.timing import Timing, predict
 from tests.late_rows import LateRows
 from weights.checkpoint import Checkpoint, ModelShape
 from weights.files import ZOO
@@ -77,13 +77,10 @@ def test_tokens_equal_golden(name, model):
         assert 0 < counted.cycles - on_time.cycles <= memory.longest * on_time.engine_cycles
 
 
-@pytest.mark.whole
-@pytest.mark.parametrize("chain", [2, 8])
-def test_cascades_equal_golden(chain, model):
-    """Every step takes what is predicted, which is longer the longer the cascades are."""
+def check_to_the_cycle(machine: Machine, model: IntegerModel) -> Timing:
+    """Tokens equal to golden, and every step takes what is predicted."""
     golden = GoldenDevice()
     golden.load(model)
-    machine = Machine(geometry=MACHINES["12x8x1"], chain=chain)
     with opened(machine) as device:
         device.load(model)
         assert generations(device) == generations(golden)
@@ -91,23 +88,23 @@ def test_cascades_equal_golden(chain, model):
         timing = predict(device.image, machine)
         assert [cycles for _, cycles in device.counters()] == timing.counters(chosen=6)
         assert device.totals() == timing.totals(chosen=6)
-        assert timing.cycles > predict(device.image).cycles
+    return timing
+
+
+@pytest.mark.whole
+@pytest.mark.parametrize("chain", [2, 8])
+def test_cascades_equal_golden(chain, model):
+    """Every step takes what is predicted, which is longer the longer the cascades are."""
+    timing = check_to_the_cycle(Machine(geometry=MACHINES["12x8x1"], chain=chain), model)
+    assert timing.cycles > predict(timing.image).cycles
 
 
 @pytest.mark.whole
 def test_five_trits_in_a_byte_of_block_ram(model):
     """Tokens equal to golden, and every step takes what is predicted."""
-    golden = GoldenDevice()
-    golden.load(model)
     machine = Machine(geometry=DENSE)
     assert machine.weights.half_words == 8
-    with opened(machine) as device:
-        device.load(model)
-        assert generations(device) == generations(golden)
-        list(device.generate(PROMPT[:1], 6))
-        timing = predict(device.image, machine)
-        assert [cycles for _, cycles in device.counters()] == timing.counters(chosen=6)
-        assert device.totals() == timing.totals(chosen=6)
+    check_to_the_cycle(machine, model)
 
 
 @pytest.mark.whole

@@ -1,6 +1,8 @@
 """What clocks are made of in every family: the board's oscillator, and a start after the PLL's."""
 
-from amaranth.hdl import ClockDomain, ClockSignal, Module, Signal
+from collections.abc import Callable, Mapping
+
+from amaranth.hdl import ClockDomain, ClockSignal, Instance, Module, Signal
 from amaranth.lib import io
 from amaranth.lib.cdc import FFSynchronizer
 
@@ -31,3 +33,13 @@ def add_start(m: Module, oscillator: Signal, locked: Signal) -> Signal:
     m.d.reference += enable.eq(settled.all())
     m.d.comb += ClockSignal("reference").eq(oscillator)
     return enable
+
+
+def add_domains(m: Module, clocks: Mapping[str, Signal], gate: Callable[..., Instance]) -> None:
+    """Clock domains by their names, each with its clock of a PLL behind a gate of its own.
+
+    ``gate(clock, gated)`` is the family's cell.
+    """
+    for name, clock in clocks.items():
+        m.domains += ClockDomain(name, reset_less=True)
+        m.submodules["gate" if name == "sync" else f"gate_{name}"] = gate(clock, ClockSignal(name))

@@ -3,9 +3,9 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from amaranth.hdl import ClockDomain, ClockSignal, Const, Instance, Module, Signal
+from amaranth.hdl import Const, Instance, Module, Signal
 
-from hw.families.clocks import add_oscillator, add_start
+from hw.families.clocks import add_domains, add_oscillator, add_start
 from hw.families.family import YOSYS, Family, Memories, Tool
 from hw.families.output_registers import OUTPUT_REGISTERS
 from hw.families.term_adders import term_adders
@@ -125,10 +125,11 @@ def make_clocks(m: Module, platform, rates: Mapping[str, int], phases: Mapping[s
     degrees = [phases.get(name, 0) for name in rates]
     m.submodules.pll = pll.create(oscillator, outputs, locked, degrees)
     enable = add_start(m, oscillator, locked)
-    for name, output in zip(rates, outputs, strict=True):
-        m.domains += ClockDomain(name, reset_less=True)
-        gate = Instance("DCCA", i_CLKI=output, i_CE=enable, o_CLKO=ClockSignal(name))
-        m.submodules["gate" if name == "sync" else f"gate_{name}"] = gate
+    add_domains(
+        m,
+        dict(zip(rates, outputs, strict=True)),
+        lambda clock, gated: Instance("DCCA", i_CLKI=clock, i_CE=enable, o_CLKO=gated),
+    )
 
 
 def with_term_adders(platform: type) -> type:

@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from amaranth.hdl import ClockDomain, ClockSignal, Const, Instance, Module, Signal
+from amaranth.hdl import Const, Instance, Module, Signal
 
-from hw.families.clocks import add_oscillator, add_start
+from hw.families.clocks import add_domains, add_oscillator, add_start
 from hw.families.family import YOSYS, Family, Memories, Tool
 
 OUTPUT_DIVISORS = (2, 4, 8, 16, 32, 48, 64, 80, 96, 112, 128)
@@ -114,10 +114,11 @@ def make_clocks(m: Module, platform, rates: Mapping[str, int], phases: Mapping[s
     degrees = [phases.get(name, 0) for name in rates][1:]
     m.submodules.pll = pll.create(platform, oscillator, output, locked, *shifted, *degrees)
     enable = add_start(m, oscillator, locked)
-    for name, one in zip(rates, outputs, strict=True):
-        m.domains += ClockDomain(name, reset_less=True)
-        gate = Instance("DQCE", i_CLKIN=one, i_CE=enable, o_CLKOUT=ClockSignal(name))
-        m.submodules["gate" if name == "sync" else f"gate_{name}"] = gate
+    add_domains(
+        m,
+        dict(zip(rates, outputs, strict=True)),
+        lambda clock, gated: Instance("DQCE", i_CLKIN=clock, i_CE=enable, o_CLKOUT=gated),
+    )
 
 
 def with_himbaechel(platform: Any) -> type:

@@ -22,7 +22,7 @@ from hw.memory.sdram.store import Sdram
 from sim.cores import library
 from sim.device import SimulatedPort
 from sim.libraries import Progress, announce
-from sim.sdram import CHIPS, MODEL, PARTS
+from sim.sdram import MODEL, chip_of, instance
 from weights.errors import ReportedError
 
 HERE = Path(__file__).parent
@@ -269,8 +269,6 @@ def _sdram(board: Board, ports: dict[str, dict]) -> tuple[str, str]:
         raise NetlistError(
             f"{board.name}: only the netlist of a board whose SDRAM has its clock can be simulated"
         )
-    chip = CHIPS[PARTS[memory.part.name][0]]
-    parameters = chip.parameters(memory.clock_hz).items()
     there = {port: len(ports[port]["bits"]) for port in ports if port.startswith("sdram_0__")}
     wires = "\n".join(f"    wire [{bits - 1}:0] {port};" for port, bits in there.items())
     always = {"clk_en": "1'b1", "cs": "1'b0", "dqm": "0"}
@@ -281,7 +279,7 @@ def _sdram(board: Board, ports: dict[str, dict]) -> tuple[str, str]:
 
     text = f"""
 {wires}
-    sdram #({", ".join(f".{key}({value})" for key, value in parameters)}) sdram (
+    {instance(chip_of(memory.part.name), memory.clock_hz, "sdram")} (
         .clk({pin("clk")}), .cke({pin("clk_en")}), .cs_n({pin("cs")}), .ras_n({pin("ras")}),
         .cas_n({pin("cas")}), .we_n({pin("we")}), .ba({pin("ba")}), .a({pin("a")}),
         .dqm({pin("dqm")}), .dq_i(sdram_0__dq__io_TO), .dq_oe(~sdram_0__dq__io_FREE[0]),

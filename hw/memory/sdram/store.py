@@ -161,7 +161,7 @@ class SdramStoreParameters:
     @property
     def words(self) -> int:
         """Words in a weight row: the cycles that a row takes at least."""
-        return 8 * row_bytes(self.lanes, self.trits_per_byte) // self.width
+        return HALF_WORD_BITS * self.half_words // self.width
 
     @property
     def row_cycles(self) -> float:
