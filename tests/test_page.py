@@ -22,7 +22,7 @@ from sim import snapshot
 from sim.native import NativeDevice
 from sim.timing import predict
 from tests import test_pictures
-from tests.services import listening, service_of
+from tests.services import listening, service_of, wait_for
 from weights.model import IntegerModel
 from weights.text import TextStream, encode_prompt
 
@@ -255,7 +255,7 @@ def test_stop_ends_the_session_and_keeps_the_text(server, visit):
     expect(page.get_by_role("button", name="Stop")).to_be_disabled()
     expect(page.get_by_role("button", name="Write")).to_be_focused()
     expect(page.locator("#state")).to_contain_text("ready, 0 of")
-    assert server.service.scheduler.status().sessions == ()
+    wait_for(lambda: not server.service.scheduler.status().sessions)
     assert server.text(PROMPT, 1000).startswith(story(page).text_content().removeprefix(PROMPT))
 
 
