@@ -77,6 +77,18 @@ def test_cascades_take_less_logic_and_more_flip_flops():
     assert cascades["ff"] - trees["ff"] == pytest.approx(6108 - 4119, rel=0.1)
 
 
+@pytest.mark.parametrize(("name", "luts"), [("icebreaker", 2507), ("tang_primer_20k", 2658)])
+def test_cascades_where_carry_cells_choose_nothing(name, luts):
+    """Eight more rows of 16 lanes of an engine, as yosys 0.70 has them alone."""
+    board = boards.board(name)
+
+    def estimated(rows):
+        geometry = replace(board.geometry, rows=rows, columns=16, elements=2, weight_rows=256)
+        return estimate(replace(board, machine=replace(board.machine, geometry=geometry, chain=8)))
+
+    assert estimated(16)["lut4"] - estimated(8)["lut4"] == pytest.approx(luts, rel=0.05)
+
+
 def test_boards_fit_by_estimate_but_the_one_that_says_so():
     lacking = set()
     for name in boards.names():

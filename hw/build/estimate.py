@@ -14,6 +14,7 @@ from hw.arch.arithmetic import CODE_BITS, TRIT_BITS
 from hw.arch.memories import Kind, memories
 from hw.boards import Board
 from hw.families import capacity, of
+from hw.families.family import Family
 from hw.families.term_adders import LONGEST
 from hw.links.usb import UsbSerial
 from hw.memory.ram import parts
@@ -64,8 +65,8 @@ def arrange(
     return min(choices)
 
 
-def _row(engine: EngineParameters) -> tuple[float, float]:
-    """LUTs and flip-flops of a row of lanes. Cascades are counted, as ECP5 has them."""
+def _row(engine: EngineParameters, family: Family) -> tuple[float, float]:
+    """LUTs, of ECP5, and flip-flops of a row of lanes. Cascades are counted."""
     columns, chain = engine.columns, engine.chain
     if chain == 1:
         return (
@@ -76,7 +77,10 @@ def _row(engine: EngineParameters) -> tuple[float, float]:
     widths = row_widths(columns, chain=chain, bits=bits)
     cascades = columns // chain
     halves = sum(widths) + len(widths)
-    luts = halves + LUTS_PER_CHAIN * -(-halves // LONGEST) + CODE_BITS * cascades + bits / 3
+    if family.choosing:
+        luts = halves + LUTS_PER_CHAIN * -(-halves // LONGEST) + CODE_BITS * cascades + bits / 3
+    else:  # a LUT for each bit of an adder, as anywhere, and one for each of a term
+        luts = (halves + CODE_BITS * columns) / family.luts
     waits = sum(1 + skew(lane) for lane in range(chain)) * cascades
     flip_flops = sum(widths) + 2 * bits + (chain - 1) * cascades  # sums, and carries that wait
     return luts, flip_flops + (TRIT_BITS + CODE_BITS / engine.fanout) * waits
@@ -93,7 +97,7 @@ def estimate(board: Board) -> dict[str, int]:
     beside = (machine.stores.weights, machine.stores.embedding)
     sdrams = any(isinstance(memory, Sdram) for memory in beside)
     usb = isinstance(board.link, UsbSerial)
-    row_luts, row_flip_flops = _row(machine.engine)
+    row_luts, row_flip_flops = _row(machine.engine, family)
     luts: float = FIXED_LUTS + LUTS_OF_SDRAM * sdrams + LUTS_OF_USB * usb
     luts += LUTS_PER_ELEMENT * g.elements + row_luts * g.rows
     luts += LUTS_PER_DECODED_BYTE * store.decoded

@@ -165,6 +165,7 @@ FAMILY = Family(
         "dsp": {"MULT18X18D": 1},
     },
     chains=("FCI", "FCO"),
+    choosing=True,
     memories=Memories(
         shapes=((16384, 1), (8192, 2), (4096, 4), (2048, 9), (1024, 18), (512, 36)),
         block_cost=128,

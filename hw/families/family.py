@@ -57,6 +57,8 @@ class Family:
         For each of these, patterns of yosys's cells and how many of it such a cell takes.
     chains : tuple of str
         Ports that join the cells of a carry chain.
+    choosing : bool
+        Whether these cells choose a term of the ternary engine's sums as well, as its cascades do.
     memories : Memories
     dsp_per_element : int
         Multipliers that an element of the vector unit takes.
@@ -85,6 +87,7 @@ class Family:
     cells: Mapping[str, tuple[str, ...]]
     synthesised: Mapping[str, Mapping[str, int]]
     chains: tuple[str, ...]
+    choosing: bool = False
     memories: Memories
     dsp_per_element: int
     luts: float = 1.0
