@@ -55,7 +55,8 @@ class Ram(wiring.Component):
         Bits of a word.
     latency : int
         From a read's address to its data: 2 for the block RAM and the register behind it, 3 with
-        one before it, all further ones behind the choice of the part.
+        one before it, 4 with one behind the choice of the part, 5 with one before what goes to all
+        tiles, all further ones behind the choice.
 
     Members
     -------
@@ -86,14 +87,15 @@ class Ram(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        early = min(self.latency - 2, 1)
+        early, ahead = min(self.latency - 2, 1), int(self.latency > 4)
         numbered = list(enumerate(parts(self.depth)))
-        words = [self._part(m, number, part, early) for number, part in numbered]
+        address = delay(m, self.read.address, ahead, name="address_ahead")
+        words = [self._part(m, number, part, address, early) for number, part in numbered]
         chosen = Signal(range(len(words)))
         with m.If(0):
             pass
         for number, part in numbered[:-1]:
-            with m.Elif(self._within(self.read.address, part)):
+            with m.Elif(self._within(address, part)):
                 m.d.comb += chosen.eq(number)
         with m.Else():
             m.d.comb += chosen.eq(len(words) - 1)
@@ -107,7 +109,7 @@ class Ram(wiring.Component):
                 for number, value in enumerate(words):
                     with m.Case(number):
                         m.d.comb += word[low : low + FANOUT].eq(value[low : low + FANOUT])
-        late = self.latency - 2 - early
+        late = self.latency - 2 - early - ahead
         m.d.comb += self.read.data.eq(delay(m, word, late, name="word"))
         return m
 
@@ -116,15 +118,17 @@ class Ram(wiring.Component):
         bits = ceil_log2(len(part))
         return address[bits:] == part.start >> bits
 
-    def _part(self, m: Module, number: int, part: range, early: int):
-        """The word of a part, in a row of tiles, that was read ``2 + early`` cycles ago."""
+    def _part(self, m: Module, number: int, part: range, address, early: int):
+        """The word of a part, in a row of tiles, at the ``address`` of ``2 + early`` cycles ago."""
         across = TILE * WIDTHS[max(1 << ceil_log2(len(part)), SHALLOWEST)]
         return Cat(
-            self._tile(m, f"tile_{number}_{low}", part, low, min(across, self.width - low), early)
+            self._tile(
+                m, f"tile_{number}_{low}", part, low, min(across, self.width - low), address, early
+            )
             for low in range(0, self.width, across)
         )
 
-    def _tile(self, m: Module, name: str, part: range, low: int, width: int, early: int):
+    def _tile(self, m: Module, name: str, part: range, low: int, width: int, address, early: int):
         """Bits ``[low +: width]`` of the words of a part."""
         bits = ceil_log2(len(part))
         m.submodules[name] = memory = Memory(shape=width, depth=len(part), init=[])
@@ -141,7 +145,7 @@ class Ram(wiring.Component):
             write_port.en.eq(beside(write, "write")),
             write_port.data.eq(self.data[low : low + width]),
         ]
-        address = self.read.address[:bits]
+        address = address[:bits]
         m.d.comb += read_port.addr.eq(beside(address, "read_address") if early else address)
         word = Signal(width, name=f"{name}_word", reset_less=True)
         m.d.sync += word.eq(read_port.data)
