@@ -17,21 +17,27 @@ from hw.pipeline import KEEP
 
 
 @pytest.mark.parametrize(
-    ("depth", "depths"),
+    ("depth", "width", "depths"),
     [
-        (1, [1]),
-        (512, [512]),
-        (513, [512, 1]),
-        (600, [512, 88]),
-        (3584, [2048, 1024, 512]),
-        (36864, [16384, 16384, 4096]),
-        (40000, [16384, 16384, 4096, 2048, 1024, 64]),
+        (1, 512, [1]),
+        (512, 512, [512]),
+        (513, 512, [512, 1]),  # the last one is in LUTs
+        (600, 18, [600]),  # as many block RAMs, and nothing that chooses
+        (600, 36, [600]),
+        (1104, 128, [1024, 80]),
+        (1792, 1024, [1792]),
+        (3584, 512, [2048, 1024, 512]),
+        (3840, 512, [2048, 1792]),
+        (36864, 32, [16384, 16384, 4096]),
+        (40000, 32, [16384, 16384, 4096, 2048, 1024, 64]),
     ],
 )
-def test_parts_are_as_deep_as_block_rams(depth, depths):
-    found = parts(depth)
+def test_parts_take_no_more_block_rams_than_they_must(depth, width, depths):
+    found = parts(depth, width)
     assert [len(part) for part in found] == depths
     assert [word for part in found for word in part] == list(range(depth))
+    for part in found:  # whose upper bits tell it
+        assert part.start % (1 << (len(part) - 1).bit_length()) == 0
 
 
 @pytest.mark.parametrize("latency", [2, 3, 4, 5])

@@ -114,7 +114,7 @@ def estimate(board: Board) -> dict[str, int]:
         words, bits = memory.words, memory.bits
         if name == "weights":
             words, bits = store.kept, store.kept_width
-        depths = [words] if whole else [len(part) for part in parts(words)]
+        depths = [words] if whole else [len(part) for part in parts(words, bits)]
         bank_bits += memory.copies * bits * (len(depths) - 1)
         for depth in depths:
             blocks, banks = arrange(made_of.shapes, depth, bits, granularity)

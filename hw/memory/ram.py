@@ -18,6 +18,11 @@ WIDTHS = {512: 36, 1024: 18, 2048: 9, 4096: 4, 8192: 2, 16384: 1}
 """Bits of a large block RAM's words, by its words."""
 
 SHALLOWEST, DEEPEST = min(WIDTHS), max(WIDTHS)
+NINE_BITS = 2048
+"""Words of the deepest one that has the ninth bit of every byte."""
+
+IN_LUTS = 48
+"""Words for which synthesis for ECP5 takes LUTs: where these cost less, by its weights."""
 
 TILE = 8
 """Block RAMs of a tile."""
@@ -26,19 +31,32 @@ FANOUT = 64
 """Bits of a word that share a copy of what chooses their part."""
 
 
-def parts(depth: int) -> list[range]:
-    """Words of each part of a memory.
+def parts(depth: int, width: int, first: int = 0) -> list[range]:
+    """Words of each part of a memory of so wide words, from ``first`` on.
 
-    All but the last are as deep as a block RAM of one of its shapes, so that none is of two parts.
-    A part begins at a multiple of its depth, the last one of the next power of two, so that the
-    upper bits of an address tell it.
+    One part needs nothing that chooses, and is what there is where several take no fewer block
+    RAMs, nor these a bit in nine. Else all but the last are as deep as a block RAM of one of its
+    shapes, so that none is of two parts. A part begins at a multiple of its depth, the last one of
+    the next power of two, so that the upper bits of an address tell it.
     """
-    found, first = [], 0
-    while rest := depth - first:
-        size = min(1 << (rest.bit_length() - 1), DEEPEST) if rest > SHALLOWEST else rest
-        found.append(range(first, first + size))
-        first += size
-    return found
+    whole = [range(first, first + depth)]
+    size = min(1 << (depth.bit_length() - 1), DEEPEST)
+    if depth <= SHALLOWEST or size == depth:
+        return whole
+    split = [range(first, first + size), *parts(depth - size, width, first + size)]
+    if depth > NINE_BITS or _blocks(depth, width) > sum(_blocks(len(p), width) for p in split):
+        return split
+    return whole
+
+
+def _blocks(depth: int, width: int) -> int:
+    """Block RAMs of a part; synthesis makes none of one that is as shallow as memory in LUTs."""
+    return 0 if depth <= IN_LUTS else -(-width // _width(depth))
+
+
+def _width(depth: int) -> int:
+    """Bits of a word of the block RAM that just holds so many."""
+    return WIDTHS[max(1 << ceil_log2(depth), SHALLOWEST)]
 
 
 class Ram(wiring.Component):
@@ -88,7 +106,7 @@ class Ram(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         early, ahead = min(self.latency - 2, 1), int(self.latency > 4)
-        numbered = list(enumerate(parts(self.depth)))
+        numbered = list(enumerate(parts(self.depth, self.width)))
         address = delay(m, self.read.address, ahead, name="address_ahead")
         words = [self._part(m, number, part, address, early) for number, part in numbered]
         chosen = Signal(range(len(words)))
@@ -120,7 +138,7 @@ class Ram(wiring.Component):
 
     def _part(self, m: Module, number: int, part: range, address, early: int):
         """The word of a part, in a row of tiles, at the ``address`` of ``2 + early`` cycles ago."""
-        across = TILE * WIDTHS[max(1 << ceil_log2(len(part)), SHALLOWEST)]
+        across = TILE * _width(len(part))
         return Cat(
             self._tile(
                 m, f"tile_{number}_{low}", part, low, min(across, self.width - low), address, early
