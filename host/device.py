@@ -291,11 +291,11 @@ class LinkDevice:
         Raises
         ------
         DeviceError
-            Among others, the device was built before states could be read.
+            Among others, the device was built without a way to read states.
         """
         image = self._loaded()
         self._runs.turns.check_state()
-        self._require_states()
+        self._require(Feature.STATES, "the state of a sequence")
         if self._sequence.tokens:
             turn = self._runs.begin(resume=True)
             self._take_back(turn, image)
@@ -310,7 +310,7 @@ class LinkDevice:
     def restore(self, state: np.ndarray) -> None:
         """Give it a state to go on from; see `Device.restore`, and `state` for what is raised."""
         image = self._loaded()
-        self._require_states()
+        self._require(Feature.STATES, "the state of a sequence")
         check_state(state, image.state_shape)
         turn = self._runs.begin()
         self._write_state(image, state)
@@ -320,15 +320,20 @@ class LinkDevice:
     def _write_state(self, image: Image, state: np.ndarray) -> None:
         self._link.put(MemorySpace.STATES, 0, pack_states(state, image.geometry.elements))
 
-    def _require_states(self) -> None:
-        if not self.identify().features & Feature.STATES:
+    def _require(self, feature: Feature, what: str) -> None:
+        if not self._has(feature):
             raise DeviceError(
-                f"{self.name}: its bitstream keeps the state of a sequence to itself; build it anew"
+                f"{self.name}: its bitstream keeps {what} to itself; "
+                f"build it with {feature.name} among its machine's features"
             )
+
+    def _has(self, feature: Feature) -> bool:
+        return bool(self.identify().features & feature)
 
     def logits(self, tokens: Sequence[int]) -> Iterator[np.ndarray]:
         """Logits after each token; see `Device.logits`."""
         image = self._loaded()
+        self._require(Feature.RESULTS, "its results")
         return self._logits(image, check_tokens(tokens, image.vocabulary, "sequence"))
 
     def _logits(self, image: Image, tokens: Sequence[int]) -> Iterator[np.ndarray]:
@@ -344,7 +349,12 @@ class LinkDevice:
             yield sums.astype(np.float64) * math.ldexp(mantissa, exponent)
 
     def _account(self, image: Image) -> None:
-        """Add the numbers of the run that has ended; the next one clears them on the device."""
+        """Add the numbers of the run that has ended; the next one clears them on the device.
+
+        Of a device that counts nothing they stay zero.
+        """
+        if not self._has(Feature.COUNTERS):
+            return
         steps = len(self._counters)
         counts = struct.unpack(f"<{steps}I", self._link.read(MemorySpace.COUNTERS, 0, 2 * steps))
         data = self._runs.read(image, MemorySpace.TOTALS, 0, Totals.LAYOUT.size // 2)

@@ -8,8 +8,8 @@ from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out, connect
 from amaranth.utils import exact_log2
 
-from hw.arch.memories import Kind, memories, spaces
-from hw.arch.protocol import MemorySpace
+from hw.arch.memories import Kind, spaces
+from hw.arch.protocol import Feature, Identity, MemorySpace
 from hw.control.registers import RegisterFile
 from hw.control.sequencer import Sequencer
 from hw.links.link import Link
@@ -58,8 +58,16 @@ class Core(wiring.Component):
                 self.beside = store
                 members["sdram"] = store.signature.members["pins"]
         super().__init__(members)
-        self.link = Link(geometry=g, board=board_name, clock_hz=clock_hz, digest=digest)
-        self.sequencer = Sequencer(g)
+        identity = Identity(
+            board=board_name,
+            geometry=g,
+            clock_hz=clock_hz,
+            digest=digest,
+            features=machine.features,
+            max_payload=machine.max_payload,
+        )
+        self.link = Link(identity)
+        self.sequencer = Sequencer(g, counted=Feature.COUNTERS in machine.features)
         self.registers = RegisterFile()
         self.engine = machine.engine.create()
         self.vector = VectorUnit(machine.vector)
@@ -67,7 +75,8 @@ class Core(wiring.Component):
         self.normaliser = machine.normaliser.create()
 
         self.tables = machine.tables.create()
-        self.memories = rows = memories(g)
+        self.features = machine.features
+        self.memories = rows = machine.memories
         program, tokens = rows["program"], rows["tokens"]
         self.program = BlockStore(
             program.words, program.half_words, program.bits, latency=PROGRAM_LATENCY
@@ -173,9 +182,13 @@ class Core(wiring.Component):
         ]
 
     def _host(self, m):
-        """The host's access to the memories; a run has those that both use for itself."""
+        """The host's access to the memories; a run has those that both use for itself.
+
+        Synthesis leaves out what is there for a host that does not see it.
+        """
         bus, sequencer, registers = self.link.bus, self.sequencer, self.registers
         running = sequencer.running
+        seen = spaces(self.geometry, self.features)
         hosts = {
             row.space: self.embedding.embedding_host
             if row.space == MemorySpace.EMBEDDING
@@ -183,19 +196,14 @@ class Core(wiring.Component):
             for name, row in self.memories.items()
             if row.kind == Kind.STORE
         }
-        window = Window(bus, spaces(self.geometry), hosts)
+        window = Window(bus, seen, hosts)
         window.connect(m)
         request = window.request
         address = window.address
         m.d.comb += [
-            self.sums.read.address.eq(
-                Mux(running, self.vector.sums.address, address(MemorySpace.SUMS))
-            ),
+            self.sums.read.address.eq(self.vector.sums.address),
             self.vector.sums.data.eq(self.sums.read.data),
-            sequencer.counter_address.eq(address(MemorySpace.COUNTERS)),
-            registers.address.eq(
-                Mux(running, sequencer.register_address, address(MemorySpace.REGISTERS))
-            ),
+            registers.address.eq(sequencer.register_address),
             self.host_token_read.addr.eq(address(MemorySpace.TOKENS)),
             self.token_write.addr.eq(Mux(running, sequencer.token_address, request.address)),
             self.token_write.data.eq(Mux(running, sequencer.token_write_data, request.write_data)),
@@ -203,6 +211,14 @@ class Core(wiring.Component):
                 sequencer.token_write | (request.write & (request.space == MemorySpace.TOKENS))
             ),
         ]
+        if Feature.RESULTS in self.features:
+            with m.If(~running):
+                m.d.comb += [
+                    self.sums.read.address.eq(address(MemorySpace.SUMS)),
+                    registers.address.eq(address(MemorySpace.REGISTERS)),
+                ]
+        if Feature.COUNTERS in self.features:
+            m.d.comb += sequencer.counter_address.eq(address(MemorySpace.COUNTERS))
         window.show(
             m,
             sums=self.sums.read.data,
@@ -215,8 +231,12 @@ class Core(wiring.Component):
         self._states(m, window)
 
     def _states(self, m, window):
-        """The hidden states: a run has them for itself, and between runs the host."""
+        """The hidden states: a run has them for itself, and between runs the host, if it may."""
         states, vector, space = self.states, self.vector, MemorySpace.STATES
+        if Feature.STATES not in self.features:
+            connect(m, vector.states, states.read)
+            connect(m, vector.states_write, states.write)
+            return
         # From a register, as it goes to every bit: no access is as near to a run's begin or end.
         running = Signal(name="run_has_states", attrs=KEEP)
         m.d.sync += running.eq(self.sequencer.running)

@@ -3,7 +3,10 @@
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
+from hw.arch.frames import MAX_PAYLOAD
 from hw.arch.geometry import Geometry
+from hw.arch.memories import Memory, memories
+from hw.arch.protocol import ALL_FEATURES, Feature
 from hw.memory.block import TableStoreParameters, WeightStoreParameters
 from hw.units.embedding import EmbeddingParameters
 from hw.units.engine import EngineParameters
@@ -118,6 +121,10 @@ class Stores:
     embedding: EmbeddingMemory | None = None
 
 
+PAYLOADS = (128, 256, 512, MAX_PAYLOAD)
+"""Powers of two that an identity fits, and a host need not take more for."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Machine:
     """A geometry, and how its units and stores are made.
@@ -133,6 +140,10 @@ class Machine:
     digits_per_cycle : int
         Of `ScalarParameters`.
     stores : Stores
+    features : Feature
+        What the host can do beside running a model; a small machine goes without.
+    max_payload : int
+        Bytes that a frame carries at most, a power of two; half of its buffer has the identity.
     """
 
     geometry: Geometry
@@ -140,6 +151,8 @@ class Machine:
     chain: int = EngineParameters.chain
     digits_per_cycle: int = ScalarParameters.digits_per_cycle
     stores: Stores = Stores()
+    features: Feature = ALL_FEATURES
+    max_payload: int = MAX_PAYLOAD
 
     def __post_init__(self):
         if (self.stores.embedding is None) == (self.geometry.embedding_words > 0):
@@ -147,8 +160,17 @@ class Machine:
                 "stores must have a memory for the embedding where there are embedding_words, "
                 f"not {self.stores.embedding!r} for {self.geometry.embedding_words!r} of them"
             )
+        if self.max_payload not in PAYLOADS:
+            raise ValueError(
+                f"max_payload must be one of {', '.join(map(str, PAYLOADS))}, "
+                f"not {self.max_payload!r}"
+            )
         for part in ("engine", "vector", "scalar", "normaliser", "weights", "embedding", "tables"):
             getattr(self, part)
+
+    @property
+    def memories(self) -> dict[str, Memory]:
+        return memories(self.geometry, self.features, self.max_payload)
 
     @property
     def engine(self) -> EngineParameters:

@@ -73,7 +73,7 @@ class Placement:
     @cached_property
     def shares(self) -> tuple[Share, ...]:
         """Every memory of which a model takes some."""
-        there = memories(self.board.geometry)
+        there = self.board.machine.memories
         return tuple(
             Share(
                 name=name,

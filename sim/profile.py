@@ -19,7 +19,7 @@ from host.urls import SIMULATED
 from hw import boards
 from hw.arch.geometry import Geometry
 from hw.arch.program import Unit
-from hw.arch.protocol import Identity
+from hw.arch.protocol import ALL_FEATURES, Feature, Identity
 from hw.control.sequencer import Sequencer
 from hw.machine import Machine
 from sim.device import SimulatedPort
@@ -273,6 +273,11 @@ def machine(device: Device) -> Identity:
     identity = device.identify()
     if identity is None:
         raise UsageError("this device has no program to profile; use sim://BOARD or a board")
+    if not identity.features & Feature.COUNTERS:
+        raise UsageError(
+            f"{identity.board} counts no cycles to profile; "
+            "build it with COUNTERS among its machine's features"
+        )
     return identity
 
 
@@ -379,7 +384,9 @@ def measure(
     HostError
         It does not run the model.
     """
-    port = SimulatedPort(board.core(), timeout=READ_TIMEOUT, progress=progress)
+    # With counters, which change no cycle.
+    counted = replace(board, machine=replace(board.machine, features=ALL_FEATURES))
+    port = SimulatedPort(counted.core(), timeout=READ_TIMEOUT, progress=progress)
     with LinkDevice(port, name=f"simulated {board.name}", **SIMULATED) as device:
         device.load(model)
         cycles = []

@@ -18,8 +18,8 @@ from hw.arch.geometry import Geometry
 from hw.arch.memories import HostAccess, spaces
 from hw.arch.program import REGISTERS
 from hw.arch.protocol import (
+    ALL_FEATURES,
     ERROR,
-    READ_HALFWORDS,
     RESPONSE,
     Command,
     Feature,
@@ -52,7 +52,7 @@ IDENTITY = Identity(
     geometry=GEOMETRY,
     clock_hz=25_000_000,
     digest=bytes(range(0x70, 0x80)),
-    features=Feature.STATES,
+    features=ALL_FEATURES,
 )
 VOCABULARY = 31
 
@@ -93,8 +93,8 @@ class FakeDevice:
         self.identity = identity
         self.vocabulary = vocabulary
         self.pace = pace
-        self.spaces = spaces(identity.geometry)
-        self.memory = {space: [0] * memory.size for space, memory in self.spaces.items()}
+        self.spaces = spaces(identity.geometry, Feature(identity.features))
+        self.memory = {s: [0] * memory.size for s, memory in spaces(identity.geometry).items()}
         self.model = self.toy(self.vocabulary)
         self.session = 0
         self.run_id = 0
@@ -171,7 +171,7 @@ class FakeDevice:
                     run_id=self.run_id,
                     running=self.running,
                     produced=self.produced,
-                    tokens=tuple(tokens[: PollReply.TOKENS_MAX]),
+                    tokens=tuple(tokens[: PollReply.most(self.identity.max_payload)]),
                 )
                 return None, reply.to_bytes()
             case Command.STOP:
@@ -188,7 +188,7 @@ class FakeDevice:
     def _access(self, command: int, arguments, data: bytes) -> tuple[Reason | None, bytes]:
         space, address, *rest = arguments
         count = rest[0] if rest else len(data) // 2
-        if space not in list(MemorySpace):
+        if space not in self.spaces:
             return Reason.BAD_SPACE, b""
         access = self.spaces[space].access
         if command == Command.WRITE and HostAccess.WRITE not in access:
@@ -197,7 +197,7 @@ class FakeDevice:
         odd = (address | count) % self.spaces[space].granule
         # The hardware looks at the numbers' high bits before it looks whether it is busy.
         beyond = max(address, count).bit_length() > max(map(len, self.memory.values())).bit_length()
-        if beyond or (command == Command.READ and count > READ_HALFWORDS):
+        if beyond or (command == Command.READ and count > self.identity.max_payload // 2):
             return Reason.BAD_RANGE, b""
         if command == Command.WRITE and odd:
             return Reason.BAD_RANGE, b""

@@ -821,14 +821,17 @@ def test_a_device_that_keeps_its_state_to_itself():
     first = list(device.answer(request([7], 20, stop=(absent, whole[3]))))
     rest = list(device.answer(request(first[-1:], 9 - len(first), resume=True)))
     assert first + rest == whole
-    message = "device: its bitstream keeps the state of a sequence to itself; build it anew"
+    message = "device: its bitstream keeps the state of a sequence to itself; build it with STATES"
     with pytest.raises(DeviceError, match=message):
         device.state()
     with pytest.raises(DeviceError, match=message):
         device.restore(np.zeros(STATE_SHAPE, np.int32))
-    assert old.memory[MemorySpace.STATES][0] and MemorySpace.STATES not in {
-        frame.payload[0] for frame in port.frames if frame.command == Command.READ
-    }
+    with pytest.raises(DeviceError, match="device: its bitstream keeps its results to itself"):
+        next(device.logits([1, 2]))
+    assert device.totals() == Totals() and {cycles for _, cycles in device.counters()} == {0}
+    assert old.memory[MemorySpace.STATES][0] and MemorySpace.TOKENS in old.spaces
+    read = {frame.payload[0] for frame in port.frames if frame.command == Command.READ}
+    assert read <= set(old.spaces)
 
 
 def test_states_that_are_lost():

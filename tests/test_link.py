@@ -5,6 +5,7 @@ import random
 import struct
 import zlib
 from collections import deque
+from dataclasses import replace
 
 import pytest
 from amaranth.back import rtlil
@@ -14,6 +15,7 @@ from hw.arch.frames import FLAG, Deframer, Frame, encode_frame
 from hw.arch.memories import spaces
 from hw.arch.protocol import (
     ERROR,
+    NO_FEATURES,
     READ_HALFWORDS,
     RESPONSE,
     WRITE_HALFWORDS,
@@ -43,14 +45,8 @@ class Bench:
     used.
     """
 
-    def __init__(self, seed=0, stall=0.0, gap=0.0, wait=0.0):
-        self.link = Link(
-            GEOMETRY,
-            board=IDENTITY.board,
-            clock_hz=IDENTITY.clock_hz,
-            digest=IDENTITY.digest,
-            poll_cycles=POLL_CYCLES,
-        )
+    def __init__(self, seed=0, stall=0.0, gap=0.0, wait=0.0, identity=IDENTITY):
+        self.link = Link(identity, poll_cycles=POLL_CYCLES)
         self.random = random.Random(seed)
         self.stall, self.gap, self.wait = stall, gap, wait
         self.core = FakeDevice()
@@ -236,6 +232,36 @@ def test_identify_and_memories(stall, gap, wait):
 
     bench.run(testbench)
     assert bench.deframer.dropped == 0
+
+
+def test_a_device_that_shows_less():
+    """Memories that it does not show are none, its frames are small, and it is asked who it is."""
+    identity = replace(IDENTITY, features=0, max_payload=128)
+    shown = spaces(GEOMETRY, NO_FEATURES)
+    bench = Bench(seed=9, identity=identity)
+    most = (identity.max_payload - 5) // 2
+
+    async def testbench(ctx, bench):
+        for _ in range(2):
+            data = halfwords([bench.random.randrange(1 << 16) for _ in range(most)])
+            await bench.ask(ctx, Command.WRITE, arguments(Command.WRITE, 0, 0, data=data))
+            assert halfwords(bench.core.memory[MemorySpace.WEIGHTS][:most]) == data
+            response = await bench.ask(ctx, Command.IDENTIFY)
+            assert response.payload == identity.to_bytes()
+        for space in MemorySpace:
+            payload = arguments(Command.READ, space, 0, 1)
+            response = await bench.ask(ctx, Command.READ, payload)
+            expected = halfwords(bench.core.memory[space][:1])
+            bad = bytes((Reason.BAD_SPACE, Command.READ))
+            assert response.payload == (expected if space in shown else bad)
+        payload = arguments(Command.READ, 0, 0, identity.max_payload // 2 + 1)
+        response = await bench.ask(ctx, Command.READ, payload)
+        assert response.payload == bytes((Reason.BAD_RANGE, Command.READ))
+        bench.send(Command.WRITE, arguments(Command.WRITE, 0, 0, data=bytes(2 * most + 2)))
+        await bench.silence(ctx, 500)
+
+    bench.run(testbench)
+    assert {MemorySpace.WEIGHTS, MemorySpace.TOKENS} <= set(shown) < set(spaces(GEOMETRY))
 
 
 def test_largest_and_empty_frames():
@@ -623,14 +649,8 @@ def test_garbage_and_bytes_during_execution():
 
 @pytest.mark.filterwarnings("ignore::amaranth.hdl.UnusedElaboratable")
 def test_parameters_are_checked():
-    good = dict(board="fake", clock_hz=10_000, digest=bytes(16))
-    for wrong, message in (
-        ({"poll_cycles": 0}, "poll_cycles must be a positive integer, not 0"),
-        ({"board": ""}, "board must be a name"),
-        ({"digest": b"x"}, "digest must be 16 bytes"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            CommandProcessor(GEOMETRY, **(good | wrong))
+    with pytest.raises(ValueError, match="poll_cycles must be a positive integer, not 0"):
+        CommandProcessor(IDENTITY, poll_cycles=0)
     gc.collect()  # while the filter holds
 
 

@@ -12,7 +12,7 @@ from amaranth.hdl import Fragment, Shape
 from amaranth.lib.memory import Memory as BlockRam
 
 from hw.arch.memories import HostAccess, Kind, memories, spaces
-from hw.arch.protocol import DIGEST_BYTES, SLOWEST_HZ, Identity, MemorySpace
+from hw.arch.protocol import MemorySpace
 from hw.boards import board, names
 
 DOCS = Path(__file__).parents[1] / "docs" / "machine.md"
@@ -97,7 +97,7 @@ def test_documentation_has_the_rows(name):
 
 @pytest.mark.parametrize("name", names())
 def test_rows_are_what_is_built(name, monkeypatch):
-    """Every memory of the design has a row but the identity, a table of the device's name."""
+    """Every memory of the design has a row."""
     built = Counter()
     elaborate = BlockRam.elaborate
 
@@ -111,7 +111,7 @@ def test_rows_are_what_is_built(name, monkeypatch):
     core = board(name).core()
     Fragment.get(core, None)
     rows, stores = Counter(), 0
-    for key, row in memories(core.geometry).items():
+    for key, row in board(name).machine.memories.items():
         if row.kind == Kind.STORE:
             store = getattr(core, key)
             if key == "embedding":  # beside the chip
@@ -127,8 +127,4 @@ def test_rows_are_what_is_built(name, monkeypatch):
             rows[row.words, row.bits, row.parts and row.items > 1] += row.copies
     rest = built - rows
     assert not rows - built
-    identity = Identity(
-        board=name, geometry=core.geometry, clock_hz=SLOWEST_HZ, digest=bytes(DIGEST_BYTES)
-    )
-    rest -= Counter({(len(identity.to_bytes()), 8, False): 1})
     assert sum(words * bits * count for (words, bits, _), count in rest.items()) == stores

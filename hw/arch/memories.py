@@ -5,7 +5,7 @@ them, estimates count them, and ``docs/machine.md`` shows them.
 """
 
 import enum
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from hw.arch.arithmetic import (
@@ -20,7 +20,7 @@ from hw.arch.arithmetic import (
 from hw.arch.frames import MAX_PAYLOAD
 from hw.arch.geometry import Geometry
 from hw.arch.program import DESCRIPTOR_BITS, REGISTERS
-from hw.arch.protocol import MemorySpace, Totals
+from hw.arch.protocol import ALL_FEATURES, NO_FEATURES, Feature, MemorySpace, Totals
 from weights.fixed import EXPONENT_BITS, MANTISSA_BITS
 
 HALF_WORD_BITS = 16
@@ -67,6 +67,8 @@ class Memory:
     access : HostAccess
     shown : int or None
         Bits of an item for the host, sign-extended; those that it has unless given.
+    feature : Feature
+        Without which the host does not see it.
     """
 
     kind: Kind
@@ -78,6 +80,7 @@ class Memory:
     space: MemorySpace | None = None
     access: HostAccess = HostAccess.NONE
     shown: int | None = None
+    feature: Feature = NO_FEATURES
 
     @property
     def bits(self) -> int:
@@ -100,9 +103,16 @@ class Memory:
         return self.words * self.half_words
 
 
-def memories(geometry: Geometry) -> dict[str, Memory]:
-    """The memories of a machine by name, those that the host sees in the order of their spaces."""
+def memories(
+    geometry: Geometry, features: Feature = ALL_FEATURES, max_payload: int = MAX_PAYLOAD
+) -> dict[str, Memory]:
+    """The memories of a machine by name, those that the host sees in the order of their spaces.
+
+    What is there for the host alone is not there without its feature. ``max_payload`` is that of
+    a frame, whose buffer also has what the device says of itself.
+    """
     g, v = geometry, geometry.elements
+    counted = Feature.COUNTERS in features
     read, always = HostAccess.READ, HostAccess.READ | HostAccess.ALWAYS
     store = partial(Memory, kind=Kind.STORE, item=HALF_WORD_BITS, access=read | HostAccess.WRITE)
     bank = partial(Memory, kind=Kind.BANK)
@@ -122,7 +132,13 @@ def memories(geometry: Geometry) -> dict[str, Memory]:
             copies=2,
         ),
         "sums": bank(
-            space=space.SUMS, access=read, words=g.sums // v, item=SUM_BITS, items=v, shown=32
+            space=space.SUMS,
+            access=read,
+            words=g.sums // v,
+            item=SUM_BITS,
+            items=v,
+            shown=32,
+            feature=Feature.RESULTS,
         ),
         "registers": part(
             space=space.REGISTERS,
@@ -130,13 +146,16 @@ def memories(geometry: Geometry) -> dict[str, Memory]:
             words=REGISTERS,
             item=MANTISSA_BITS + EXPONENT_BITS,
             shown=32,
+            feature=Feature.RESULTS,
         ),
-        "counters": part(space=space.COUNTERS, access=read, words=g.descriptors, item=32),
+        "counters": part(
+            space=space.COUNTERS, access=read, words=g.descriptors if counted else 0, item=32
+        ),
         "totals": Memory(
             kind=Kind.FLIP_FLOPS,
             space=space.TOTALS,
             access=always,
-            words=1,
+            words=int(counted),
             item=8 * Totals.LAYOUT.size,
         ),
         # What the host writes of a beat are single states.
@@ -148,6 +167,7 @@ def memories(geometry: Geometry) -> dict[str, Memory]:
             items=v,
             shown=32,
             parts=True,
+            feature=Feature.STATES,
         ),
         "embedding": store(space=space.EMBEDDING, words=g.embedding_words, items=v),
         "multiplicands": bank(words=g.multiplicands // v, item=SUM_BITS, items=v),
@@ -156,12 +176,16 @@ def memories(geometry: Geometry) -> dict[str, Memory]:
         "activations": bank(
             words=g.activations // g.columns, item=CODE_BITS * v, items=g.columns // v, parts=True
         ),
-        "frame": part(words=MAX_PAYLOAD, item=8),
+        "frame": part(words=2 * max_payload, item=8),
         "functions": part(words=2 * TABLE_SEGMENTS, item=BASE_BITS + DELTA_BITS, copies=v),
     }
-    return {name: row for name, row in rows.items() if row.words}
+    return {
+        name: row if row.feature in features else replace(row, space=None, access=HostAccess.NONE)
+        for name, row in rows.items()
+        if row.words
+    }
 
 
-def spaces(geometry: Geometry) -> dict[MemorySpace, Memory]:
+def spaces(geometry: Geometry, features: Feature = ALL_FEATURES) -> dict[MemorySpace, Memory]:
     """The memories that the host sees."""
-    return {m.space: m for m in memories(geometry).values() if m.space is not None}
+    return {m.space: m for m in memories(geometry, features).values() if m.space is not None}

@@ -93,7 +93,7 @@ class Reason(enum.IntEnum):
     BAD_COMMAND = 1
     BAD_LENGTH = 2  # the payload is too short, too long, or not whole half-words
     BUSY = 3  # a run is active
-    BAD_SPACE = 4  # no such memory, or it cannot be written
+    BAD_SPACE = 4  # no such memory in this device, or it cannot be written
     BAD_RANGE = 5  # beyond the end of the memory, or of a frame; a part of an element
     BAD_VALUE = 6  # no prompt, nothing to generate, more than the buffer holds; session 0; context
     LOST = 7  # another session than the run's, or no state to go on from
@@ -118,6 +118,12 @@ class Feature(enum.IntFlag):
     """What a device can do beside what the protocol demands of all."""
 
     STATES = 1  # it has the space STATES, and goes on from what is written there
+    COUNTERS = 2  # it has the spaces COUNTERS and TOTALS
+    RESULTS = 4  # it has the spaces SUMS and REGISTERS
+
+
+NO_FEATURES = Feature(0)
+ALL_FEATURES = Feature.STATES | Feature.COUNTERS | Feature.RESULTS
 
 
 class RunFlag(enum.IntFlag):
@@ -340,7 +346,11 @@ class PollReply:
     tokens: tuple[int, ...] = ()
 
     LAYOUT = struct.Struct("<IBH")
-    TOKENS_MAX = (MAX_PAYLOAD - LAYOUT.size) // 2
+
+    @classmethod
+    def most(cls, max_payload: int) -> int:
+        """Tokens of a reply at most."""
+        return (max_payload - cls.LAYOUT.size) // 2
 
     def to_bytes(self) -> bytes:
         head = self.LAYOUT.pack(self.run_id, self.running, self.produced)

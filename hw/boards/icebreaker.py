@@ -5,6 +5,7 @@ before it begins; ``--synthesis-only`` shows what yosys makes of it.
 """
 
 from hw.arch.geometry import Geometry
+from hw.arch.protocol import NO_FEATURES
 from hw.boards import Board
 from hw.links.uart import Uart
 from hw.machine import Machine
@@ -34,5 +35,7 @@ BOARD = Board(
             activations=128,
             tokens=256,
         ),
+        features=NO_FEATURES,
+        max_payload=256,
     ),
 )

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from hw.arch.arithmetic import CODE_BITS, TRIT_BITS
-from hw.arch.memories import Kind, memories
+from hw.arch.memories import Kind
 from hw.boards import Board
 from hw.families import capacity, of
 from hw.families.family import Family
@@ -106,7 +106,7 @@ def estimate(board: Board) -> dict[str, int]:
     flip_flops += FLIP_FLOPS_PER_WEIGHT_BIT * store.kept_width
     flip_flops += FLIP_FLOPS_PER_DECODED_BYTE * store.decoded
     block_rams = bank_bits = 0
-    for name, memory in memories(g).items():
+    for name, memory in machine.memories.items():
         if memory.kind == Kind.FLIP_FLOPS or name == "embedding":  # which lies beside the chip
             continue
         granularity = memory.item if memory.parts else None

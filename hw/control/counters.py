@@ -12,6 +12,8 @@ class StepCounters(wiring.Component):
     Parameters
     ----------
     steps : int
+    counted : bool
+        If not, nothing is counted, and every value is 0.
 
     Members
     -------
@@ -24,8 +26,9 @@ class StepCounters(wiring.Component):
     value : Out(32), one cycle after its address
     """
 
-    def __init__(self, steps: int):
+    def __init__(self, steps: int, counted: bool = True):
         self._steps = steps
+        self._counted = counted
         super().__init__(
             {
                 "step": In(range(steps)),
@@ -40,6 +43,8 @@ class StepCounters(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
+        if not self._counted:
+            return m
         m.submodules.memory = memory = Memory(shape=32, depth=self._steps, init=[])
         read, write = memory.read_port(), memory.write_port()
         elapsed = Signal(32)

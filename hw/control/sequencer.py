@@ -48,6 +48,12 @@ class Sequencer(wiring.Component):
     chosen, the stop token is, or ``stop`` was raised; the last chosen token is not taken through.
     Steps after ``PREFILL_END`` run only for tokens after which one is chosen.
 
+    Parameters
+    ----------
+    geometry : Geometry
+    counted : bool
+        Whether there are counters of steps.
+
     Members
     -------
     run : In(stream.Signature(RunCommand)), taken when no run is under way
@@ -82,8 +88,9 @@ class Sequencer(wiring.Component):
         """Of a run, beside those of its tokens: the counters are cleared, a register is preset."""
         return geometry.descriptors + 1
 
-    def __init__(self, geometry: Geometry):
+    def __init__(self, geometry: Geometry, counted: bool = True):
         self._geometry = geometry
+        self._counted = counted
         token_address = range(geometry.tokens)
         super().__init__(
             {
@@ -118,7 +125,7 @@ class Sequencer(wiring.Component):
         m = Module()
         g = self._geometry
         m.submodules.layers = layers = Layers(g)
-        m.submodules.counters = counters = StepCounters(g.descriptors)
+        m.submodules.counters = counters = StepCounters(g.descriptors, self._counted)
         run = Signal(RunCommand)
         position = Signal(16)
         token = Signal(16)

@@ -4,9 +4,7 @@ from amaranth.hdl import Module, Signal
 
 from hw.arch.memories import HostAccess
 from hw.arch.protocol import (
-    READ_HALFWORDS,
     Command,
-    MemorySpace,
     Reason,
     argument_struct,
 )
@@ -40,7 +38,7 @@ class Access:
     def connect(self, m: Module):
         """What is known of the space and the half-words that a command names."""
         exchange = self.exchange
-        self.size, self.writable, self.always_readable, self.paired = self._space(m)
+        self.known, self.size, self.writable, self.always_readable, self.paired = self._space(m)
         assert argument_struct(Command.WRITE).size == 5
         length = self.ports.frame.payload.length
         with m.Switch(exchange.command):
@@ -54,18 +52,19 @@ class Access:
     def _space(self, m: Module):
         memories = self.exchange.memories
         size = Signal(range(max(memory.size for memory in memories.values()) + 1))
-        writable, always_readable, paired = Signal(), Signal(), Signal()
+        known, writable, always_readable, paired = Signal(), Signal(), Signal(), Signal()
         with m.Switch(self.space):
             for space, memory in memories.items():
                 with m.Case(space):
                     assert HostAccess.WRITE not in memory.access or memory.granule in (1, 2)
                     m.d.comb += [
+                        known.eq(1),
                         size.eq(memory.size),
                         writable.eq(HostAccess.WRITE in memory.access),
                         always_readable.eq(HostAccess.ALWAYS in memory.access),
                         paired.eq(memory.granule == 2),
                     ]
-        return size, writable, always_readable, paired
+        return known, size, writable, always_readable, paired
 
     def point(self, m: Module):
         """Point the bus at the first half-word that a command names."""
@@ -82,12 +81,12 @@ class Access:
         exchange, bits = self.exchange, self.exchange.address_bits
         command = exchange.command
         m.d.sync += exchange.remaining.eq(self.count)
-        with m.If((self.space >= len(MemorySpace)) | ((command == Command.WRITE) & ~self.writable)):
+        with m.If(~self.known | ((command == Command.WRITE) & ~self.writable)):
             exchange.refuse(m, Reason.BAD_SPACE)
         with m.Elif(
             self.start[bits:].any()
             | self.count[bits:].any()
-            | ((command == Command.READ) & (self.count[:16] > READ_HALFWORDS))
+            | ((command == Command.READ) & (self.count[:16] > exchange.max_payload // 2))
             | ((command == Command.WRITE) & self.paired & (self.start[0] | self.count[0]))
         ):
             exchange.refuse(m, Reason.BAD_RANGE)

@@ -4,14 +4,10 @@ from amaranth.hdl import Module, Signal
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from hw.arch.frames import MAX_PAYLOAD
-from hw.arch.geometry import Geometry
 from hw.arch.protocol import (
-    DIGEST_BYTES,
     POLL_CYCLES,
     RESPONSE,
     Command,
-    Feature,
     Identity,
     Reason,
     argument_struct,
@@ -33,12 +29,8 @@ class CommandProcessor(wiring.Component):
 
     Parameters
     ----------
-    geometry : Geometry
-        What addresses are checked against, and part of the identity.
-    board : str
-    clock_hz : int
-    digest : bytes
-        Of the build, 16 bytes.
+    identity : Identity
+        What commands are checked against; the receiver has its bytes.
     poll_cycles : int
         Longest wait of a POLL.
 
@@ -53,33 +45,18 @@ class CommandProcessor(wiring.Component):
     Raises
     ------
     ValueError
-        From the constructor, when the identity cannot be stated.
+        From the constructor, for other ``poll_cycles``.
     """
 
-    def __init__(
-        self,
-        geometry: Geometry,
-        *,
-        board: str,
-        clock_hz: int,
-        digest: bytes = bytes(DIGEST_BYTES),
-        poll_cycles: int = POLL_CYCLES,
-    ):
+    def __init__(self, identity: Identity, *, poll_cycles: int = POLL_CYCLES):
         if not isinstance(poll_cycles, int) or poll_cycles < 1:
             raise ValueError(f"poll_cycles must be a positive integer, not {poll_cycles!r}")
-        self._geometry = geometry
-        self._identity = Identity(
-            board=board,
-            geometry=geometry,
-            clock_hz=clock_hz,
-            digest=digest,
-            features=Feature.STATES,
-        ).to_bytes()
+        self._identity = identity
         self._poll_cycles = poll_cycles
         super().__init__(
             {
                 "frame": In(stream.Signature(FrameHeader)),
-                "address": Out(range(MAX_PAYLOAD)),
+                "address": Out(range(2 * identity.max_payload)),
                 "data": In(8),
                 "enable": Out(1),
                 "between": In(1),
@@ -93,9 +70,9 @@ class CommandProcessor(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        exchange = Exchange(self, self._geometry, self._identity)
+        exchange = Exchange(self, self._identity)
         access = Access(self, exchange)
-        runs = Runs(self, exchange, self._geometry.tokens, self._poll_cycles)
+        runs = Runs(self, exchange, self._poll_cycles)
         access.connect(m)
         exchange.connect(m)
         expected, known, length_fits, on_memory = self._facts(m)

@@ -1,15 +1,14 @@
 """One command and its answer: what the states of all commands share."""
 
 from amaranth.hdl import Cat, Module, Signal
-from amaranth.lib.memory import Memory
 from amaranth.utils import bits_for
 
-from hw.arch.frames import MAX_PAYLOAD
-from hw.arch.geometry import Geometry
 from hw.arch.memories import spaces
 from hw.arch.protocol import (
     ERROR,
     Command,
+    Feature,
+    Identity,
     MemorySpace,
     PollReply,
     Reason,
@@ -30,21 +29,24 @@ class Exchange:
     ----------
     ports : CommandProcessor
         Whose members the command's states drive.
-    geometry : Geometry
-    identity : bytes
+    identity : Identity
+        What the device is, and answers.
     """
 
-    def __init__(self, ports, geometry: Geometry, identity: bytes):
+    def __init__(self, ports, identity: Identity):
         self.ports = ports
-        self.memories = spaces(geometry)
+        self.memories = spaces(identity.geometry, Feature(identity.features))
+        self.tokens = identity.geometry.tokens
+        self.max_payload = identity.max_payload
+        self.identity_bytes = len(identity.to_bytes())
         self.address_bits = bits_for(max(memory.size for memory in self.memories.values()))
-        self.identity = Memory(shape=8, depth=len(identity), init=identity)
-        self.identity_read = self.identity.read_port()
         self.command = ports.frame.payload.command
 
         self.arguments = Signal(8 * ARGUMENT_BYTES)
-        self.index = Signal(range(max(ARGUMENT_BYTES, len(identity)) + 1))
-        self.offset = Signal(range(MAX_PAYLOAD))  # of the byte that the receiver is asked for
+        self.index = Signal(range(ARGUMENT_BYTES + 1))
+        # The byte that the receiver is asked for, and whether that is one of the identity.
+        self.offset = Signal(range(self.max_payload))
+        self.identifying = Signal()
         self.end = Signal(max(self.address_bits, 16) + 1)  # of a range: what its size is held to
         self.address = Signal(self.address_bits)
         self.remaining = Signal(self.address_bits)
@@ -52,7 +54,7 @@ class Exchange:
         self.word = Signal(16)
         self.sequence = Signal(8)
         self.response = Signal(8)
-        self.response_length = Signal(range(MAX_PAYLOAD + 1))
+        self.response_length = Signal(range(self.max_payload + 1))
         self.reply = Signal(8 * PollReply.LAYOUT.size)
         self.reply_left = Signal(range(PollReply.LAYOUT.size + 1))
         self.refusal = Signal(8)
@@ -78,10 +80,8 @@ class Exchange:
     def connect(self, m: Module):
         """The parts of the ports that are the same in all states."""
         ports = self.ports
-        m.submodules.identity = self.identity
         m.d.comb += [
-            ports.address.eq(self.offset),
-            self.identity_read.addr.eq(self.index),
+            ports.address.eq(Cat(self.offset, self.identifying)),
             ports.bus.space.eq(self.bus_space),
             ports.bus.address.eq(self.address),
             ports.bus.last.eq(self.remaining == 1),
@@ -117,21 +117,22 @@ class Exchange:
 
     def identify(self, m: Module):
         """Answer with the identity."""
-        m.d.sync += self.response_length.eq(self.identity.depth)
+        m.d.sync += [self.response_length.eq(self.identity_bytes), self.offset.eq(0)]
         m.next = "IDENTITY"
 
     def answer(self, m: Module):
         """The states that send the answer."""
         ports = self.ports
         with m.State("IDENTITY"):
-            m.d.comb += ports.header.valid.eq(1)
+            m.d.comb += [ports.header.valid.eq(1), self.identifying.eq(1)]
             m.next = "IDENTITY BYTE"
         with m.State("IDENTITY BYTE"):
-            self._send(m, self.identity_read.data)
+            m.d.comb += self.identifying.eq(1)
+            self._send(m, ports.data)
             with m.If(ports.payload.ready):
-                m.d.sync += self.index.eq(self.index + 1)
+                m.d.sync += self.offset.eq(self.offset + 1)
                 m.next = "IDENTITY"
-                with m.If(self.index == self.identity.depth - 1):
+                with m.If(self.offset == self.identity_bytes - 1):
                     m.next = "RESPOND"
 
         with m.State("RESPOND"):

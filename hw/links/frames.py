@@ -4,8 +4,10 @@ from amaranth.hdl import Cat, Module, Mux, Signal
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
+from amaranth.utils import exact_log2
 
-from hw.arch.frames import CRC_BYTES, ESCAPE, FLAG, HEADER, INVERT, MAX_PAYLOAD
+from hw.arch.frames import CRC_BYTES, ESCAPE, FLAG, HEADER, INVERT
+from hw.arch.protocol import Identity
 
 FrameHeader = data.StructLayout({"command": 8, "sequence": 8, "length": 16})
 
@@ -30,7 +32,13 @@ class FrameReceiver(wiring.Component):
 
     Bytes are taken one per cycle while ``enable`` is high and no frame is kept. A frame that is
     broken, too long or too short is forgotten at the flag that ends it. Payload byte k lies in
-    the buffer at ``(PAYLOAD_START + k) % MAX_PAYLOAD``.
+    the buffer at ``(PAYLOAD_START + k) % max_payload``, and what the device says of itself from
+    ``max_payload`` on, where no frame comes.
+
+    Parameters
+    ----------
+    identity : Identity
+        Its ``max_payload`` is a power of two.
 
     Members
     -------
@@ -38,25 +46,33 @@ class FrameReceiver(wiring.Component):
     enable : In(1), may fall only while ``between`` is high or a frame is kept
     between : Out(1), nothing of the next frame has come
     frame : Out(stream.Signature(FrameHeader)), a checked frame; taking it frees the buffer
-    address : In(range(MAX_PAYLOAD))
+    address : In(range(2 * max_payload))
     data : Out(8), the byte at ``address`` one cycle ago
     crc : Out(CrcSignature())
     """
 
-    rx: In(stream.Signature(8))
-    enable: In(1)
-    between: Out(1)
-    frame: Out(stream.Signature(FrameHeader))
-    address: In(range(MAX_PAYLOAD))
-    data: Out(8)
-    crc: Out(CrcSignature())
+    def __init__(self, identity: Identity):
+        self._identity = identity
+        super().__init__(
+            {
+                "rx": In(stream.Signature(8)),
+                "enable": In(1),
+                "between": Out(1),
+                "frame": Out(stream.Signature(FrameHeader)),
+                "address": In(range(2 * identity.max_payload)),
+                "data": Out(8),
+                "crc": Out(CrcSignature()),
+            }
+        )
 
     def elaborate(self, platform):
         m = Module()
-        m.submodules.buffer = buffer = Memory(shape=8, depth=MAX_PAYLOAD, init=[])
+        most = self._identity.max_payload
+        said = bytes(most) + self._identity.to_bytes()
+        m.submodules.buffer = buffer = Memory(shape=8, depth=2 * most, init=said)
         read, write = buffer.read_port(), buffer.write_port()
 
-        limit = HEADER.size + MAX_PAYLOAD + CRC_BYTES
+        limit = HEADER.size + most + CRC_BYTES
         count = Signal(range(limit + 2))  # one more than fits: the frame is too long
         escaped = Signal()
         held = Signal()
@@ -74,7 +90,7 @@ class FrameReceiver(wiring.Component):
             self.frame.payload.eq(header),
             read.addr.eq(self.address),
             self.data.eq(read.data),
-            write.addr.eq(count),
+            write.addr.eq(count[: exact_log2(most)]),
             write.data.eq(byte),
         ]
         with m.If(self.rx.valid & self.rx.ready):
@@ -94,7 +110,7 @@ class FrameReceiver(wiring.Component):
                         m.d.sync += count.eq(count + 1)
                     with m.If(count < HEADER.size):
                         m.d.sync += header.eq(Cat(header.as_value()[8:], byte))
-                    with m.Elif(count < HEADER.size + MAX_PAYLOAD):
+                    with m.Elif(count < HEADER.size + most):
                         m.d.comb += write.en.eq(1)
         with m.If(ended):
             m.d.sync += held.eq(self.crc.match)
@@ -107,6 +123,10 @@ class FrameSender(wiring.Component):
     """Sends one frame: flag, header, payload, CRC, flag, with byte stuffing.
 
     Up to one byte per cycle. ``header`` is taken with the last flag.
+
+    Parameters
+    ----------
+    max_payload : int
 
     Members
     -------
@@ -121,6 +141,10 @@ class FrameSender(wiring.Component):
     tx: Out(stream.Signature(8))
     crc: Out(CrcSignature())
 
+    def __init__(self, max_payload: int):
+        self._max_payload = max_payload
+        super().__init__()
+
     def elaborate(self, platform):
         m = Module()
         byte = Signal(8)
@@ -128,7 +152,7 @@ class FrameSender(wiring.Component):
         taken = Signal()  # and leaves, its second half if it is escaped
         escaped = Signal()
         index = Signal(2)
-        left = Signal(range(MAX_PAYLOAD + 1))
+        left = Signal(range(self._max_payload + 1))
 
         special = (byte == FLAG) | (byte == ESCAPE)
         with m.If(offered):

@@ -8,7 +8,7 @@ from amaranth.hdl import Const, Module
 from amaranth.lib import crc, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from hw.arch.geometry import Geometry
+from hw.arch.protocol import Identity
 from hw.control.run import RunControlSignature
 from hw.links.commands import CommandProcessor
 from hw.links.frames import FrameReceiver, FrameSender
@@ -20,7 +20,7 @@ class Link(wiring.Component):
 
     Parameters
     ----------
-    geometry, board, clock_hz, digest, poll_cycles : as for `CommandProcessor`
+    identity, poll_cycles : as for `CommandProcessor`
 
     Members
     -------
@@ -30,8 +30,9 @@ class Link(wiring.Component):
     control : Out(RunControlSignature())
     """
 
-    def __init__(self, geometry: Geometry, **parameters):
-        self._processor = CommandProcessor(geometry, **parameters)
+    def __init__(self, identity: Identity, **parameters):
+        self._identity = identity
+        self._processor = CommandProcessor(identity, **parameters)
         super().__init__(
             {
                 "rx": In(stream.Signature(8)),
@@ -43,8 +44,8 @@ class Link(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        m.submodules.receiver = receiver = FrameReceiver()
-        m.submodules.sender = sender = FrameSender()
+        m.submodules.receiver = receiver = FrameReceiver(self._identity)
+        m.submodules.sender = sender = FrameSender(self._identity.max_payload)
         m.submodules.processor = processor = self._processor
         m.submodules.crc = checker = crc.catalog.CRC32_ISO_HDLC(data_width=8).create()
 

@@ -14,16 +14,13 @@ class Runs:
     ports : CommandProcessor
         Whose control over runs they use.
     exchange : Exchange
-    tokens : int
-        That the buffer holds.
     poll_cycles : int
         Longest wait of a POLL.
     """
 
-    def __init__(self, ports, exchange: Exchange, tokens: int, poll_cycles: int):
+    def __init__(self, ports, exchange: Exchange, poll_cycles: int):
         self.ports = ports
         self.exchange = exchange
-        self.tokens = tokens
         self.poll_cycles = poll_cycles
         self.poll_start = exchange.argument(Command.POLL, "start")
         self.session = Signal(32)  # zero, as the memories are, until a host claims the device
@@ -61,8 +58,9 @@ class Runs:
             | ~(run.payload.reset | self.stated)
         )
         bus = self.ports.bus
-        with m.If(bus.write & (bus.space == MemorySpace.STATES)):
-            m.d.sync += self.stated.eq(1)
+        if MemorySpace.STATES in self.exchange.memories:
+            with m.If(bus.write & (bus.space == MemorySpace.STATES)):
+                m.d.sync += self.stated.eq(1)
 
     def check(self, m: Module):
         """The cases of the commands of this kind; three are executed on the way."""
@@ -117,7 +115,7 @@ class Runs:
     def _run(self, m: Module):
         exchange, run = self.exchange, self.ports.control.run
         with m.State("RUN CHECK"):
-            with m.If(exchange.end > self.tokens):
+            with m.If(exchange.end > exchange.tokens):
                 exchange.refuse(m, Reason.BAD_VALUE)
             with m.Elif(self.lost):
                 exchange.refuse(m, Reason.LOST)
@@ -163,7 +161,7 @@ class Runs:
             ]
             m.next = "POLL TOKENS"
         with m.State("POLL TOKENS"):
-            most = PollReply.TOKENS_MAX
+            most = PollReply.most(exchange.max_payload)
             tokens = Mux(self.available > most, most, self.available)
             m.d.sync += [
                 exchange.remaining.eq(tokens),

@@ -1,6 +1,6 @@
 """What the host sees of the memories, half-word by half-word."""
 
-from amaranth.hdl import Cat, Module, Mux, Signal
+from amaranth.hdl import Cat, Module, Mux, Signal, ValueLike
 from amaranth.utils import bits_for, exact_log2
 
 from hw.arch.memories import HALF_WORD_BITS, Memory
@@ -73,7 +73,7 @@ class Window:
         return request.address[1 + lanes :], upper << request.address[1 : 1 + lanes], item
 
     def show(self, m: Module, *, sums, states, register, counter, totals, token):
-        """Answer reads with what is at the address of each memory.
+        """Answer reads with what is at the address of each memory that the host sees.
 
         Parameters
         ----------
@@ -85,20 +85,23 @@ class Window:
             All of them.
         """
         bus, request, half = self.bus, self.request, self._address
-        item = Signal(2 * HALF_WORD_BITS)
-        lanes = exact_log2(self.memories[MemorySpace.SUMS].items)
-        lane = half[1 : 1 + lanes] if lanes else 0
-        m.d.comb += item.eq(Mux(request.space == MemorySpace.STATES, states[lane], sums[lane]))
-        exponent = Signal(HALF_WORD_BITS)
-        m.d.comb += exponent.eq(register.exponent)
-        last = bits_for(self.memories[MemorySpace.TOTALS].half_words - 1)
-        words = {
-            (MemorySpace.TOKENS,): token,
-            (MemorySpace.SUMS, MemorySpace.STATES): item.word_select(half[0], HALF_WORD_BITS),
-            (MemorySpace.REGISTERS,): Mux(half[0], exponent, register.mantissa),
-            (MemorySpace.COUNTERS,): counter.word_select(half[0], HALF_WORD_BITS),
-            (MemorySpace.TOTALS,): totals.word_select(half[:last], HALF_WORD_BITS),
-        }
+        words: dict[tuple[MemorySpace, ...], ValueLike] = {(MemorySpace.TOKENS,): token}
+        banks = {MemorySpace.SUMS: sums, MemorySpace.STATES: states}
+        if shown := tuple(space for space in banks if space in self.memories):
+            item = Signal(2 * HALF_WORD_BITS)
+            lanes = exact_log2(self.memories[shown[0]].items)
+            lane = half[1 : 1 + lanes] if lanes else 0
+            first, last = banks[shown[0]][lane], banks[shown[-1]][lane]
+            m.d.comb += item.eq(Mux(request.space == shown[-1], last, first))
+            words[shown] = item.word_select(half[0], HALF_WORD_BITS)
+        if MemorySpace.REGISTERS in self.memories:
+            exponent = Signal(HALF_WORD_BITS)
+            m.d.comb += exponent.eq(register.exponent)
+            words[(MemorySpace.REGISTERS,)] = Mux(half[0], exponent, register.mantissa)
+        if MemorySpace.COUNTERS in self.memories:
+            bits = bits_for(self.memories[MemorySpace.TOTALS].half_words - 1)
+            words[(MemorySpace.COUNTERS,)] = counter.word_select(half[0], HALF_WORD_BITS)
+            words[(MemorySpace.TOTALS,)] = totals.word_select(half[:bits], HALF_WORD_BITS)
         # A half-word of each in one cycle, that of one of them in the next: some come right out of
         # block RAMs, whose own time is long.
         halves = {

@@ -12,9 +12,9 @@ from hw.arch.frames import Deframer, Frame, encode_frame
 from hw.arch.geometry import Geometry
 from hw.arch.memories import spaces
 from hw.arch.protocol import (
+    ALL_FEATURES,
     RESPONSE,
     Command,
-    Feature,
     Identity,
     MemorySpace,
     argument_struct,
@@ -31,7 +31,7 @@ IDENTITY = Identity(
     geometry=GEOMETRY,
     clock_hz=25_000_000,
     digest=bytes(range(16)),
-    features=Feature.STATES,
+    features=ALL_FEATURES,
 )
 SPACES = (MemorySpace.WEIGHTS, MemorySpace.TABLES, MemorySpace.PROGRAM, MemorySpace.TOKENS)
 BUS_LATENCY = 5
@@ -39,7 +39,7 @@ BUS_LATENCY = 5
 
 @pytest.mark.parametrize("stall", [0, 60])
 def test_link(stall):
-    link = Link(geometry=GEOMETRY, board="bench", clock_hz=25_000_000, digest=IDENTITY.digest)
+    link = Link(IDENTITY)
     run(link, __name__, stall=stall)
 
 
