@@ -133,7 +133,7 @@ def run(parameters, commands, seed=0, late=None, gaps=2):
     bench = Bench(p, weights, activations)
     engine, rows = bench.engine, bench.engine.weights
     banks = [{}, {}]
-    accepted, idle, writes, active, stalled = [], [], [], [], []
+    accepted, idle, writes, active, stalled, spaces = [], [], [], [], [], []
 
     async def offer(ctx):
         for fields in offers:
@@ -148,38 +148,42 @@ def run(parameters, commands, seed=0, late=None, gaps=2):
                 await ctx.tick().until(~engine.busy)
 
     async def watch(ctx):
-        cycle, was_busy, taken = 0, False, 0
+        cycle, taken = 0, 0
         signals = [engine.command.valid & engine.command.ready, engine.busy, engine.active]
-        signals += [rows.ready & ~rows.valid, rows.ready & rows.valid]
+        signals += [rows.ready & ~rows.valid, rows.ready & rows.valid, engine.command.ready]
         signals += [engine.sums.enable, engine.sums.bank, engine.sums.address]
         signals += [engine.sums.data[i] for i in range(p.elements)]
+        beats = [fields["groups"] * p.drain_beats for fields in offers]
+        chunks = [fields["groups"] * fields["chunks"] for fields in offers]
         async for (
-            _, _, accept, busy, at_work, stall, take, enable, bank, address, *sums,
+            _, _, accept, busy, at_work, stall, take, ready, enable, bank, address, *sums,
         ) in ctx.tick().sample(*signals):  # fmt: skip
             if late:
                 taken += take
                 ctx.set(bench.late, late(taken))
-            if was_busy and not busy:
-                idle.append(cycle)
+            assert busy == (len(accepted) > len(idle))
+            if ready and len(spaces) < len(accepted):
+                spaces.append(cycle - accepted[-1])
             if accept:
-                assert not busy
                 accepted.append(cycle)
                 active.append(0)
                 stalled.append(0)
             if stall:
                 stalled[-1] += 1
             if enable:
-                assert busy
                 writes.append(cycle)
                 assert address not in banks[bank]
                 banks[bank][address] = sums
+                if len(writes) == sum(beats[: len(idle) + 1]):
+                    idle.append(cycle + 1)
             if at_work:
-                assert busy
-                active[-1] += 1
-            if len(idle) == len(commands):
+                # Chunks come in order, and those of a command before the first one of the next.
+                number = next(n for n, count in enumerate(chunks) if active[n] < count)
+                active[number] += 1
+            if len(idle) == len(commands) and not busy:
                 return
             assert cycle < 20000
-            cycle, was_busy = cycle + 1, busy
+            cycle += 1
 
     simulator = Simulator(bench)
     simulator.add_clock(1e-6)
@@ -197,7 +201,7 @@ def run(parameters, commands, seed=0, late=None, gaps=2):
         results.append(got)
         written += count
     assert len(writes) == written
-    return results, list(zip(accepted, idle, active, stalled, strict=True)), writes
+    return results, list(zip(accepted, idle, active, stalled, spaces, strict=True)), writes
 
 
 def matrix(rng, p, groups, chunks, extreme=None):
@@ -227,8 +231,9 @@ def test_products(shape):
         codes, trits = matrix(rng, p, groups, chunks)
         results, timing, writes = run(p, [(groups, chunks, 0, codes, trits)], seed=groups)
         assert results == [p.compute(codes, trits)]
-        [(accepted, idle, active, stalled)] = timing
+        [(accepted, idle, active, stalled, space)] = timing
         assert idle - accepted == p.cycles(groups, chunks) and not stalled
+        assert space == p.spacing(groups, chunks)
         assert idle - writes[-1] == 1
         assert active == groups * chunks
 
@@ -276,11 +281,13 @@ def test_command_stream(seed):
 
 
 def check(p, commands, results, timing):
-    for (groups, chunks, _, codes, trits), got, (accepted, idle, active, stalled) in zip(
+    for (groups, chunks, _, codes, trits), got, (accepted, idle, active, stalled, space) in zip(
         commands, results, timing, strict=True
     ):
         assert got == p.compute(codes, trits)
         assert idle - accepted == p.cycles(groups, chunks) + stalled
+        least = p.spacing(groups, chunks)
+        assert least <= space <= least + stalled
         assert active == groups * chunks
 
 
@@ -306,7 +313,7 @@ def test_one_late_row():
     p = parameters(1, 4, 1)
     command = (1, 3, 0, [1] * 12, [[1] * 12])
     once = iter([True])
-    results, [(accepted, idle, active, stalled)], _ = run(
+    results, [(accepted, idle, active, stalled, space)], _ = run(
         p, [command], late=lambda taken: taken == 1 and next(once, False)
     )
     assert results == [[12]] and (active, stalled) == (3, 1)

@@ -60,6 +60,7 @@ class Bench:
         self.memories = {name: self.values(name, BEATS * parameters.elements) for name in WIDTHS}
         self.writes = {}
         self.operands = set()
+        self.statistics = []
 
     def values(self, name, count):
         """Integers of all magnitudes and both extremes."""
@@ -86,7 +87,7 @@ class Bench:
             sampled += [port.enable, port.address, Value.cast(port.data)]
         targets = [Value.cast(port.data) for port in ports.values()]
         pending = [[0] * len(ports)] * (self.p.read_latency - 1)
-        async for _, _, *values in ctx.tick().sample(*sampled):
+        async for _, _, is_ready, *values in ctx.tick().sample(dut.command.ready, *sampled):
             addresses = dict(zip(ports, values, strict=False))
             words = [
                 pack(self.memories[name][a * elements : (a + 1) * elements], WIDTHS[name])
@@ -98,9 +99,9 @@ class Bench:
             for i, name in enumerate(WRITTEN):
                 enable, address, word = values[len(ports) + 3 * i :][:3]
                 if enable:
-                    if name in self.operands:
+                    if name in (self.operands or ()) and not is_ready:
                         assert addresses[name] != address, f"{name} read while written"
-                    assert (name, address) not in self.writes
+                    assert self.operands is None or (name, address) not in self.writes
                     beat = unpack(word, WIDTHS[name], elements)
                     self.writes[name, address] = beat
                     self.fill(name, beat, address)
@@ -133,40 +134,24 @@ class Bench:
         assert (expected.choice is not None) == (row.statistic == Statistic.CHOICE)
         previous_choice = ctx.get(dut.choice)
         self.writes.clear()
-        stall = self.rng.choice((0, 0, 1, 5))
+        self.statistics.clear()
 
         for _ in range(self.rng.choice((0, 0, 1, 3))):
             await ctx.tick()
-        payload = {
-            name: dataclasses.asdict(value) if isinstance(value, Scale) else value
-            for name, value in fields.items()
-        }
-        ctx.set(dut.command.payload, payload)
-        ctx.set(dut.command.valid, 1)
-        ctx.set(dut.statistic.ready, stall == 0)
-        assert not ctx.get(dut.busy) and ctx.get(dut.command.ready)
-        await ctx.tick()
-        ctx.set(dut.command.valid, 0)
-        ctx.set(dut.command.payload, {})
-        cycles, statistics = 0, []
+        await self.offer(ctx, fields)
+        assert not ctx.get(dut.command.ready)
+        cycles, ready = 0, []
         while ctx.get(dut.busy):
             cycles += 1
             assert cycles < 1000
-            assert not ctx.get(dut.command.ready)
-            if ctx.get(dut.statistic.valid):
-                payload = ctx.get(dut.statistic.payload)
-                statistics.append((payload.value, payload.exponent, payload.register))
-                ctx.set(dut.statistic.ready, len(statistics) > stall)
+            if ctx.get(dut.command.ready):
+                ready.append(cycles)
             await ctx.tick()
 
         name = VectorOp(command.op).name
-        if expected.value is None:
-            assert not statistics, name
-        else:
-            assert len(statistics) == 1 + stall, name
-            assert set(statistics) == {(expected.value, expected.exponent, command.result)}, name
-            cycles -= stall
+        assert self.statistics == self.expected_statistics(command, expected), name
         assert cycles == p.cycles(command.length, command.op), name
+        assert ready[0] == p.period(command.length, command.op), name
         choice = previous_choice if expected.choice is None else expected.choice
         assert ctx.get(dut.choice) == choice, name
         if expected.elements:
@@ -181,6 +166,27 @@ class Bench:
         else:
             assert not self.writes, name
 
+    async def offer(self, ctx, fields):
+        """A command, until it is taken."""
+        command = self.dut.command
+        payload = {
+            name: dataclasses.asdict(value) if isinstance(value, Scale) else value
+            for name, value in fields.items()
+        }
+        ctx.set(command.payload, payload)
+        ctx.set(command.valid, 1)
+        while not ctx.get(command.ready):
+            await ctx.tick()
+        await ctx.tick()
+        ctx.set(command.valid, 0)
+        ctx.set(command.payload, {})
+
+    @staticmethod
+    def expected_statistics(command, expected):
+        if expected.value is None:
+            return []
+        return [(expected.value, expected.exponent, command.result)]
+
     def run(self, steps):
         async def bench(ctx):
             await steps(self, ctx)
@@ -188,8 +194,18 @@ class Bench:
         simulator = Simulator(self.dut)
         simulator.add_clock(1e-6)
         simulator.add_testbench(self.serve, background=True)
+        simulator.add_testbench(self.listen, background=True)
         simulator.add_testbench(bench)
         simulator.run()
+
+    async def listen(self, ctx):
+        """Statistics, in the only cycle in which they are there."""
+        offered = self.dut.statistic
+        payload = offered.payload
+        sampled = offered.valid, payload.value, payload.exponent, payload.register
+        async for _, _, valid, *statistic in ctx.tick().sample(*sampled):
+            if valid:
+                self.statistics.append(tuple(statistic))
 
     # Operands as programs make them.
 
@@ -353,12 +369,89 @@ def test_choose(elements, greedy):
                 )  # fmt: skip
 
 
+EIGHT = dataclasses.replace(
+    PARAMETERS[2],
+    elements=8,
+    **{name: 8 * BEATS for name in WIDTHS if name != "tables"},
+)
+
+
+def random_step(bench, number):
+    """A step that reads nothing that the steps just before it write: they write beats from 32 on."""
+    rng, elements = bench.rng, bench.p.elements
+    others = [op for op in VectorOp if op not in (VectorOp.EMBED, VectorOp.UPDATE)]
+    op = VectorOp.UPDATE if number % 20 == 7 else rng.choice(others)
+    length = rng.randint(1, rng.choice((1, 2, 7, 16)) * elements)
+    row = OPERATIONS[op]
+    fields = {name: 0 for name in VectorCommand.members} | {
+        "op": op, "length": length, "source": rng.randrange(16), "operand": rng.randrange(16),
+        "dest": 32 + rng.randrange(16), "result": rng.randrange(16), "a": bench.scale(-4, 16),
+        "b": bench.scale(-40, -20), "shift": rng.randint(-24, -8), "address": rng.randrange(16),
+        "noise": rng.randrange(1, 1 << 32), "greedy": rng.getrandbits(1),
+        "first": rng.getrandbits(1), "space": rng.choice(list(Space)),
+    }  # fmt: skip
+    if row.scaled:
+        fields["space"] = Space.SUMS
+    if row.table == Table.COEFFICIENTS:
+        fields |= {"space": Space.VECTORS, "shift": 15, "b": FULL_SCALE / bench.scale(-2, 14)}
+        fields["a"] = bench.peak("vectors", fields["source"], length)
+        fields["shift"] = NORM_SHIFT if op == VectorOp.NORM else 15
+    if op == VectorOp.QUANT:
+        command = SimpleNamespace(**{**fields, "op": VectorOp.PEAK, "b": ZERO})
+        peak = bench.p.compute(command, bench.memories)
+        fields["b"] = FULL_SCALE / Scale.from_int(peak.value, peak.exponent)
+        fields["dest"] = rng.randint(0, (BEATS - 16) // (bench.p.columns // elements))
+    if op == VectorOp.GATE:
+        fields["address"] = rng.choice((8, 9))
+    if op == VectorOp.UPDATE:
+        fields["dest"] = 16 + number // 20 * 16  # where no other one writes what it does not read
+    return SimpleNamespace(**fields)
+
+
+@pytest.mark.parametrize("parameters", [*PARAMETERS.values(), EIGHT], ids=lambda p: p.elements)
+@pytest.mark.parametrize("eager", [True, False])
+def test_steps_follow_each_other(parameters, eager):
+    """Steps of all kinds as soon as they are taken: each leaves what it would leave alone."""
+
+    async def steps(bench, ctx):
+        dut, p = bench.dut, bench.p
+        low, high = limits("states")
+        bench.memories["tables"] = [max(t, 0) for t in bench.memories["tables"]]
+        bench.memories["vectors"] = [max(low, min(high, v)) for v in bench.memories["vectors"]]
+        bench.operands = None
+        ctx.set(dut.statistic.ready, 1)
+        seen = bench.statistics = []
+        offered, wanted, choice = [], [], None
+        memories = {name: list(values) for name, values in bench.memories.items()}
+        for number in range(60):
+            command = random_step(bench, number)
+            row = OPERATIONS[command.op]
+            outcome = p.compute(command, memories)
+            wanted += bench.expected_statistics(command, outcome)
+            choice = choice if outcome.choice is None else outcome.choice
+            if row.writes:
+                beats = -(-command.length // p.elements)
+                start = command.dest * (p.columns if row.writes == "activations" else p.elements)
+                end = start + beats * p.elements
+                memories[row.writes][start:end] = [None] * (end - start)
+                memories[row.writes][start : start + command.length] = outcome.elements
+            await bench.offer(ctx, vars(command))
+            offered.append(command)
+            while not eager and bench.rng.random() < 0.8:
+                await ctx.tick()
+        while ctx.get(dut.busy):
+            await ctx.tick()
+        assert seen == wanted
+        assert ctx.get(dut.choice) == choice
+        for name in WRITTEN:
+            for place, value in enumerate(memories[name]):
+                assert value in (None, bench.memories[name][place]), (name, place)
+
+    Bench(parameters, 9).run(steps)
+
+
 def test_eight_elements():
-    parameters = dataclasses.replace(
-        PARAMETERS[2],
-        elements=8,
-        **{name: 8 * BEATS for name in WIDTHS if name != "tables"},
-    )
+    parameters = EIGHT
 
     async def steps(bench, ctx):
         for length in (1, 8, 21):

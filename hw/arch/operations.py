@@ -102,6 +102,10 @@ OPERATIONS = {
 }
 
 
+LATE = tuple(op for op, row in OPERATIONS.items() if row.reads or row.table == Table.BOUNDS)
+"""Operations that read while their main operands are long under way."""
+
+
 def which(**row) -> tuple[VectorOp, ...]:
     """Operations whose rows have these values."""
     return tuple(

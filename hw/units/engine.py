@@ -119,8 +119,17 @@ class EngineParameters:
         """Cycles from one group to the next."""
         return max(chunks, self.drain_beats)
 
+    def spacing(self, groups: int, chunks: int) -> int:
+        """Cycles from the acceptance of a command until the next one can be accepted.
+
+        Sums of two commands must not drain at once; and where they go is kept for one command, until
+        its first ones drain. Of a store that is never late.
+        """
+        rows = (groups - 1) * self.period(chunks) + chunks
+        return max(rows + max(1, self.drain_beats - 1), chunks + self.latency - self.drain_beats)
+
     def cycles(self, groups: int, chunks: int) -> int:
-        """Cycles from the acceptance of a command to the first one in which ``busy`` is low.
+        """Cycles from the acceptance of a command until its last sum is in the bank.
 
         Of a store that is never late; each cycle of waiting for a row is one more.
         """
@@ -161,10 +170,11 @@ class TernaryEngine(wiring.Component):
     Members
     -------
     command : ``In(stream.Signature(EngineCommand))``
-        Ready only when idle. ``groups`` and ``chunks`` are at least 1.
+        Ready ``parameters.spacing(groups, chunks)`` cycles after the last one, whose sums may still
+        be on their way. ``groups`` and ``chunks`` are at least 1.
     busy : ``Out(1)``
-        From the cycle after acceptance until the last sum is in its bank: what is read in the first
-        cycle with ``busy`` low is the new value.
+        From the cycle after acceptance until the last sum of all commands is in its bank: what is
+        read in the first cycle with ``busy`` low is the new value.
     active : ``Out(1)``
         A chunk enters the lanes.
     weights : ``Out(RowStreamSignature(weight_rows, 2 * lanes))``
@@ -196,6 +206,12 @@ class TernaryEngine(wiring.Component):
         chunks_left = Signal(COUNT_BITS)
         groups_left = Signal(COUNT_BITS)
         drain_left = Signal(range(p.drain_beats))
+        emptying = Signal(range(p.drain_beats))
+        dest = Signal.like(self.sums.address)
+        bank = Signal()
+        held = Signal()  # these two are of a command whose first sums have not left
+        opening = Signal()
+        under_way = Signal(2)  # commands
         first_activation = Signal(range(p.activation_rows))
         activation = Signal(range(p.activation_rows))
         issuing = Signal()
@@ -205,7 +221,8 @@ class TernaryEngine(wiring.Component):
         final = Signal()
         begin = Signal()
         m.d.comb += [
-            self.command.ready.eq(~self.busy),
+            self.command.ready.eq(~issuing & ~waiting & ~held & (emptying == 0)),
+            self.busy.eq(under_way != 0),
             self.weights.seek.eq(self.command.valid & self.command.ready),
             self.weights.first.eq(command.weights),
             self.weights.ready.eq(issuing),
@@ -221,8 +238,11 @@ class TernaryEngine(wiring.Component):
             ]
         with m.If((drain_left != 0) & (taken | ~issuing)):
             m.d.sync += drain_left.eq(drain_left - 1)
+        with m.If(emptying != 0):
+            m.d.sync += emptying.eq(emptying - 1)
         with m.If(last):
-            m.d.sync += issuing.eq(0), waiting.eq(~final)
+            m.d.sync += issuing.eq(0), waiting.eq(~final), opening.eq(0)
+            m.d.sync += emptying.eq(max(0, p.drain_beats - 2))
         with m.If(begin):
             m.d.sync += [
                 issuing.eq(1),
@@ -234,7 +254,8 @@ class TernaryEngine(wiring.Component):
             ]
         with m.If(self.weights.seek):
             m.d.sync += [
-                self.busy.eq(1),
+                held.eq(1),
+                opening.eq(1),
                 issuing.eq(1),
                 activation.eq(command.activations),
                 first_activation.eq(command.activations),
@@ -242,20 +263,20 @@ class TernaryEngine(wiring.Component):
                 chunks_left.eq(command.chunks - 1),
                 groups_left.eq(command.groups - 1),
                 drain_left.eq(p.drain_beats - 1),
-                self.sums.bank.eq(command.bank),
-                self.sums.address.eq(command.dest),
+                bank.eq(command.bank),
+                dest.eq(command.dest),
             ]
 
         early = p.row_latency - p.read_latency
         m.d.comb += self.activations.address.eq(delay(m, activation, early, name="activation"))
 
-        # What accompanies a chunk: presence, the end of its group, the end of the command.
-        flags = [Cat(taken, last, final)]
+        # What accompanies a chunk: presence, the end of its group, of the first one, and of the last.
+        flags = [Cat(taken, last, last & opening, final)]
         for _ in range(p.row_latency + p.depth + 1 + p.gating):
-            stage = Signal(3)
+            stage = Signal(4)
             m.d.sync += stage.eq(flags[-1])
             flags.append(stage)
-        present, ends, _ = flags[p.row_latency + p.depth]
+        present, ends, _, _ = flags[p.row_latency + p.depth]
         m.d.comb += self.active.eq(flags[p.row_latency][0])
 
         # Lanes.
@@ -281,8 +302,10 @@ class TernaryEngine(wiring.Component):
 
         # Drain.
         beats_left = Signal(range(p.drain_beats))
-        closing = Signal()
-        _, captured, captured_final = flags[-1]
+        closing, closed = Signal(), Signal()
+        m.d.comb += closed.eq(self.sums.enable & (beats_left == 0) & closing)
+        m.d.sync += under_way.eq(under_way + self.weights.seek - closed)
+        _, captured, captured_first, captured_final = flags[-1]
         drained = self._taken(m, rows, captured) if p.gating else [row.sum for row in rows]
         m.d.comb += [self.sums.data[i].eq(drained[i]) for i in range(p.elements)]
         with m.If(self.sums.enable):
@@ -290,14 +313,14 @@ class TernaryEngine(wiring.Component):
             m.d.sync += beats_left.eq(beats_left - 1)
             with m.If(beats_left == 0):
                 m.d.sync += self.sums.enable.eq(0)
-                with m.If(closing):
-                    m.d.sync += self.busy.eq(0)
         with m.If(captured):
             m.d.sync += [
                 self.sums.enable.eq(1),
                 beats_left.eq(p.drain_beats - 1),
                 closing.eq(captured_final),
             ]
+        with m.If(captured_first):
+            m.d.sync += self.sums.address.eq(dest), self.sums.bank.eq(bank), held.eq(0)
         return m
 
     def _in_time(self, m, columns, name: str):

@@ -80,16 +80,37 @@ class Stage(enum.IntEnum):
     RESULT = ENERGY + 1
 
 
+USES = {
+    Stage.MAIN: ("op", "space", "tabled", "constant"),
+    Stage.OPERAND: ("block",),
+    Stage.PRODUCT: ("amount",),
+    Stage.COARSE: ("amount",),
+    Stage.ROUNDED: ("op",),
+    Stage.TERM: ("op",),
+    Stage.BOUND: ("op",),
+    Stage.LATE: ("op", "first", "factor", "gate_shift", "sample"),
+    Stage.ENERGY: ("op", "code_amount"),
+}
+"""What a lane needs to know at each stage."""
+
+ControlLayout = data.StructLayout(
+    {
+        stage.name: data.StructLayout({name: LaneControl.members[name] for name in names})
+        for stage, names in USES.items()
+    }
+)
+"""Of the step whose element is at that stage."""
+
+
 class VectorLane(wiring.Component):
     """One element per cycle through every formula of ``VectorOp``.
 
     ``docs/arithmetic.md`` has the formulas. Data that meet in one result enter at different stages.
-    All of ``control`` but ``constant`` (from ``Stage.MAIN`` on) is constant while a step's elements
-    are under way.
+    Elements of two steps may be under way at once: each stage has its own ``control``.
 
     Members
     -------
-    control : In(LaneControl)
+    control : In(ControlLayout)
     vector, sum, multiplicand, state, code : In
         Main operand, chosen by ``op`` and ``space``, at ``MAIN``; candidate or residual
         (``vector``), gate factor (``multiplicand``) and hidden state (``state``) at ``LATE``.
@@ -105,7 +126,7 @@ class VectorLane(wiring.Component):
         QUANT's code at ``RESULT``.
     """
 
-    control: In(LaneControl)
+    control: In(ControlLayout)
     vector: In(signed(RESIDUAL_BITS))
     sum: In(signed(SUM_BITS))
     multiplicand: In(signed(SUM_BITS))
@@ -119,14 +140,12 @@ class VectorLane(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        op = self.control.op
-        is_update = op == VectorOp.UPDATE
-
         # OPERAND, with its coefficient
+        control = self.control.MAIN
         operand = Signal(signed(RESIDUAL_BITS), reset_less=True)
-        with m.If(has(op, table=Table.ROW)):
+        with m.If(has(control.op, table=Table.ROW)):
             m.d.sync += operand.eq(self.code)
-        with m.Else(), m.Switch(self.control.space):
+        with m.Else(), m.Switch(control.space):
             for space, source in (
                 (Space.VECTORS, self.vector),
                 (Space.SUMS, self.sum),
@@ -136,25 +155,27 @@ class VectorLane(wiring.Component):
                 with m.Case(space):
                     m.d.sync += operand.eq(source)
         coefficient = Signal(signed(COEFFICIENT_BITS), reset_less=True)
-        m.d.sync += coefficient.eq(Mux(self.control.tabled, self.table, self.control.constant))
+        m.d.sync += coefficient.eq(Mux(control.tabled, self.table, control.constant))
 
         # NORMAL, PRODUCT
         normal = Signal(signed(NORMAL_BITS), reset_less=True)
-        m.d.sync += normal.eq(operand >> self.control.block)
+        m.d.sync += normal.eq(operand >> self.control.OPERAND.block)
         coefficient = delay(m, coefficient, Stage.NORMAL - Stage.OPERAND, name="coefficient")
         product = Signal(signed(PRODUCT_BITS), reset_less=True)
         m.d.sync += product.eq(normal * coefficient)
 
         # COARSE, ROUNDED: round_shift in two halves
         coarse = Signal(signed(PRODUCT_BITS + 1), reset_less=True)
-        multiple = Cat(Const(0, FINE_BITS), self.control.amount[FINE_BITS:])
+        amount = self.control.PRODUCT.amount
+        multiple = Cat(Const(0, FINE_BITS), amount[FINE_BITS:])
         m.d.sync += coarse.eq((product << 1) >> multiple)
         rounded = Signal(signed(PRODUCT_BITS), reset_less=True)
-        m.d.sync += rounded.eq(((coarse >> self.control.amount[:FINE_BITS]) + 1) >> 1)
+        amount = self.control.COARSE.amount
+        m.d.sync += rounded.eq(((coarse >> amount[:FINE_BITS]) + 1) >> 1)
 
         # TERM
         term = Signal(signed(WIDE_BITS), reset_less=True)
-        is_gate = has(op, gate=True)
+        is_gate = has(self.control.ROUNDED.op, gate=True)
         m.d.sync += term.eq(
             Mux(is_gate, saturate(rounded, HIDDEN_BITS), saturate(rounded, WIDE_BITS))
         )
@@ -166,14 +187,14 @@ class VectorLane(wiring.Component):
             normaliser.word.eq(self.word),
             table_unit.draw.eq(normaliser.draw),
             table_unit.argument.eq(term),
-            table_unit.sample.eq(has(op, statistic=Statistic.CHOICE)),
+            table_unit.sample.eq(has(self.control.TERM.op, statistic=Statistic.CHOICE)),
         ]
         term = delay(m, term, Stage.BOUND - Stage.TERM, name="term_to_bound")
         bound = Signal(signed(HALF_WORD_BITS), reset_less=True)
         gated = Signal(signed(HIDDEN_BITS), reset_less=True)
         m.d.sync += [
             bound.eq(self.table),
-            gated.eq(Mux(is_update, GATE_ONE - self.table, term)),
+            gated.eq(Mux(self.control.BOUND.op == VectorOp.UPDATE, GATE_ONE - self.table, term)),
         ]
 
         # LATE
@@ -184,14 +205,15 @@ class VectorLane(wiring.Component):
         term = delay(m, term, Stage.LATE - Stage.BOUND, name="term_to_late")
 
         # FACTORS
+        control = self.control.LATE
         silu = round_shift(product, 15)
         forget = minimum((bound + silu)[: COEFFICIENT_BITS + 1], GATE_MAX)
-        state = Mux(self.control.first, 0, self.state)
+        state = Mux(control.first, 0, self.state)
         left = Signal(signed(NORMAL_BITS), reset_less=True)
         right = Signal(signed(COEFFICIENT_BITS), reset_less=True)
         base = Signal(signed(RESIDUAL_BITS), reset_less=True)
-        m.d.sync += [left.eq(silu), right.eq(self.control.factor), base.eq(0)]
-        with m.Switch(op):
+        m.d.sync += [left.eq(silu), right.eq(control.factor), base.eq(0)]
+        with m.Switch(control.op):
             with m.Case(VectorOp.NORM):
                 m.d.sync += [left.eq(term), right.eq(term)]
             with m.Case(VectorOp.QUANT):
@@ -200,12 +222,12 @@ class VectorLane(wiring.Component):
                 candidate = self.vector[:HIDDEN_BITS].as_signed()
                 m.d.sync += [left.eq(state - candidate), right.eq(forget), base.eq(candidate)]
             with m.Case(VectorOp.GATE):
-                m.d.sync += right.eq(self.multiplicand >> self.control.gate_shift)
+                m.d.sync += right.eq(self.multiplicand >> control.gate_shift)
             with m.Case(VectorOp.RESIDUAL):
                 m.d.sync += base.eq(self.vector)
             with m.Case(VectorOp.CHOOSE):
                 scaled = noise << (HIDDEN_FRACTION - GUMBEL_UNIT)
-                m.d.sync += base.eq(Mux(self.control.sample, scaled, 0))
+                m.d.sync += base.eq(Mux(control.sample, scaled, 0))
 
         # ENERGY
         product = Signal(signed(PRODUCT_BITS), reset_less=True)
@@ -215,9 +237,10 @@ class VectorLane(wiring.Component):
         term = delay(m, term, Stage.ENERGY - Stage.LATE, name="term_to_result")
 
         # RESULT: rounded and added in one carry chain: the rounding bit enters below bit 0
+        control = self.control.ENERGY
         twice = Signal(signed(WIDE_BITS + 1))
-        is_product = has(op, gate=True, writes="vectors")
-        with m.If(is_update):
+        is_product = has(control.op, gate=True, writes="vectors")
+        with m.If(control.op == VectorOp.UPDATE):
             m.d.comb += twice.eq((product << 1) >> 15)
         with m.Elif(is_product):
             m.d.comb += twice.eq((product << 1) >> PRODUCT_SHIFT)
@@ -225,6 +248,6 @@ class VectorLane(wiring.Component):
             m.d.comb += twice.eq(term << 1)
         total = (Cat(Const(1, 1), base).as_signed() + twice) >> 1
         m.d.sync += self.result.eq(saturate(total, RESIDUAL_BITS))
-        shifted = ((product << 1) >> self.control.code_amount)[: CODE_BITS + 1]
+        shifted = ((product << 1) >> control.code_amount)[: CODE_BITS + 1]
         m.d.sync += self.result_code.eq((shifted + 1) >> 1)
         return m

@@ -16,12 +16,13 @@ class Statistics(wiring.Component):
     """Sum of squares, largest magnitude, and largest key with its index, over all beats of a step.
 
     A beat's results come a cycle after its energies, ``valid`` and ``present``. The outputs hold
-    all beats up to one ``latency(elements)`` cycles after that beat's results. One beat per cycle.
+    all beats up to one ``latency(elements)`` cycles after that beat's results, and for one cycle
+    more if three cycles later the next step begins. One beat per cycle.
 
     Members
     -------
-    clear : In(1), starts a step
-    choose : In(1), results are keys; constant during a step
+    clear : In(1), the next beat is the first one of a step; never with ``valid``
+    choose : In(1), results are keys; comes with the results
     valid : In(1)
     present : In(elements), elements that count
     energies : In(ArrayLayout(31, elements))
@@ -55,10 +56,11 @@ class Statistics(wiring.Component):
         m = Module()
         levels = exact_log2(self.elements)
         root = 1 + levels  # cycles until what comes with ``valid`` is masked and through a tree
-        valid = [self.valid]
+        valid, clear = [self.valid], [self.clear]
         for cycle in range(root + 1):
-            valid.append(Signal(name=f"valid_{cycle + 1}"))
-            m.d.sync += valid[-1].eq(valid[-2])
+            for pulses, name in ((valid, "valid"), (clear, "clear")):
+                pulses.append(Signal(name=f"{name}_{cycle + 1}"))
+                m.d.sync += pulses[-1].eq(pulses[-2])
 
         # Squares: masked, added in a tree, accumulated.
         nodes = []
@@ -73,7 +75,7 @@ class Statistics(wiring.Component):
                 m.d.sync += node.eq(left + right)
                 sums.append(node)
             nodes = sums
-        with m.If(self.clear):
+        with m.If(clear[root]):
             m.d.sync += self.energy.eq(0)
         with m.Elif(valid[root]):
             m.d.sync += self.energy.eq(self.energy + nodes[0])
@@ -106,7 +108,7 @@ class Statistics(wiring.Component):
         key, lane = nodes[0]
         best = Signal(signed(WIDE_BITS), reset_less=True)
         beat = Signal(INDEX_BITS - levels, reset_less=True)
-        with m.If(self.clear):
+        with m.If(clear[root + 1]):
             m.d.sync += [best.eq(least), beat.eq(0)]
         with m.Elif(valid[root + 1]):
             m.d.sync += beat.eq(beat + 1)

@@ -13,7 +13,7 @@ from hw.arch.arithmetic import (
     saturate,
     shift_amount,
 )
-from hw.arch.operations import OPERATIONS, Table, VectorOp
+from hw.arch.operations import LATE, OPERATIONS, Table, VectorOp
 from hw.arch.program import Space
 from hw.memory.signatures import READ_LATENCY
 from hw.parameters import require_positive
@@ -107,15 +107,39 @@ class VectorParameters:
         """Cycles of a step beside one per beat."""
         return self.write_delay + Statistics.latency(self.elements)
 
+    @property
+    def handover(self) -> int:
+        """Cycles from a step's first beat until what is left of its command moves on."""
+        return self.latency // 2
+
+    @property
+    def spacing(self) -> int:
+        """Least cycles from a step's first beat to that of the next.
+
+        Each of the two places of a command has to last for the cycles that lie behind it.
+        """
+        return max(self.handover, self.latency - self.handover)
+
+    def period(self, length: int, op: VectorOp = VectorOp.NORM, operand: int = 0) -> int:
+        """Cycles from the acceptance of a command until the next one can be accepted.
+
+        Operands that are needed late are read late, through ports that the next step needs.
+        """
+        beats = -(-length // self.elements) + (Stage.LATE if op in LATE else 0)
+        return max(beats + 2, self.spacing) + self._before(op, operand)
+
     def cycles(self, length: int, op: VectorOp = VectorOp.NORM, operand: int = 0) -> int:
-        """Cycles that ``busy`` stays high if the statistic is taken at once.
+        """Cycles from the acceptance of a command until all is written and the statistic is given.
 
         ``operand`` is that of the command, which counts for EMBED alone.
         """
-        extra = 0
-        if OPERATIONS[op].table == Table.ROW:
-            extra = EMBED_CYCLES + (self.embedding.cycles(operand) if self.embedding else 0)
-        return -(-length // self.elements) + self.latency + extra
+        return -(-length // self.elements) + self.latency + self._before(op, operand)
+
+    def _before(self, op: VectorOp, operand: int) -> int:
+        """Cycles of a command before its first beat."""
+        if OPERATIONS[op].table != Table.ROW:
+            return 0
+        return EMBED_CYCLES + (self.embedding.cycles(operand) if self.embedding else 0)
 
     def compute(self, command, memories) -> Outcome:
         """What a step does, from the formulas of ``docs/arithmetic.md``.

@@ -15,12 +15,12 @@ from hw.arch.arithmetic import (
     shift_amount,
 )
 from hw.arch.memories import HALF_WORD_BITS
-from hw.arch.operations import Statistic, Table, VectorOp, late_reads
+from hw.arch.operations import LATE, Statistic, Table, VectorOp, late_reads
 from hw.memory.signatures import ReadSignature, WriteSignature
 from hw.pipeline import KEEP, delay
 from hw.units.commands import INDEX_BITS, TOKEN_BITS, VectorCommand, raw_layout
 from hw.units.embedding import EmbeddingRow
-from hw.units.lane import LaneControl, Stage, VectorLane, has
+from hw.units.lane import USES, LaneControl, Stage, VectorLane, has
 from hw.units.noise import NoiseParameters
 from hw.units.statistics import STATISTIC_BITS, Statistics
 from hw.units.vector import VectorParameters
@@ -30,9 +30,10 @@ from weights.fixed import EXPONENT_BITS, GAIN_SHIFT
 class VectorUnit(wiring.Component):
     """Executes the steps of ``hw.arch.operations``, ``elements`` elements per cycle.
 
-    ``docs/arithmetic.md`` has the formulas. Every step is one pass over its vector; ``busy`` is
-    high for ``parameters.cycles(length, op)`` cycles from the cycle after the command is taken, and
-    longer while the statistic waits. Elements beyond ``length`` in the last beat are written, but
+    ``docs/arithmetic.md`` has the formulas. Every step is one pass over its vector. All that it
+    leaves is there ``parameters.cycles(length, op)`` cycles after the command was taken; the next
+    command is taken ``parameters.period(length, op)`` cycles after it, while its elements are still
+    under way: a step that reads what the one before writes must not be offered before. Elements beyond ``length`` in the last beat are written, but
     count neither for the statistic nor for the choice. No operand's beat is read in the cycle in
     which it is written, whether the result lies in the same place or does not overlap.
 
@@ -43,11 +44,11 @@ class VectorUnit(wiring.Component):
     Members
     -------
     command : In(stream.Signature(VectorCommand))
-        Taken while not busy.
     statistic : Out(stream.Signature(raw_layout(48)))
-        Of the operations that leave one, for register ``result`` of the command.
+        Of the operations that leave one, for register ``result`` of the command. Offered for one
+        cycle, in which it has to be taken; the next one is at least ``parameters.spacing`` later.
     busy : Out(1)
-        Until all is written and the statistic was taken.
+        Until the last cycle of all steps that were taken.
     choice : Out(16)
         Of the last CHOOSE, from the end of its ``busy`` on.
     tables, vectors, sums, multiplicands, states : Out(ReadSignature), in beats
@@ -98,20 +99,42 @@ class VectorUnit(wiring.Component):
         with m.If(accept):
             m.d.sync += command.eq(offered)
 
+        # When they happen: element c of these lists is c cycles after the address of a beat.
+        beat, first, last, late_beat, row, scale = self._control(m, accept)
+        data_at = p.read_latency
+
+        # What a step needs, at first from the command, then from a copy, so that the next one can
+        # come: its first beat takes along what its stage needs.
+        early = self._lane_control(m, command)
+        late = Signal.like(early, name="late", reset_less=True)
+        with m.If(first[p.handover - 1]):
+            m.d.sync += late.eq(early)
+
+        def known_at(cycle: int, name: str, fields, attrs=None, lane: bool = False):
+            """Some fields, from the cycle on in which a step's first beat is there."""
+            source = early if cycle <= p.handover else late
+            source = source.lane if lane else source
+            layout = data.StructLayout({field: source.shape()[field].shape for field in fields})
+            known = Signal(layout, name=name, reset_less=True, attrs=attrs)
+            with m.If(first[cycle - 1]):
+                m.d.sync += [known[field].eq(source[field]) for field in fields]
+            return known
+
         # Every beat of every element.
         m.submodules.statistics = statistics = Statistics(p.elements)
         m.submodules.noise = noise = NoiseParameters(elements=p.elements).create()
-        control = self._lane_control(m, command)
-        controls, lanes = [], []
+        lanes, constants = [], []
         for number in range(p.elements):
             m.submodules[f"lane_{number}"] = lane = VectorLane()
             lanes.append(lane)
-            # A copy for each lane: one register would drive the shifters of all of them.
-            own = Signal(LaneControl, name=f"control_{number}", reset_less=True, attrs=KEEP)
-            controls.append(own)
-            m.d.sync += own.eq(control)
+            for stage, fields in USES.items():
+                # A copy for each lane: one register would drive the shifters of all of them.
+                name = f"control_{number}_{stage.name.lower()}"
+                own = known_at(data_at + stage, name, fields, attrs=KEEP, lane=True)
+                m.d.comb += lane.control[stage.name].eq(own)
+                if "constant" in fields:
+                    constants.append(own.constant)
             m.d.comb += [
-                lane.control.eq(own),
                 lane.vector.eq(self.vectors.data[number]),
                 lane.sum.eq(self.sums.data[number]),
                 lane.multiplicand.eq(self.multiplicands.data[number]),
@@ -125,66 +148,67 @@ class VectorUnit(wiring.Component):
                 self.activations_write.data[number].eq(lane.result_code),
             ]
 
-        # When they happen: element c of these lists is c cycles after the address of a beat.
-        beat, last, row, scale = self._control(m, command, statistics)
-        odd = self._addresses(m, command, beat, row, scale)
-        self._writes(m, command.op, beat)
-        self._embedding(m, [control, *controls], lanes, scale, odd)
-        data_at = p.read_latency
-        present = (command.length - 1)[: exact_log2(p.elements)]
+        odd = self._addresses(m, command, beat[0], late_beat, row, scale)
+        self._embedding(m, constants, lanes, scale, odd)
+        written = known_at(p.write_delay, "written", ("op",))
+        self._writes(m, written.op, beat[p.write_delay], late.dest, first[p.write_delay - 1])
+        counted = known_at(data_at + Stage.ENERGY, "counted", ("op", "present"))
+        chosen = known_at(data_at + Stage.RESULT, "chosen", ("op",))
+        self._report(m, known_at(p.latency, "report", ("op", "exponent", "result")), last, statistics)
         m.d.comb += [
-            noise.load.eq(accept),
-            noise.state.eq(offered.noise),
+            noise.load.eq(first[data_at + Stage.WORD - noise.LATENCY - 1]),
+            noise.state.eq(command.noise),
             noise.step.eq(beat[data_at + Stage.WORD - noise.LATENCY]),
-            statistics.clear.eq(accept),
-            statistics.choose.eq(has(command.op, statistic=Statistic.CHOICE)),
+            statistics.clear.eq(first[data_at + Stage.ENERGY - 1]),
+            statistics.choose.eq(has(chosen.op, statistic=Statistic.CHOICE)),
             statistics.valid.eq(beat[data_at + Stage.ENERGY]),
             *(
-                statistics.present[number].eq(~last[data_at + Stage.ENERGY] | (present >= number))
+                statistics.present[number].eq(
+                    ~last[data_at + Stage.ENERGY] | (counted.present >= number)
+                )
                 for number in range(p.elements)
             ),
         ]
         return m
 
-    def _control(self, m, command, statistics):
-        """Beats, EMBED's row before them, and the statistic after them.
+    def _control(self, m, accept):
+        """Beats, and EMBED's row before them.
 
-        Beats and last beats come as lists: element c is c cycles after the addresses.
+        Beats, first and last ones, and beats of steps that read late, come as lists: element c is c
+        cycles after the addresses.
         """
-        levels = exact_log2(self.parameters.elements)
+        p = self.parameters
+        levels = exact_log2(p.elements)
         offered = self.command.payload
-        op = command.op
-        run, last, row, scale = Signal(), Signal(), Signal(), Signal()
+        run, first, last, row, scale = Signal(), Signal(), Signal(), Signal(), Signal()
         beats = Signal(INDEX_BITS - levels, reset_less=True)
         bits = Signal(range(TOKEN_BITS))
-        m.d.comb += last.eq(run & (beats == 0))
-        end = self.parameters.latency - 1
-        runs, lasts = [run], [last]
-        for cycle in range(end):
-            for row_of, name in ((runs, "beat"), (lasts, "last")):
-                row_of.append(Signal(name=f"{name}_{cycle + 1}"))
-                m.d.sync += row_of[-1].eq(row_of[-2])
-
-        has_energy = has(op, statistic=Statistic.ENERGY)
-        has_statistic = has_energy | has(op, statistic=Statistic.PEAK)
-        of_gained = has(op, table=Table.COEFFICIENTS, statistic=Statistic.PEAK)
-        reach = Signal(signed(EXPONENT_BITS), reset_less=True)
-        exponent = Signal(signed(EXPONENT_BITS), reset_less=True)
-        m.d.sync += [
-            reach.eq(command.shift + block_shift(command.a.exponent)),
-            exponent.eq(Mux(has_energy, reach << 1, Mux(of_gained, reach, 0))),
-        ]
-        m.d.comb += [
-            self.statistic.payload.value.eq(Mux(has_energy, statistics.energy, statistics.peak)),
-            self.statistic.payload.exponent.eq(exponent),
-            self.statistic.payload.register.eq(command.result),
-            self.busy.eq(~self.command.ready),
-        ]
+        begun = Signal()
+        rest = Signal(range(p.spacing))
+        reads_late = Signal()
+        under_way = Signal(range(p.latency // p.spacing + 3))  # steps
+        m.d.comb += [last.eq(run & (beats == 0)), first.eq(run & ~begun)]
+        m.d.sync += begun.eq(run)
+        lists = {"beat": [run], "first": [first], "last": [last], "late_beat": [run & reads_late]}
+        for cycle in range(p.latency):
+            for name, pulses in lists.items():
+                pulses.append(Signal(name=f"{name}_{cycle + 1}"))
+                m.d.sync += pulses[-1].eq(pulses[-2])
+        runs, firsts, lasts, lates = lists.values()
+        m.d.sync += under_way.eq(under_way + accept - lasts[p.latency])
+        m.d.comb += self.busy.eq(under_way != 0)
+        with m.If(lasts[Stage.LATE] & lates[Stage.LATE]):
+            m.d.sync += reads_late.eq(0)
 
         with m.FSM():
             with m.State("IDLE"):
                 m.d.comb += self.command.ready.eq(1)
-                m.d.sync += [beats.eq((offered.length - 1) >> levels), bits.eq(0)]
+                m.d.sync += [
+                    beats.eq((offered.length - 1) >> levels),
+                    bits.eq(0),
+                    rest.eq(p.spacing - 2),
+                    reads_late.eq(accept & offered.op.matches(*LATE)),
+                ]
                 with m.If(self.command.valid):
                     m.next = "RUN"
                     with m.If(has(offered.op, table=Table.ROW)):
@@ -193,8 +217,8 @@ class VectorUnit(wiring.Component):
                 m.d.comb += row.eq(1)
                 m.d.sync += bits.eq(bits + 1)
                 with m.If(bits == TOKEN_BITS - 1):
-                    m.next = "FETCH" if self.parameters.embedding else "SCALE"
-            if self.parameters.embedding:
+                    m.next = "FETCH" if p.embedding else "SCALE"
+            if p.embedding:
                 row_fetch = self.embedding_row
                 with m.State("FETCH"):
                     m.d.comb += row_fetch.start.eq(1)
@@ -207,34 +231,67 @@ class VectorUnit(wiring.Component):
             with m.State("RUN"):
                 m.d.comb += run.eq(1)
                 m.d.sync += beats.eq(beats - 1)
+                with m.If(rest != 0):
+                    m.d.sync += rest.eq(rest - 1)
                 with m.If(last):
-                    m.next = "DRAIN"
-            with m.State("DRAIN"), m.If(lasts[end]):
-                m.next = "REPORT"
-            with m.State("REPORT"):
-                m.d.comb += self.statistic.valid.eq(has_statistic)
-                with m.If(has(op, statistic=Statistic.CHOICE)):
-                    m.d.sync += self.choice.eq(statistics.index)
-                with m.If(self.statistic.ready | ~has_statistic):
+                    m.next = "REST"
+            with m.State("REST"):
+                with m.If(rest != 0):
+                    m.d.sync += rest.eq(rest - 1)
+                with m.Elif(~reads_late):
                     m.next = "IDLE"
-        return runs, lasts, row, scale
+        return runs, firsts, lasts, lates, row, scale
+
+    def _report(self, m, report, last, statistics):
+        """What a step leaves, in its last cycle."""
+        is_energy = has(report.op, statistic=Statistic.ENERGY)
+        is_peak = has(report.op, statistic=Statistic.PEAK)
+        ends = last[self.parameters.latency]
+        m.d.comb += [
+            self.statistic.valid.eq(ends & (is_energy | is_peak)),
+            self.statistic.payload.value.eq(Mux(is_energy, statistics.energy, statistics.peak)),
+            self.statistic.payload.exponent.eq(report.exponent),
+            self.statistic.payload.register.eq(report.result),
+        ]
+        with m.If(ends & has(report.op, statistic=Statistic.CHOICE)):
+            m.d.sync += self.choice.eq(statistics.index)
 
     def _lane_control(self, m, command):
-        """Constants and shift amounts, up to three cycles late: ahead of the first beat's use, even
-        in the copies of the lanes."""
+        """What a step needs to know, up to three cycles after its acceptance."""
+        p = self.parameters
         op, scale = command.op, command.b
-        control = Signal(LaneControl, reset_less=True)
+        step = Signal(
+            data.StructLayout(
+                {
+                    "lane": LaneControl,
+                    "op": LaneControl["op"].shape,
+                    "present": exact_log2(p.elements),  # elements of the last beat, less one
+                    "dest": self._dest_bits,
+                    "exponent": signed(EXPONENT_BITS),  # of the statistic
+                    "result": command.shape()["result"].shape,
+                }
+            ),
+            name="early",
+            reset_less=True,
+        )
+        control = step.lane
         scaled = Signal(reset_less=True)
         gained = has(op, table=Table.COEFFICIENTS)
         greedy = has(op, statistic=Statistic.CHOICE) & command.greedy
         excess = Signal(signed(EXPONENT_BITS + 1), reset_less=True)
         code_excess = Signal(signed(EXPONENT_BITS + 1), reset_less=True)
+        reach = Signal(signed(EXPONENT_BITS), reset_less=True)
+        has_energy = has(op, statistic=Statistic.ENERGY)
+        of_gained = has(op, table=Table.COEFFICIENTS, statistic=Statistic.PEAK)
+        beats_per_row = exact_log2(p.columns // p.elements)
+        is_row = has(op, writes="activations")
         m.d.sync += [
             scaled.eq(has(op, scaled=True) | (op == VectorOp.NORM) & command.b_register),
             control.op.eq(op),
             control.space.eq(command.space),
             control.block.eq(Mux(gained, block_shift(command.a.exponent), 0)),
             control.tabled.eq(gained & ~scaled),
+            control.constant.eq(Mux(greedy, 1, scale.mantissa)),
             excess.eq(command.shift - Mux(scaled, scale.exponent, 0)),
             control.amount.eq(Mux(greedy, 0, shift_amount(excess))),
             control.factor.eq(Mux(op == VectorOp.SILU, 1 << PRODUCT_SHIFT, scale.mantissa)),
@@ -243,16 +300,24 @@ class VectorUnit(wiring.Component):
             control.gate_shift.eq(command.address),
             control.sample.eq(~command.greedy),
             control.first.eq(command.first),
+            step.op.eq(op),
+            step.present.eq(command.length - 1),
+            step.dest.eq(Mux(is_row, command.dest << beats_per_row, command.dest)),
+            reach.eq(command.shift + block_shift(command.a.exponent)),
+            step.exponent.eq(Mux(has_energy, reach << 1, Mux(of_gained, reach, 0))),
+            step.result.eq(command.result),
         ]
-        with m.If(op != VectorOp.EMBED):
-            m.d.sync += control.constant.eq(Mux(greedy, 1, scale.mantissa))
-        return control
+        return step
 
-    def _addresses(self, m, command, beat, row, scale):
+    @property
+    def _dest_bits(self) -> int:
+        """Of an address in beats, of any written memory."""
+        return max(len(self.activations_write.address), 16)
+
+    def _addresses(self, m, command, beat, late_beat, row, scale):
         """Read addresses, which count at the beats that need them; returns EMBED's odd beats."""
         offered = self.command.payload
         op = offered.op
-        late_beat = beat[Stage.LATE]
         for memory in ("vectors", "multiplicands", "states", "sums"):
             port, late_ops = getattr(self, memory), late_reads(memory)
             late = op.matches(*late_ops)
@@ -263,7 +328,7 @@ class VectorUnit(wiring.Component):
                     port.address.eq(Mux(late, offered[base], offered.source)),
                     is_late.eq(late),
                 ]
-            with m.Elif(Mux(is_late, late_beat, beat[0])):
+            with m.Elif(Mux(is_late, late_beat[Stage.LATE], beat)):
                 m.d.sync += port.address.eq(port.address + 1)
 
         # The table's address also collects token * operand, bit by bit.
@@ -274,7 +339,7 @@ class VectorUnit(wiring.Component):
         stride = Signal(len(address), reset_less=True)
         token = Signal(TOKEN_BITS, reset_less=True)
         embed, update, odd = Signal(), Signal(), Signal()
-        count = Mux(embed, scale | beat[0] & odd, Mux(update, beat[Stage.BOUND], beat[0]))
+        count = Mux(embed, scale | beat & odd, Mux(update, late_beat[Stage.BOUND], beat))
         with m.If(self.command.ready):
             m.d.sync += [
                 address.eq(offered.address),
@@ -289,7 +354,7 @@ class VectorUnit(wiring.Component):
                 address.eq(address + Mux(row, Mux(token[0], stride, 0), count)),
                 stride.eq(stride << 1),
                 token.eq(token >> 1),
-                odd.eq(odd ^ beat[0]),
+                odd.eq(odd ^ beat),
             ]
         if p.embedding:
             self._fetch(m, command, address)
@@ -308,7 +373,7 @@ class VectorUnit(wiring.Component):
         with m.If(row.done):
             m.d.sync += address.eq(command.source)
 
-    def _embedding(self, m, controls, lanes, scale, odd):
+    def _embedding(self, m, constants, lanes, scale, odd):
         """EMBED's coefficient, the row's scale, and its codes: half a word each beat."""
         words = self.tables.data.as_value()
         half = len(words) // 2
@@ -316,18 +381,13 @@ class VectorUnit(wiring.Component):
         for number, lane in enumerate(lanes):
             m.d.comb += lane.code.eq(codes[CODE_BITS * number :])
         with m.If(delay(m, scale, self.parameters.read_latency, name="scale", reset_less=False)):
-            m.d.sync += [each.constant.eq(self.tables.data[0]) for each in controls]
+            m.d.sync += [constant.eq(self.tables.data[0]) for constant in constants]
 
-    def _writes(self, m, op, beat):
+    def _writes(self, m, op, written, dest, load):
         """Write enables, and the one address that all written memories share."""
-        p = self.parameters
-        offered = self.command.payload
-        written = beat[p.write_delay]
-        beats_per_row = exact_log2(p.columns // p.elements)
-        address = Signal(max(len(self.activations_write.address), 16), reset_less=True)
-        with m.If(self.command.ready):
-            is_row = has(offered.op, writes="activations")
-            m.d.sync += address.eq(Mux(is_row, offered.dest << beats_per_row, offered.dest))
+        address = Signal(self._dest_bits, name="write_address", reset_less=True)
+        with m.If(load):
+            m.d.sync += address.eq(dest)
         with m.Elif(written):
             m.d.sync += address.eq(address + 1)
         for memory in ("vectors", "states", "activations"):
