@@ -127,10 +127,12 @@ class Core(wiring.Component):
         connect(m, vector.statistic, normaliser.raw)
         connect(m, normaliser.result, registers.vector)
         m.d.comb += [
-            sequencer.engine_busy.eq(engine.busy),
+            sequencer.engine_done.eq(engine.done),
             sequencer.engine_active.eq(engine.active),
-            sequencer.vector_busy.eq(vector.busy | normaliser.busy),
-            sequencer.scalar_busy.eq(scalar.busy),
+            sequencer.vector_done.eq(
+                vector.done | (registers.vector.valid & registers.vector.ready)
+            ),
+            sequencer.scalar_done.eq(registers.scalar.valid & registers.scalar.ready),
             sequencer.choice.eq(vector.choice),
             sequencer.register_value.eq(registers.value),
             self.program.read.address.eq(sequencer.program_address),

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import zip_longest
 
-from host.compiler import Image, compile_fitting
+from host.compiler import compile_image, Image, compile_fitting
 from hw.arch.memories import Kind, Memory, memories
 from hw.arch.packing import FEW, MANY
 from hw.arch.program import Unit
@@ -95,6 +95,9 @@ class Placement:
 
     @cached_property
     def timing(self) -> Timing:
+        """Of the board, whose spare room a program may use; of what it takes, where it has not."""
+        if self.fits:
+            return predict(compile_image(self.model, self.board.geometry), self.board.machine)
         machine = replace(self.board.machine, geometry=self.image.geometry)
         return predict(self.image, machine)
 

@@ -17,13 +17,12 @@ from functools import cached_property
 
 from host.compiler import Image
 from hw.arch.operations import OPERATIONS, VectorOp
-from hw.arch.program import ControlOp, Descriptor, ScalarOp, Unit, Wait, unroll
+from hw.arch.program import ANY, ControlOp, Descriptor, ScalarOp, Unit, unroll
 from hw.arch.protocol import Totals
 from hw.control.sequencer import Sequencer
 from hw.machine import Machine, RowStoreParameters
 
-WAITS = {Unit.ENGINE: Wait.ENGINE, Unit.VECTOR: Wait.VECTOR, Unit.SCALAR: Wait.SCALAR}
-ALL = Wait.ENGINE | Wait.VECTOR | Wait.SCALAR
+UNITS = (Unit.ENGINE, Unit.VECTOR, Unit.SCALAR)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +46,10 @@ class TimedStep:
     issued : int
         It is issued. Its unit works from the cycle after.
     idle : int
-        First cycle in which its unit is idle again and its result can be used.
+        First cycle in which all that it does is done and its result can be used.
+    freed : int
+        First cycle in which what it waited for was over: the blocker's ``idle``, or that in which
+        the unit could take the step while the blocker was under way.
     blocker : TimedStep or None
         The step that it waited for longest.
     """
@@ -60,6 +62,7 @@ class TimedStep:
     ready: int
     issued: int
     idle: int
+    freed: int
     blocker: TimedStep | None = field(repr=False, compare=False)  # a chain as long as the program
 
     @property
@@ -141,6 +144,28 @@ class Supply:
         return took
 
 
+@dataclass
+class Flight:
+    """A step that was issued.
+
+    Parameters
+    ----------
+    number : int
+        In the order in which steps are executed.
+    idle : int
+        First cycle in which all that it does is done.
+    ready : int
+        First cycle in which its unit can take the next step.
+    to_register : bool
+        The vector unit's scale for a register is the last thing that it does.
+    """
+
+    number: int
+    idle: int
+    ready: int
+    to_register: bool = False
+
+
 class UnitClock:
     """When the units of a machine are busy, as steps are issued to them.
 
@@ -152,36 +177,49 @@ class UnitClock:
     def __init__(self, machine: Machine):
         self._machine = machine
         self._supply = Supply(machine.weights)
-        self._scalar_write = self._vector_write = -1
+        self.flights: dict[Unit, list[Flight]] = {unit: [] for unit in UNITS}
 
-    def issue(self, step: Descriptor, cycle: int) -> dict[Unit, int]:
-        """First idle cycles of the units that this step moves."""
+    def left(self, unit: Unit, steps: int) -> Flight | None:
+        """The step of a unit that must be over so that no more than some are under way."""
+        flights = self.flights[unit]
+        return flights[-1 - steps] if steps != ANY and steps < len(flights) else None
+
+    def issue(self, number: int, step: Descriptor, cycle: int) -> None:
         units = self._machine
         match step.unit:
             case Unit.ENGINE:
-                least = units.engine.cycles(step.length, step.operand) - units.engine.latency
+                engine = units.engine
+                least = engine.cycles(step.length, step.operand) - engine.latency
                 rows = step.length * step.operand
-                took = self._supply.take(step.address, rows, cycle, least)
-                return {Unit.ENGINE: cycle + took + units.engine.latency}
+                late = self._supply.take(step.address, rows, cycle, least) - least
+                flight = Flight(
+                    number=number,
+                    idle=cycle + late + least + engine.latency,
+                    ready=cycle + late + engine.spacing(step.length, step.operand),
+                )
             case Unit.SCALAR:
                 idle = cycle + units.scalar.cycles(ScalarOp(step.op))
-                self._scalar_write = idle - 1
-                if self._scalar_write == self._vector_write:
-                    # The register file takes the scalar unit's result first.
-                    self._vector_write += 1
-                    return {Unit.SCALAR: idle, Unit.VECTOR: self._vector_write + 1}
-                return {Unit.SCALAR: idle}
+                flight = Flight(number=number, idle=idle, ready=idle)
+                # The register file takes the scalar unit's result first.
+                for other in self.flights[Unit.VECTOR]:
+                    other.idle += other.to_register and other.idle == idle
             case Unit.VECTOR:
                 op = VectorOp(step.op)
-                last = cycle + units.vector.cycles(step.length, op, step.operand)
-                if not OPERATIONS[op].measured:
-                    return {Unit.VECTOR: last + 1}
-                # The last busy cycle hands the statistic over; its scale goes to the registers.
-                write = last + units.normaliser.latency
-                self._vector_write = write + (write == self._scalar_write)
-                return {Unit.VECTOR: self._vector_write + 1}
+                vector = units.vector
+                idle = cycle + vector.cycles(step.length, op, step.operand) + 1
+                if OPERATIONS[op].measured:
+                    # The last cycle hands the statistic over; its scale goes to the registers.
+                    idle += units.normaliser.latency
+                    idle += any(other.idle == idle for other in self.flights[Unit.SCALAR])
+                flight = Flight(
+                    number=number,
+                    idle=idle,
+                    ready=cycle + vector.period(step.length, op, step.operand),
+                    to_register=OPERATIONS[op].measured,
+                )
             case _:
-                return {}
+                return
+        self.flights[step.unit].append(flight)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -268,7 +306,7 @@ class Timing:
                 position -= 1
                 end = step.fetched
             else:
-                start = step.blocker.idle
+                start = step.freed
                 spans.append(Span(start=start, end=end, step=step, working=False))
                 position, end = numbers[id(step.blocker)], step.blocker.issued + 1
                 spans.append(Span(start=end, end=start, step=step.blocker, working=True))
@@ -292,13 +330,6 @@ def _active(steps: tuple[TimedStep, ...]) -> int:
     return sum(product.length * product.operand for product in products)
 
 
-def _wait(step: Descriptor) -> Wait:
-    """Units that must be idle before a step is issued."""
-    if step.unit == Unit.CONTROL:
-        return step.wait if step.op == ControlOp.REPEAT else ALL
-    return step.wait | WAITS[step.unit]
-
-
 def predict(image: Image, machine: Machine | None = None) -> Timing:
     """The timetable of an image on a machine, by default the usual one of its geometry.
 
@@ -311,19 +342,28 @@ def predict(image: Image, machine: Machine | None = None) -> Timing:
     if machine.geometry != image.geometry:
         raise ValueError(f"machine must have the image's {image.geometry}, not {machine.geometry}")
     clock = UnitClock(machine)
-    idle = dict.fromkeys(WAITS, 0)
-    latest: dict[Unit, int] = {}  # the step that each unit runs or ran last
     rows: list[dict] = []
     fetched = Sequencer.TOKEN_CYCLES
     for number, layer, descriptor in unroll(image.program()):
         looked = fetched + Sequencer.FETCH_CYCLES
         if descriptor.unit == Unit.SCALAR and descriptor.layered:
             looked += Sequencer.CONSTANT_CYCLES
-        # Of units that become idle together, the step's own one is the reason.
-        named = [unit for unit, flag in WAITS.items() if flag & _wait(descriptor)]
-        last = max(named, key=lambda unit: (idle[unit], unit == descriptor.unit), default=None)
-        free = looked if last is None else max(looked, idle[last])
+        bounds = {
+            Unit.ENGINE: descriptor.engine_left,
+            Unit.VECTOR: descriptor.vector_left,
+            Unit.SCALAR: descriptor.scalar_left,
+        }
+        # Of steps that end together, one of its own unit is the reason.
+        free, blocker = looked, None
+        for unit in sorted(UNITS, key=lambda unit: unit == descriptor.unit):
+            flight = clock.left(unit, bounds[unit])
+            if flight is not None and flight.idle >= free and flight.idle > looked:
+                free, blocker = flight.idle, flight.number
         issued = free + Sequencer.READ_CYCLES
+        own = clock.flights.get(descriptor.unit)
+        if own and own[-1].ready > issued:
+            free = issued = own[-1].ready
+            blocker = own[-1].number
         rows.append(
             {
                 "number": number,
@@ -334,15 +374,16 @@ def predict(image: Image, machine: Machine | None = None) -> Timing:
                 "ready": looked + Sequencer.READ_CYCLES,
                 "issued": issued,
                 "idle": issued + 1,
-                "blocker": None if last is None or idle[last] <= looked else latest[last],
+                "freed": free,
+                "blocker": blocker,
             }
         )
-        if descriptor.unit != Unit.CONTROL:
-            latest[descriptor.unit] = len(rows) - 1
-        for unit, cycle in clock.issue(descriptor, issued).items():
-            idle[unit] = rows[latest[unit]]["idle"] = cycle
+        clock.issue(len(rows) - 1, descriptor, issued)
         fetched = issued + 1
-    # Only now is it known when each unit was idle: a later step may delay an earlier one's result.
+    # Only now is it known when each step was over: a later one may delay an earlier one's result.
+    for flights in clock.flights.values():
+        for flight in flights:
+            rows[flight.number]["idle"] = flight.idle
     steps: list[TimedStep] = []
     for row in rows:
         blocker = row.pop("blocker")

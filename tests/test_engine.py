@@ -313,7 +313,7 @@ def test_one_late_row():
     p = parameters(1, 4, 1)
     command = (1, 3, 0, [1] * 12, [[1] * 12])
     once = iter([True])
-    results, [(accepted, idle, active, stalled, space)], _ = run(
+    results, [(accepted, idle, active, stalled, _)], _ = run(
         p, [command], late=lambda taken: taken == 1 and next(once, False)
     )
     assert results == [[12]] and (active, stalled) == (3, 1)

@@ -13,7 +13,6 @@ from hw.arch.program import (
     Space,
     Stride,
     Unit,
-    Wait,
     unroll,
 )
 
@@ -31,12 +30,12 @@ ONE = Descriptor(unit=Unit.SCALAR, op=ScalarOp.MOVE, address=40)
 
 def test_descriptors_come_back():
     step = Descriptor(
-        unit=Unit.VECTOR, op=7, wait=Wait.ENGINE | Wait.SCALAR, a=3, b=9, result=15,
+        unit=Unit.VECTOR, op=7, engine_left=1, vector_left=3, scalar_left=2, a=3, b=9, result=15,
         space=Space.STATES, layered=1, b_register=1, shift=-64, length=65535, operand=1,
-        address=1 << 31, source=2, dest=3,
+        address=1 << 28, source=2, dest=3,
     )  # fmt: skip
     assert Descriptor.from_bytes(step.to_bytes()) == step
-    assert step.to_bytes().hex() == "5e27ff81ffff01000000008002000300"
+    assert step.to_bytes().hex() == "5e3bf90ffcff0f000000008002000300"
 
 
 @pytest.mark.parametrize("name", [name for name, *_ in FIELDS])

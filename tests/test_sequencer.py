@@ -9,6 +9,7 @@ from amaranth.sim import Simulator
 from hw.arch.geometry import Geometry
 from hw.arch.operations import VectorOp
 from hw.arch.program import (
+    ANY,
     INVERSE_TEMPERATURE,
     REGISTERS,
     ControlOp,
@@ -17,7 +18,6 @@ from hw.arch.program import (
     Space,
     Stride,
     Unit,
-    Wait,
     immediate,
     unroll,
 )
@@ -29,12 +29,14 @@ GEOMETRY = Geometry(
     sums=64, multiplicands=32, vectors=64, states=4096, activations=32, tokens=16,
 )  # fmt: skip
 UNITS = {Unit.ENGINE: "engine", Unit.VECTOR: "vector", Unit.SCALAR: "scalar"}
-WAITS = {Unit.ENGINE: Wait.ENGINE, Unit.VECTOR: Wait.VECTOR, Unit.SCALAR: Wait.SCALAR}
+PLACES = {Unit.ENGINE: 2, Unit.VECTOR: 4, Unit.SCALAR: 1}
+"""Steps that a unit has under way at most."""
 
 
 def random_step(draw: random.Random) -> Descriptor:
     unit = draw.choice(list(UNITS))
-    common = {"unit": unit, "wait": Wait(draw.getrandbits(3)), "a": draw.randrange(REGISTERS)}
+    common = {f"{name}_left": draw.randrange(4) for name in UNITS.values()}
+    common |= {"unit": unit, "a": draw.randrange(REGISTERS)}
     if unit == Unit.SCALAR:
         constant = immediate(draw.getrandbits(15), draw.randrange(-512, 512))
         by_register = draw.getrandbits(1)
@@ -75,13 +77,13 @@ class Machine:
     draw: random.Random
     choices: list[int]
     tokens: list[int] = field(default_factory=lambda: [0] * GEOMETRY.tokens)
-    issued: list[tuple[Unit, dict, list[bool]]] = field(default_factory=list)
+    issued: list[tuple[Unit, dict, list[int]]] = field(default_factory=list)
     presets: list[tuple[int, int, int]] = field(default_factory=list)
 
     def run(self, prompt: list[int], stop_after: int | None = None, **request) -> None:
         """One run to its end; then ``produced``, ``counters`` and ``totals`` are the sequencer's.
 
-        A command is kept with whether each unit worked when it was found that it may be issued.
+        A command is kept with how many steps each unit had under way when it was issued.
         """
         dut = Sequencer(GEOMETRY)
         self.tokens[: len(prompt)] = prompt
@@ -89,8 +91,8 @@ class Machine:
         rows += [0] * (GEOMETRY.descriptors - len(rows))
 
         async def bench(ctx):
-            busy = dict.fromkeys(UNITS, 0)
-            seen = [[False] * len(UNITS)] * Sequencer.READ_CYCLES
+            ends: dict[Unit, list[int]] = {unit: [] for unit in UNITS}
+            ready = dict.fromkeys(UNITS, 0)
             rows_read = [0] * PROGRAM_LATENCY
             chosen = choice = 0
             for name, value in {"prompt_length": len(prompt), **request}.items():
@@ -104,27 +106,31 @@ class Machine:
                     break
                 ctx.set(dut.program_data, rows_read.pop(0))
                 for unit, name in UNITS.items():
-                    ctx.set(getattr(dut, f"{name}_busy"), busy[unit] > 0)
-                    ctx.set(getattr(dut, name).ready, busy[unit] == 0)
-                ctx.set(dut.engine_active, busy[Unit.ENGINE] > 0)
+                    ctx.set(getattr(dut, f"{name}_done"), ends[unit][:1] == [cycle])
+                    takes = cycle >= ready[unit] and len(ends[unit]) < PLACES[unit]
+                    ctx.set(getattr(dut, name).ready, takes)
+                ctx.set(dut.engine_active, len(ends[Unit.ENGINE]) > 0)
                 ctx.set(dut.choice, self.choices[choice])
                 ctx.set(dut.stop, cycle == stop_after)
                 if ctx.get(dut.preset.valid):
                     value = dut.preset.payload.value
                     found = (dut.preset.payload.register, value.mantissa, value.exponent)
                     self.presets.append(tuple(ctx.get(part) for part in found))
-                working = [busy[unit] > 0 for unit in UNITS]
+                under_way = [len(ends[unit]) for unit in UNITS]
                 for unit, name in UNITS.items():
                     stream = getattr(dut, name)
-                    if ctx.get(stream.valid) and not busy[unit]:
-                        self.issued.append((unit, self.payload(ctx, name, stream.payload), seen[0]))
+                    if ctx.get(stream.valid) and ctx.get(stream.ready):
+                        self.issued.append(
+                            (unit, self.payload(ctx, name, stream.payload), under_way)
+                        )
                         choice = chosen  # the vector unit keeps one until it makes another
-                        busy[unit] = self.draw.randrange(1, 40) + 1
-                seen = [*seen[1:], working]
+                        took = self.draw.randrange(1, 40)
+                        ends[unit].append(max([cycle + took, *(end + 1 for end in ends[unit])]))
+                        ready[unit] = cycle + self.draw.randrange(1, took + 1)
                 address, read = ctx.get(dut.program_address), ctx.get(dut.register_address)
                 token_address = ctx.get(dut.token_address)
                 if ctx.get(dut.token_write):
-                    assert not any(busy.values()), "every unit has finished"
+                    assert not any(ends.values()), "every unit has finished"
                     self.tokens[token_address] = ctx.get(dut.token_write_data)
                     chosen += 1
                 await ctx.tick()
@@ -132,7 +138,7 @@ class Machine:
                 mantissa, exponent = register(read)
                 ctx.set(dut.register_value, {"mantissa": mantissa, "exponent": exponent})
                 ctx.set(dut.token_data, self.tokens[token_address])
-                busy = {unit: max(0, left - 1) for unit, left in busy.items()}
+                ends = {unit: [end for end in of if end > cycle] for unit, of in ends.items()}
             else:
                 raise AssertionError("the run does not end")
             self.produced = ctx.get(dut.produced)
@@ -212,15 +218,17 @@ def test_steps_are_issued_in_order_and_none_before_its_time(layers):
     for token, choosing in ((11, False), (12, True), (7, True)):
         steps += [(token, step) for step in expected(machine.program, choosing)]
     assert len(machine.issued) == len(steps)
-    noises = {}
-    for (token, step), (unit, command, working) in zip(steps, machine.issued, strict=True):
+    noises, crowded = {}, False
+    for (token, step), (unit, command, under_way) in zip(steps, machine.issued, strict=True):
         check_command(step, unit, command, token)
-        waits = WAITS[unit] | step.wait
-        for other, is_working in zip(UNITS, working, strict=True):
-            assert not (is_working and WAITS[other] & waits), (step, other)
+        for name, count in zip(UNITS.values(), under_way, strict=True):
+            left = getattr(step, f"{name}_left")
+            assert left == ANY or count <= left, (step, name)
+        crowded |= sum(under_way) > 1
         if unit == Unit.VECTOR:
             assert (command["first"], command["greedy"]) == (token == 11, 0)
             noises.setdefault(token, set()).add(command["noise"])
+    assert crowded, "units had several steps under way"
     assert noises[11] == noises[12] == {5} and noises[7].isdisjoint({5})
     assert machine.produced == 4
     assert machine.totals["tokens"] == 3

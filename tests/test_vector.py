@@ -377,7 +377,7 @@ EIGHT = dataclasses.replace(
 
 
 def random_step(bench, number):
-    """A step that reads nothing that the steps just before it write: they write beats from 32 on."""
+    """A step that reads nothing that those before it write: that lies from beat 32 on."""
     rng, elements = bench.rng, bench.p.elements
     others = [op for op in VectorOp if op not in (VectorOp.EMBED, VectorOp.UPDATE)]
     op = VectorOp.UPDATE if number % 20 == 7 else rng.choice(others)

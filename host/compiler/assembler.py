@@ -9,6 +9,7 @@ import numpy as np
 
 from host.compiler.image import Image
 from host.compiler.layout import ceil_div, pack_embedding, pack_tables, pack_weights
+from host.compiler.order import ordered
 from host.errors import FitError
 from hw.arch.geometry import Geometry
 from hw.arch.memories import spaces
@@ -22,7 +23,6 @@ from hw.arch.program import (
     Space,
     Stride,
     Unit,
-    Wait,
     immediate,
     unroll,
 )
@@ -107,14 +107,12 @@ class Assembler:
     def vector(self, name: str, op: VectorOp, length: int, **fields) -> None:
         self.emit(name, Unit.VECTOR, op, length=length, **fields)
 
-    def product(
-        self, name: str, trits: np.ndarray, source: int, dest: int, space: Space, wait: Wait
-    ) -> None:
+    def product(self, name: str, trits: np.ndarray, source: int, dest: int, space: Space) -> None:
         """One ternary matrix product; ``source`` in rows of activations, ``dest`` in beats."""
         g = self.geometry
         chunks, groups = ceil_div(trits.shape[1], g.columns), ceil_div(trits.shape[0], g.rows)
         self.emit(
-            name, Unit.ENGINE, 0, wait=wait, length=groups, operand=chunks, space=space,
+            name, Unit.ENGINE, 0, length=groups, operand=chunks, space=space,
             address=self.weight_rows, layered=int(self.layered), source=source, dest=dest,
         )  # fmt: skip
         self.weights.append(pack_weights(trits, g.rows, g.columns, g.trits_per_byte))
@@ -147,7 +145,7 @@ class Assembler:
 
     def _program_section(self) -> bytes:
         """Steps, and behind them the constants of layers."""
-        steps = map(self._located, self.program)
+        steps = map(self._located, ordered(self.program, self.geometry))
         rows = ceil_div(len(self.constants), CONSTANTS_PER_ROW)
         constants = np.zeros(CONSTANTS_PER_ROW * rows, dtype="<u4")
         constants[: len(self.constants)] = self.constants

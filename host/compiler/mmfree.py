@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+
 from host.compiler.assembler import Assembler, check_fit
 from host.compiler.image import Image
 from host.compiler.layout import ceil_div
 from hw.arch.geometry import Geometry
 from hw.arch.operations import VectorOp
-from hw.arch.program import INVERSE_TEMPERATURE, ControlOp, ScalarOp, Space, Unit, Wait
+from hw.arch.program import INVERSE_TEMPERATURE, ControlOp, ScalarOp, Space, Unit
 from weights.checkpoint import ModelShape
 from weights.fixed import (
     EMBEDDING_SHIFT,
@@ -28,39 +31,64 @@ R_SIGMA_I, R_SIGMA_F, R_SIGMA, R_G_ENERGY, R_WORK = 9, 10, 11, 12, 13
 R_HEAD_SIGMA = 14
 
 
+@dataclass(frozen=True, kw_only=True)
+class Gained:
+    """The gained form of a vector, of which a matrix takes the codes.
+
+    Parameters
+    ----------
+    step : str
+        What its steps are called.
+    length : int
+    peak : int
+        Register with its peak.
+    fields : mapping
+        Of the steps that make it.
+    """
+
+    step: str
+    length: int
+    peak: int
+    fields: Mapping[str, int]
+
+
 class _Assembler(Assembler):
     """With what this model does again and again."""
 
     def norm(self, step: str, table: str, peak: int, source: int, length: int) -> None:
         self.vector(
             f"{step} norm", VectorOp.NORM, length, a=peak, result=R_ENERGY, shift=NORM_SHIFT,
-            source=source, wait=Wait.SCALAR, **self.table(table),
+            source=source, **self.table(table),
         )  # fmt: skip
 
-    def root(self, step: str, wait: Wait = Wait.VECTOR) -> None:
-        self.scalar(f"{step} root", ScalarOp.SQRT, R_ROOT, b=R_ENERGY, wait=wait)
+    def root(self, step: str) -> None:
+        self.scalar(f"{step} root", ScalarOp.SQRT, R_ROOT, b=R_ENERGY)
 
-    def quantise(self, name: str, peak: int, source: int, length: int, dest: int) -> None:
-        """Codes of a vector for matrix ``name``: its gained peak, 127 over it, then the codes."""
-        step = name.rsplit(".", 1)[-1]
-        gain = self.table(f"{name}.gain")
-        gained = {"a": peak, "shift": GAIN_SHIFT, "source": source, **gain}
-        self.vector(
-            f"{step} peak", VectorOp.PEAK, length, result=R_PEAK, wait=Wait.SCALAR, **gained
+    def gained(self, name: str, peak: int, source: int, length: int, result: int) -> Gained:
+        """The peak of a vector's gained form for matrix ``name``."""
+        form = Gained(
+            step=name.rsplit(".", 1)[-1],
+            length=length,
+            peak=result,
+            fields={"a": peak, "shift": GAIN_SHIFT, "source": source, **self.table(f"{name}.gain")},
         )
-        self.scalar(
-            f"{step} inverse", ScalarOp.DIV, R_INVERSE, a=R_FULL_SCALE, b=R_PEAK, wait=Wait.VECTOR
-        )
+        self.vector(f"{form.step} peak", VectorOp.PEAK, length, result=result, **form.fields)
+        return form
+
+    def inverse(self, form: Gained) -> None:
+        self.scalar(f"{form.step} inverse", ScalarOp.DIV, R_INVERSE, a=R_FULL_SCALE, b=form.peak)
+
+    def quantise(self, form: Gained, dest: int) -> None:
+        """Its codes."""
         self.vector(
-            f"{step} quantise", VectorOp.QUANT, length, b=R_INVERSE, b_register=1, dest=dest,
-            wait=Wait.SCALAR, **gained,
+            f"{form.step} quantise", VectorOp.QUANT, form.length, b=R_INVERSE, b_register=1,
+            dest=dest, **form.fields,
         )  # fmt: skip
 
-    def sigma(self, name: str, result: int) -> None:
-        step = name.rsplit(".", 1)[-1]
+    def sigma(self, name: str, form: Gained, result: int) -> None:
         constant = self.model.scale(f"{name}.scale")
-        self.scalar(f"{step} scale", ScalarOp.DIV, result, a=R_PEAK, b=R_ROOT)
-        self.scalar(f"{step} scale", ScalarOp.MUL, result, a=result, b=constant)
+        self.scalar(f"{form.step} scale", ScalarOp.DIV, result, a=form.peak, b=R_ROOT)
+        self.scalar(f"{form.step} scale", ScalarOp.MUL, result, a=result, b=constant)
 
 
 def working_memory(shape: ModelShape, geometry: Geometry) -> dict[str, int]:
@@ -95,6 +123,9 @@ def compile_mmfree(model: IntegerModel, geometry: Geometry) -> Image:
     beats, chunks = ceil_div(d, V), ceil_div(d, geometry.columns)
     padded_beats = ceil_div(d, geometry.rows) * geometry.drain_beats
 
+    # Codes of i, f and g; those of g take the place of i's where there is no third one.
+    codes_i, codes_f = 0, chunks
+    codes_g = 2 * chunks if geometry.activations >= 3 * chunks * geometry.columns else codes_i
     x, other = 0, beats  # vector memory: the residual, then the candidate or the gated vector
     b = sum_shift(d)
     hidden = {"b_register": 1, "shift": -HIDDEN_FRACTION}
@@ -111,83 +142,98 @@ def compile_mmfree(model: IntegerModel, geometry: Geometry) -> Image:
         asm.vector(
             f"{name} residual", VectorOp.RESIDUAL, length, b=R_SIGMA, b_register=1, result=R_X_PEAK,
             shift=-model.residual_fraction, space=Space.SUMS, operand=x, dest=x,
-            wait=Wait.ENGINE | Wait.SCALAR,
         )  # fmt: skip
 
+    # Steps are issued in this order. It keeps the vector unit at work: what waits for a scale has
+    # something before it that does not, and the engine runs a matrix while the next one's codes are
+    # made.
     def layer(n: int) -> None:
         attn, mlp = f"layers.{n}.attn", f"layers.{n}.mlp"
+        i, f, g = (f"{attn}.{matrix}" for matrix in "ifg")
+        of_i = asm.gained(i, R_X_PEAK, x, d, R_SIGMA_I)
         asm.norm("mixer", f"{attn}.norm", R_X_PEAK, x, d)
+        of_f = asm.gained(f, R_X_PEAK, x, d, R_SIGMA_F)
+        asm.inverse(of_i)
+        asm.quantise(of_i, codes_i)
+        asm.inverse(of_f)
+        of_g = asm.gained(g, R_X_PEAK, x, d, R_WORK)
         asm.root("mixer")
-        # Codes of f are made while the engine runs i, those of g, over i's, while it runs f.
-        asm.quantise(f"{attn}.i", R_X_PEAK, x, d, dest=0)
-        asm.sigma(f"{attn}.i", R_SIGMA_I)
-        asm.product("i", model.trits(f"{attn}.i"), 0, 0, Space.SUMS, Wait.VECTOR)
-        asm.quantise(f"{attn}.f", R_X_PEAK, x, d, dest=chunks)
-        asm.sigma(f"{attn}.f", R_SIGMA_F)
-        asm.product("f", model.trits(f"{attn}.f"), chunks, padded_beats, Space.SUMS, Wait.VECTOR)
-        asm.quantise(f"{attn}.g", R_X_PEAK, x, d, dest=0)
+        asm.quantise(of_f, codes_f)
+        asm.product("i", model.trits(i), codes_i, 0, Space.SUMS)
+        asm.inverse(of_g)
+        asm.quantise(of_g, codes_g)
+        asm.sigma(i, of_i, R_SIGMA_I)
+        asm.product("f", model.trits(f), codes_f, padded_beats, Space.SUMS)
         asm.vector(
             "candidate", VectorOp.SILU, d, b=R_SIGMA_I, space=Space.SUMS, dest=other, **hidden
         )
-        asm.product("g", model.trits(f"{attn}.g"), 0, 0, Space.MULTIPLICANDS, Wait.NOTHING)
+        asm.product("g", model.trits(g), codes_g, 0, Space.MULTIPLICANDS)
+        asm.sigma(f, of_f, R_SIGMA_F)
+        asm.vector(
+            "g energy", VectorOp.NORM, d, a=R_ONE, b=R_ONE, b_register=1, result=R_G_ENERGY,
+            shift=b, space=Space.MULTIPLICANDS,
+        )  # fmt: skip
         asm.vector(
             "state", VectorOp.UPDATE, d, b=R_SIGMA_F, space=Space.SUMS, source=padded_beats,
             operand=other, dest=n * beats, **asm.table(f"{attn}.lower_bound"), **hidden,
         )  # fmt: skip
-        asm.vector(
-            "g energy", VectorOp.NORM, d, a=R_ONE, b=R_ONE, b_register=1, result=R_G_ENERGY,
-            shift=b, space=Space.MULTIPLICANDS, wait=Wait.ENGINE,
-        )  # fmt: skip
+        epsilon = model.scale(f"{attn}.o.epsilon")
+        asm.scalar("o epsilon", ScalarOp.MUL, R_G_ENERGY, a=R_G_ENERGY, b=epsilon)
         asm.vector(
             "output gate", VectorOp.GATE, d, b=R_STATE_UNIT, result=R_H_PEAK, space=Space.STATES,
             source=n * beats, operand=0, address=b, dest=other, **hidden,
         )  # fmt: skip
+        of_o = asm.gained(f"{attn}.o", R_H_PEAK, other, d, R_PEAK)
         asm.norm("o", f"{attn}.o.norm", R_H_PEAK, other, d)
-        epsilon = model.scale(f"{attn}.o.epsilon")
-        asm.scalar("o epsilon", ScalarOp.MUL, R_G_ENERGY, a=R_G_ENERGY, b=epsilon)
-        asm.scalar("o epsilon", ScalarOp.ADD, R_ENERGY, a=R_ENERGY, b=R_G_ENERGY, wait=Wait.VECTOR)
-        asm.root("o", Wait.NOTHING)
-        asm.quantise(f"{attn}.o", R_H_PEAK, other, d, dest=0)
-        asm.sigma(f"{attn}.o", R_SIGMA)
-        asm.product("o", model.trits(f"{attn}.o"), 0, 0, Space.SUMS, Wait.VECTOR)
+        asm.inverse(of_o)
+        asm.quantise(of_o, 0)
+        asm.scalar("o epsilon", ScalarOp.ADD, R_ENERGY, a=R_ENERGY, b=R_G_ENERGY)
+        asm.root("o")
+        asm.product("o", model.trits(f"{attn}.o"), 0, 0, Space.SUMS)
+        asm.sigma(f"{attn}.o", of_o, R_SIGMA)
         residual("o", d)
 
+        of_gate = asm.gained(f"{mlp}.gate", R_X_PEAK, x, d, R_PEAK)
         asm.norm("mlp", f"{mlp}.norm", R_X_PEAK, x, d)
+        asm.inverse(of_gate)
+        asm.quantise(of_gate, 0)
         asm.root("mlp")
-        asm.quantise(f"{mlp}.gate", R_X_PEAK, x, d, dest=0)
-        asm.sigma(f"{mlp}.gate", R_SIGMA)
         gate = model.trits(f"{mlp}.gate")
-        asm.product("gate", gate[:m], 0, 0, Space.SUMS, Wait.VECTOR)
-        asm.product("up", gate[m:], 0, 0, Space.MULTIPLICANDS, Wait.NOTHING)
+        asm.product("gate", gate[:m], 0, 0, Space.SUMS)
+        asm.product("up", gate[m:], 0, 0, Space.MULTIPLICANDS)
+        asm.sigma(f"{mlp}.gate", of_gate, R_SIGMA)
         asm.vector(
             "gated unit", VectorOp.GATE, m, b=R_SIGMA, result=R_H_PEAK, space=Space.SUMS, operand=0,
-            address=b, dest=other, wait=Wait.ENGINE | Wait.SCALAR, **hidden,
-        )  # fmt: skip
-        asm.vector(
-            "down energy", VectorOp.NORM, m, a=R_H_PEAK, b=R_ONE, b_register=1, result=R_ENERGY,
-            shift=NORM_SHIFT + ONE.exponent, source=other,
+            address=b, dest=other, **hidden,
         )  # fmt: skip
         asm.scalar("down epsilon", ScalarOp.MUL, R_SIGMA, a=R_SIGMA, b=R_SIGMA)
         asm.scalar("down epsilon", ScalarOp.MOVE, R_WORK, b=model.scale(f"{mlp}.down.epsilon"))
         asm.scalar("down epsilon", ScalarOp.DIV, R_WORK, a=R_WORK, b=R_SIGMA)
-        asm.scalar("down epsilon", ScalarOp.ADD, R_ENERGY, a=R_ENERGY, b=R_WORK, wait=Wait.VECTOR)
-        asm.root("down", Wait.NOTHING)
-        asm.quantise(f"{mlp}.down", R_H_PEAK, other, m, dest=0)
-        asm.sigma(f"{mlp}.down", R_SIGMA)
-        asm.product("down", model.trits(f"{mlp}.down"), 0, 0, Space.SUMS, Wait.VECTOR)
+        of_down = asm.gained(f"{mlp}.down", R_H_PEAK, other, m, R_PEAK)
+        asm.vector(
+            "down energy", VectorOp.NORM, m, a=R_H_PEAK, b=R_ONE, b_register=1, result=R_ENERGY,
+            shift=NORM_SHIFT + ONE.exponent, source=other,
+        )  # fmt: skip
+        asm.inverse(of_down)
+        asm.quantise(of_down, 0)
+        asm.scalar("down epsilon", ScalarOp.ADD, R_ENERGY, a=R_ENERGY, b=R_WORK)
+        asm.root("down")
+        asm.product("down", model.trits(f"{mlp}.down"), 0, 0, Space.SUMS)
+        asm.sigma(f"{mlp}.down", of_down, R_SIGMA)
         residual("down", d)
 
     asm.layers(layer, shape.layers, states=beats)
     asm.emit("prefill end", Unit.CONTROL, ControlOp.PREFILL_END)
+    of_head = asm.gained("head", R_X_PEAK, x, d, R_PEAK)
     asm.norm("head", "head.norm", R_X_PEAK, x, d)
+    asm.inverse(of_head)
+    asm.quantise(of_head, 0)
     asm.root("head")
-    asm.quantise("head", R_X_PEAK, x, d, dest=0)
-    asm.sigma("head", R_HEAD_SIGMA)
+    asm.product("head", model.trits("head"), 0, 0, Space.SUMS)
+    asm.sigma("head", of_head, R_HEAD_SIGMA)
     asm.scalar("temperature", ScalarOp.MUL, R_SIGMA, a=R_HEAD_SIGMA, b=INVERSE_TEMPERATURE)
-    asm.product("head", model.trits("head"), 0, 0, Space.SUMS, Wait.VECTOR)
     asm.vector(
-        "choice", VectorOp.CHOOSE, shape.vocabulary, b=R_SIGMA, space=Space.SUMS,
-        wait=Wait.ENGINE | Wait.SCALAR, **hidden,
+        "choice", VectorOp.CHOOSE, shape.vocabulary, b=R_SIGMA, space=Space.SUMS, **hidden,
     )  # fmt: skip
     asm.emit("end", Unit.CONTROL, ControlOp.END)
 

@@ -37,17 +37,8 @@ class Unit(enum.IntEnum):
     SCALAR = 3
 
 
-class Wait(enum.IntFlag):
-    """Units that must be idle before the step is issued (its own unit always must)."""
-
-    NOTHING = 0
-    ENGINE = 1
-    VECTOR = 2
-    SCALAR = 4
-
-
 class ControlOp(enum.IntEnum):
-    END = 0  # the token is done once every unit is idle
+    END = 0  # the token is done
     PREFILL_END = 1  # the same, for prompt tokens after which nothing is chosen
     REPEAT = 2  # back to step ``dest``, until the steps from there have run ``length`` times
 
@@ -75,7 +66,9 @@ class Space(enum.IntEnum):
 FIELDS = (
     ("unit", 2, False),
     ("op", 4, False),
-    ("wait", 3, False),
+    ("engine_left", 2, False),
+    ("vector_left", 2, False),
+    ("scalar_left", 2, False),
     ("a", 4, False),
     ("b", 4, False),
     ("result", 4, False),
@@ -85,10 +78,13 @@ FIELDS = (
     ("shift", 7, True),
     ("length", 16, False),
     ("operand", 16, False),
-    ("address", 32, False),
+    ("address", 29, False),
     ("source", 16, False),
     ("dest", 16, False),
 )
+
+ANY = 3
+"""As many steps left as there may be: a step does not wait for that unit."""
 
 INVERSE_TEMPERATURE = 15
 """Register that a run presets to 1/T; programs only read it."""
@@ -100,6 +96,10 @@ REGISTERS = 16
 class Descriptor:
     """One program step.
 
+    It is issued when no more than ``engine_left`` of the engine's steps issued before it are under
+    way, and so for the other units, whose steps end in order; ``ANY`` is no bound. Nothing else
+    orders steps: `host.compiler.order` finds what a program needs.
+
     ``length`` is in elements (engine: groups of rows); the engine's ``operand`` is the number of
     column chunks per group and its ``source`` the first row of activations. ``shift`` s of a vector
     step shifts products right by ``clip(s, 0, 63)`` with a table, ``clip(s - K.exponent, 0, 63)``
@@ -108,7 +108,9 @@ class Descriptor:
 
     unit: Unit
     op: int = 0
-    wait: Wait = Wait.NOTHING
+    engine_left: int = 0
+    vector_left: int = 0
+    scalar_left: int = 0
     a: int = 0
     b: int = 0
     result: int = 0
@@ -140,7 +142,7 @@ class Descriptor:
         """What `to_bytes` made."""
         value = int.from_bytes(data, "little")
         fields: dict[str, Any] = {}
-        kinds = {"unit": Unit, "wait": Wait, "space": Space}
+        kinds = {"unit": Unit, "space": Space}
         for name, width, signed in FIELDS:
             field = value & ((1 << width) - 1)
             value >>= width

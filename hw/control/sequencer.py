@@ -7,6 +7,7 @@ from amaranth.utils import exact_log2
 
 from hw.arch.geometry import Geometry
 from hw.arch.program import (
+    ANY,
     CONSTANT_BITS,
     CONSTANTS_PER_ROW,
     DESCRIPTOR_BITS,
@@ -14,7 +15,6 @@ from hw.arch.program import (
     REGISTERS,
     ControlOp,
     Unit,
-    Wait,
 )
 from hw.control.counters import StepCounters
 from hw.control.layers import DescriptorLayout, Layers
@@ -36,9 +36,10 @@ TotalsLayout = data.StructLayout({"cycles": 64, "engine_cycles": 64, "tokens": 3
 class Sequencer(wiring.Component):
     """Generates tokens: for each one, the program's steps in order.
 
-    A step waits for the units it names and for its own unit, reads its two registers and is issued,
-    while the next one is fetched; ``STEP_CYCLES`` is what a step costs beside the time it waits.
-    Units run beside each other; order between them is the program's ``wait`` alone.
+    A step waits until no more of the units' steps are under way than it allows, reads its two
+    registers and is issued as soon as its unit takes it, while the next one is fetched;
+    ``STEP_CYCLES`` is what a step costs beside the time it waits. Units run beside each other, and
+    take a step while those before are under way: the order is what the program says, no more.
 
     Steps between REPEAT and the one that it names are those of every layer: their addresses move on
     as `hw.arch.program.unroll` says.
@@ -63,7 +64,7 @@ class Sequencer(wiring.Component):
     program_address, program_data : a row of the program, and its data ``PROGRAM_LATENCY`` later
     token_address, token_data, token_write, token_write_data : token buffer, one cycle of latency
     engine, vector, scalar : command streams of the units
-    engine_busy, vector_busy, scalar_busy : In(1)
+    engine_done, vector_done, scalar_done : In(1), the last cycle of a step; steps end in order
     choice : In(16), the vector unit's choice, read when all units are idle
     register_address, register_value : the register file's read port
     preset : Out(stream.Signature(ScalarResult)), to the register file
@@ -71,6 +72,8 @@ class Sequencer(wiring.Component):
     totals : Out(TotalsLayout), since the run began
     """
 
+    UNDER_WAY = 7
+    """Most steps of a unit that may be under way."""
     READ_CYCLES = 2
     """From the cycle in which a step may be issued to that in which it is."""
     FETCH_CYCLES = PROGRAM_LATENCY - READ_CYCLES
@@ -107,9 +110,9 @@ class Sequencer(wiring.Component):
                 "engine": Out(stream.Signature(EngineCommand)),
                 "vector": Out(stream.Signature(VectorCommand)),
                 "scalar": Out(stream.Signature(ScalarCommand)),
-                "engine_busy": In(1),
-                "vector_busy": In(1),
-                "scalar_busy": In(1),
+                "engine_done": In(1),
+                "vector_done": In(1),
+                "scalar_done": In(1),
                 "engine_active": In(1),
                 "choice": In(16),
                 "register_address": Out(range(REGISTERS)),
@@ -305,20 +308,16 @@ class Sequencer(wiring.Component):
         ]
 
     def _blocked(self, m, step):
-        """Whether a unit works that the step waits for."""
-        own = Signal(3)
-        with m.Switch(step.unit):
-            with m.Case(Unit.CONTROL):
-                with m.If(step.op != ControlOp.REPEAT):
-                    m.d.comb += own.eq(Wait.ENGINE | Wait.VECTOR | Wait.SCALAR)
-            with m.Case(Unit.ENGINE):
-                m.d.comb += own.eq(Wait.ENGINE)
-            with m.Case(Unit.VECTOR):
-                m.d.comb += own.eq(Wait.VECTOR)
-            with m.Case(Unit.SCALAR):
-                m.d.comb += own.eq(Wait.SCALAR)
-        busy = Cat(self.engine_busy, self.vector_busy, self.scalar_busy)
-        return (busy & (own | step.wait)).any()
+        """Whether more steps are under way than the step allows."""
+        blocked = Signal()
+        for name in ("engine", "vector", "scalar"):
+            command, left = getattr(self, name), step[f"{name}_left"]
+            under_way = Signal(range(self.UNDER_WAY + 1), name=f"{name}_under_way")
+            issued = command.valid & command.ready
+            m.d.sync += under_way.eq(under_way + issued - getattr(self, f"{name}_done"))
+            with m.If((left != ANY) & (under_way > left)):
+                m.d.comb += blocked.eq(1)
+        return blocked
 
     def _last(self, m, run, position, choosing):
         """Whether the run ends with the token under way."""

@@ -122,8 +122,8 @@ class EngineParameters:
     def spacing(self, groups: int, chunks: int) -> int:
         """Cycles from the acceptance of a command until the next one can be accepted.
 
-        Sums of two commands must not drain at once; and where they go is kept for one command, until
-        its first ones drain. Of a store that is never late.
+        Sums of two commands must not drain at once; and where they go is kept for one command,
+        until its first ones drain. Of a store that is never late.
         """
         rows = (groups - 1) * self.period(chunks) + chunks
         return max(rows + max(1, self.drain_beats - 1), chunks + self.latency - self.drain_beats)
@@ -175,6 +175,8 @@ class TernaryEngine(wiring.Component):
     busy : ``Out(1)``
         From the cycle after acceptance until the last sum of all commands is in its bank: what is
         read in the first cycle with ``busy`` low is the new value.
+    done : ``Out(1)``
+        The last sum of a command goes into its bank.
     active : ``Out(1)``
         A chunk enters the lanes.
     weights : ``Out(RowStreamSignature(weight_rows, 2 * lanes))``
@@ -188,6 +190,7 @@ class TernaryEngine(wiring.Component):
             {
                 "command": In(stream.Signature(EngineCommand)),
                 "busy": Out(1),
+                "done": Out(1),
                 "active": Out(1),
                 "weights": Out(RowStreamSignature(p.weight_rows, TRIT_BITS * p.lanes)),
                 "activations": Out(ReadSignature(p.activation_rows, CODE_BITS * p.columns)),
@@ -270,7 +273,7 @@ class TernaryEngine(wiring.Component):
         early = p.row_latency - p.read_latency
         m.d.comb += self.activations.address.eq(delay(m, activation, early, name="activation"))
 
-        # What accompanies a chunk: presence, the end of its group, of the first one, and of the last.
+        # What accompanies a chunk: presence, the end of its group, of the first one, of the last.
         flags = [Cat(taken, last, last & opening, final)]
         for _ in range(p.row_latency + p.depth + 1 + p.gating):
             stage = Signal(4)
@@ -302,9 +305,9 @@ class TernaryEngine(wiring.Component):
 
         # Drain.
         beats_left = Signal(range(p.drain_beats))
-        closing, closed = Signal(), Signal()
-        m.d.comb += closed.eq(self.sums.enable & (beats_left == 0) & closing)
-        m.d.sync += under_way.eq(under_way + self.weights.seek - closed)
+        closing = Signal()
+        m.d.comb += self.done.eq(self.sums.enable & (beats_left == 0) & closing)
+        m.d.sync += under_way.eq(under_way + self.weights.seek - self.done)
         _, captured, captured_first, captured_final = flags[-1]
         drained = self._taken(m, rows, captured) if p.gating else [row.sum for row in rows]
         m.d.comb += [self.sums.data[i].eq(drained[i]) for i in range(p.elements)]

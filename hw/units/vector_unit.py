@@ -31,11 +31,12 @@ class VectorUnit(wiring.Component):
     """Executes the steps of ``hw.arch.operations``, ``elements`` elements per cycle.
 
     ``docs/arithmetic.md`` has the formulas. Every step is one pass over its vector. All that it
-    leaves is there ``parameters.cycles(length, op)`` cycles after the command was taken; the next
-    command is taken ``parameters.period(length, op)`` cycles after it, while its elements are still
-    under way: a step that reads what the one before writes must not be offered before. Elements beyond ``length`` in the last beat are written, but
-    count neither for the statistic nor for the choice. No operand's beat is read in the cycle in
-    which it is written, whether the result lies in the same place or does not overlap.
+    leaves is there ``parameters.cycles(length, op)`` cycles after its command was taken. The next
+    command is taken ``parameters.period(length, op)`` cycles after it, while elements are still
+    under way; a step that reads what they become must not be offered before they are written.
+    Elements beyond ``length`` in the last beat are written, but count neither for the statistic nor
+    for the choice. No operand's beat is read in the cycle in which it is written, whether the
+    result lies in the same place or does not overlap.
 
     EMBED's row is at word ``address + token * operand``: a word with the row's scale in element 0,
     then words of ``2 * elements`` int8 codes, in the order of their bytes. Where embedding rows
@@ -47,6 +48,8 @@ class VectorUnit(wiring.Component):
     statistic : Out(stream.Signature(raw_layout(48)))
         Of the operations that leave one, for register ``result`` of the command. Offered for one
         cycle, in which it has to be taken; the next one is at least ``parameters.spacing`` later.
+    done : Out(1)
+        The last cycle of a step that leaves no statistic.
     busy : Out(1)
         Until the last cycle of all steps that were taken.
     choice : Out(16)
@@ -76,6 +79,7 @@ class VectorUnit(wiring.Component):
             | {
                 "command": In(stream.Signature(VectorCommand)),
                 "statistic": Out(stream.Signature(raw_layout(STATISTIC_BITS))),
+                "done": Out(1),
                 "busy": Out(1),
                 "choice": Out(INDEX_BITS),
                 "tables": read(p.table_words, HALF_WORD_BITS),
@@ -154,7 +158,9 @@ class VectorUnit(wiring.Component):
         self._writes(m, written.op, beat[p.write_delay], late.dest, first[p.write_delay - 1])
         counted = known_at(data_at + Stage.ENERGY, "counted", ("op", "present"))
         chosen = known_at(data_at + Stage.RESULT, "chosen", ("op",))
-        self._report(m, known_at(p.latency, "report", ("op", "exponent", "result")), last, statistics)
+        self._report(
+            m, known_at(p.latency, "report", ("op", "exponent", "result")), last, statistics
+        )
         m.d.comb += [
             noise.load.eq(first[data_at + Stage.WORD - noise.LATENCY - 1]),
             noise.state.eq(command.noise),
@@ -249,6 +255,7 @@ class VectorUnit(wiring.Component):
         ends = last[self.parameters.latency]
         m.d.comb += [
             self.statistic.valid.eq(ends & (is_energy | is_peak)),
+            self.done.eq(ends & ~(is_energy | is_peak)),
             self.statistic.payload.value.eq(Mux(is_energy, statistics.energy, statistics.peak)),
             self.statistic.payload.exponent.eq(report.exponent),
             self.statistic.payload.register.eq(report.result),
