@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import zip_longest
 
-from host.compiler import compile_image, Image, compile_fitting
+from host.compiler import Image, compile_fitting, compile_image
 from hw.arch.memories import Kind, Memory, memories
 from hw.arch.packing import FEW, MANY
 from hw.arch.program import Unit

@@ -223,7 +223,8 @@ class Profile:
 
     def _engine_lines(self) -> Iterator[str]:
         t = self.timing
-        running = sum(_worked(step) for step in t.steps if step.unit == Unit.ENGINE)
+        waits = self.engine_waits()
+        running = t.cycles - sum(cycles for *_, cycles in waits)
 
         def line(name: str, cycles: int) -> str:
             return f"{name:48}{cycles:>12,}{cycles / t.cycles:>9.1%}"
@@ -232,7 +233,7 @@ class Profile:
         yield line("  the engine takes trits", t.engine_cycles)
         yield line("  it fills, drains, or ends a group", running - t.engine_cycles)
         yield line("  it waits", t.cycles - running)
-        for unit, what, cycles in self.engine_waits():
+        for unit, what, cycles in waits:
             yield line(f"    for {unit}: {what}", cycles)
         yield f"{'a prompt token that chooses nothing takes':48}{t.prefill_cycles:>12,}"
 

@@ -177,7 +177,7 @@ def test_damaged_identities(seed):
     [
         ("rows", 1 << 13, "rows must be at most 4096, not 8192"),
         ("elements", 16, "elements must be at most 8, not 16"),
-        ("weight_rows", 1 << 32, "weight_rows must be at most 4294967295"),
+        ("weight_rows", 1 << 32, "weight_rows must be at most 536870911"),
         ("sums", 1 << 31, "sums must be at most 4194304"),
         ("tokens", 1 << 16, "tokens must be at most 65535, not 65536"),
         ("tokens", 1, "tokens must be at least 2"),

@@ -8,7 +8,7 @@ from hw.arch.packing import FEW, MANY, row_bytes
 LARGEST = {
     **dict.fromkeys(("rows", "columns"), 1 << 12),
     "elements": 1 << 3,
-    **dict.fromkeys(("weight_rows", "table_words", "embedding_words"), (1 << 32) - 1),
+    **dict.fromkeys(("weight_rows", "table_words", "embedding_words"), (1 << 29) - 1),
     **dict.fromkeys(("descriptors", "activations"), 1 << 20),
     **dict.fromkeys(("sums", "multiplicands", "vectors", "states"), 1 << 22),
     "tokens": (1 << 16) - 1,
