@@ -79,7 +79,11 @@ class Core(wiring.Component):
         self.memories = rows = machine.memories
         program, tokens = rows["program"], rows["tokens"]
         self.program = BlockStore(
-            program.words, program.half_words, program.bits, latency=PROGRAM_LATENCY
+            program.words,
+            program.half_words,
+            program.bits,
+            latency=PROGRAM_LATENCY,
+            narrow=machine.stores.narrow,
         )
         self.sums = VectorBankParameters.from_row(rows["sums"]).create()
         self.multiplicands = VectorBankParameters.from_row(rows["multiplicands"]).create()

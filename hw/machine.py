@@ -24,14 +24,19 @@ class BlockRam:
     ----------
     latency : int
         ``read_latency`` of `WeightStoreParameters`.
+    narrow : bool
+        Of `WeightStoreParameters`.
     """
 
     latency: int = WeightStoreParameters.read_latency
+    narrow: bool = False
 
     place: ClassVar[str] = "block RAM"
 
     def weight_store(self, geometry: Geometry) -> WeightStoreParameters:
-        return WeightStoreParameters.from_geometry(geometry, read_latency=self.latency)
+        return WeightStoreParameters.from_geometry(
+            geometry, read_latency=self.latency, narrow=self.narrow
+        )
 
 
 class RowStoreParameters(Protocol):
@@ -115,10 +120,13 @@ class Stores:
     embedding : EmbeddingMemory or None
         None if embedding rows lie among the tables. If it is that of the weights, it has a store
         for both.
+    narrow : bool
+        Whether tables and program lie in a `NarrowStore` each.
     """
 
     weights: RowMemory = BlockRam()
     embedding: EmbeddingMemory | None = None
+    narrow: bool = False
 
 
 PAYLOADS = (128, 256, 512, MAX_PAYLOAD)
@@ -173,6 +181,13 @@ class Machine:
         return memories(self.geometry, self.features, self.max_payload)
 
     @property
+    def narrow(self) -> frozenset[str]:
+        """The memories that lie in a `NarrowStore` each."""
+        rest = ("tables", "program") if self.stores.narrow else ()
+        weights = ("weights",) if getattr(self.weights, "narrow", False) else ()
+        return frozenset((*weights, *rest))
+
+    @property
     def engine(self) -> EngineParameters:
         return EngineParameters.from_geometry(
             self.geometry,
@@ -217,4 +232,4 @@ class Machine:
 
     @property
     def tables(self) -> TableStoreParameters:
-        return TableStoreParameters.from_geometry(self.geometry)
+        return TableStoreParameters.from_geometry(self.geometry, narrow=self.stores.narrow)

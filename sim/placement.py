@@ -26,7 +26,10 @@ WORD_BYTES = 8
 
 UNITS = {Unit.ENGINE: "ternary engine", Unit.VECTOR: "vector unit", Unit.SCALAR: "scalar unit"}
 
-RESOURCES = {"lut4": "LUT4", "ff": "flip-flops", "bram": "block RAMs", "dsp": "multipliers"}
+RESOURCES = {
+    **{"lut4": "LUT4", "ff": "flip-flops", "bram": "block RAMs", "dsp": "multipliers"},
+    "spram": "large memories",
+}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -51,7 +51,7 @@ def test_resources_of_boards_that_were_built(name):
     assert result["bram"] == pytest.approx(block_rams, rel=0.05) and result["dsp"] == 14
 
 
-@pytest.mark.parametrize(("name", "luts"), [("tang_primer_20k", 10358), ("icebreaker", 6955)])
+@pytest.mark.parametrize(("name", "luts"), [("tang_primer_20k", 10358), ("icebreaker", 5805)])
 def test_luts_of_other_families(name, luts):
     """As yosys 0.70 has them."""
     assert estimate(boards.board(name))["lut4"] == pytest.approx(luts, rel=0.03)

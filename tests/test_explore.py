@@ -46,7 +46,7 @@ def test_a_board_is_told_of_in_full(capsys):
     assert out.endswith(f"{timing('stories-tiny', 'ulx3s_85f').report()}\n")
     assert main(["icebreaker"]) == 0
     out = capsys.readouterr().out
-    assert "\nmachine does not fit: bram needs about 159 of 30: reduce " in out
+    assert "\nmachine does not fit: lut4 needs about 5822 of 5280: reduce " in out
     assert max(map(len, out.splitlines())) <= 80
     assert main(["sim_tiny"]) == 0
     assert capsys.readouterr().out.startswith("stories-small on sim_tiny: ")

@@ -114,7 +114,8 @@ def test_pll_refuses_a_clock_it_cannot_make(family):
 def test_families_are_whole(family):
     """All speak of the same resources, and begin with the same synthesis."""
     resources = {"lut4", "ff", "bram", "dsp"}
-    assert family.cells.keys() == resources
+    resources |= {"spram"} if family.memories.large else set()
+    assert family.cells.keys() == family.synthesised.keys() == resources
     for part, has in family.parts.items():
         assert has.keys() == resources
         assert families.of(part) is family
@@ -176,8 +177,14 @@ def report(clock, utilisation):
         (
             ice40.FAMILY,
             {"achieved": 63.4437255859375, "constraint": 12.000767707824707},
-            {"ICESTORM_DSP": (0, 8), "ICESTORM_LC": (105, 5280), "ICESTORM_RAM": (0, 30)},
-            {"lut4": (105, 5280), "ff": (105, 5280), "bram": (0, 30), "dsp": (0, 8)},
+            {
+                **{"ICESTORM_DSP": (0, 8), "ICESTORM_LC": (105, 5280)},
+                **{"ICESTORM_RAM": (0, 30), "ICESTORM_SPRAM": (3, 4)},
+            },
+            {
+                **{"lut4": (105, 5280), "ff": (105, 5280), "bram": (0, 30), "dsp": (0, 8)},
+                "spram": (3, 4),
+            },
         ),
     ],
 )
@@ -231,9 +238,10 @@ def test_logs_of_nextpnr():
             ice40.FAMILY,
             {
                 **{"SB_LUT4": 6699, "SB_CARRY": 1497, "SB_RAM40_4K": 159, "SB_MAC16": 7},
+                **{"SB_SPRAM256KA": 4},
                 **{"SB_DFF": 2363, "SB_DFFESR": 1473, "SB_DFFE": 288, "SB_DFFSR": 575},
             },
-            {"lut4": 6699, "ff": 4699, "bram": 159, "dsp": 7},
+            {"lut4": 6699, "ff": 4699, "bram": 159, "dsp": 7, "spram": 4},
         ),
     ],
 )

@@ -1,14 +1,19 @@
 import gc
 import itertools
 import random
+from typing import ClassVar
 
 import numpy as np
 import pytest
+from amaranth.hdl import Elaboratable, Fragment, Module, Mux, Signal, Value
+from amaranth.lib.memory import Memory
 from amaranth.sim import Simulator
 
 from hw.arch.packing import unpack
+from hw.families import ice40
 from hw.memory.bank import VectorBankParameters
 from hw.memory.block import BlockStore, TableStoreParameters, WeightStore, WeightStoreParameters
+from hw.memory.narrow import NarrowStore
 from hw.memory.signatures import PROGRAM_LATENCY, READ_LATENCY
 
 
@@ -31,6 +36,10 @@ STORES = [
     WeightStoreParameters(lanes=80, depth=9, trits_per_byte=5),
     TableStoreParameters(elements=1, depth=3),
     TableStoreParameters(elements=4, depth=10),
+    WeightStoreParameters(lanes=8, depth=9, narrow=True),
+    WeightStoreParameters(lanes=32, depth=1100, read_latency=1, narrow=True),
+    TableStoreParameters(elements=1, depth=3, narrow=True),
+    TableStoreParameters(elements=8, depth=20, narrow=True),
 ]
 
 
@@ -43,6 +52,59 @@ def test_host_and_unit(parameters):
 def test_latencies(latency):
     """The unit waits as long as the store says; so does the host."""
     check_host_and_unit(BlockStore(6, 2, 32, latency=latency))
+
+
+class Spram(Elaboratable):
+    """An SB_SPRAM256KA as its data sheet has it, as far as it is used here."""
+
+    made: ClassVar[list] = []
+
+    def __init__(self, kind, **ports):
+        assert kind == "SB_SPRAM256KA"
+        self.ports = {name: Value.cast(value) for name, value in ports.items()}
+        assert len(self.ports["i_ADDRESS"]) == 14
+        self.made.append(self)
+
+    def elaborate(self, platform):
+        m, p = Module(), self.ports
+        m.submodules.memory = memory = Memory(shape=16, depth=1 << 14, init=[])
+        read, write = memory.read_port(), memory.write_port(granularity=4)
+        on = p["i_CHIPSELECT"] & p["i_POWEROFF"] & ~p["i_STANDBY"] & ~p["i_SLEEP"]
+        reads = Signal()
+        m.d.sync += reads.eq(on & ~p["i_WREN"])
+        m.d.comb += [
+            read.addr.eq(p["i_ADDRESS"]),
+            write.addr.eq(p["i_ADDRESS"]),
+            write.data.eq(p["i_DATAIN"]),
+            write.en.eq(p["i_MASKWREN"] & (on & p["i_WREN"]).replicate(4)),
+            p["o_DATAOUT"].eq(Mux(reads, read.data, 0x5AA5)),
+        ]
+        return m
+
+
+@pytest.mark.parametrize(
+    "parameters", [STORES[-3], TableStoreParameters(elements=1, depth=33000, narrow=True)], ids=str
+)
+def test_large_memories_of_ice40(parameters, monkeypatch):
+    """As many as the words need, and every word is its own."""
+    monkeypatch.setattr(ice40, "Instance", Spram)
+    monkeypatch.setattr(Spram, "made", [])
+    store = parameters.create()
+    platform = ice40.with_large_memories(type("Platform", (), {}))()
+    check_host_and_unit(store, lambda: Fragment.get(store, platform))
+    halves = store.parameters.half_words
+    assert len(Spram.made) == halves * -(-store.parameters.depth // (1 << 14))
+
+
+@pytest.mark.filterwarnings("ignore::amaranth.hdl.UnusedElaboratable")
+def test_narrow_stores_that_are_none():
+    with pytest.raises(ValueError, match="must have a power of two of half-words, not 3"):
+        NarrowStore(6, 3, 2)
+    with pytest.raises(ValueError, match="latency must be at least 1, not 0"):
+        NarrowStore(6, 2, 0)
+    with pytest.raises(ValueError, match="a narrow store must be one that no unit writes"):
+        TableStoreParameters(elements=2, depth=9, written=True, narrow=True).create()
+    gc.collect()  # while the filter holds
 
 
 @pytest.mark.filterwarnings("ignore::amaranth.hdl.UnusedElaboratable")
@@ -150,11 +212,11 @@ class Host:
         return values
 
 
-def check_host_and_unit(store):
+def check_host_and_unit(store, elaborated=None):
     """Ranges of half-words come back to the unit as words and to the host one by one."""
     streams = isinstance(store, WeightStore)
     words = store.words if streams else store
-    check_contents(store, words, read_rows if streams else read_words)
+    check_contents(store, words, read_rows if streams else read_words, elaborated)
 
 
 async def read_words(ctx, store, expected, rng):
@@ -200,7 +262,7 @@ async def read_rows(ctx, store, expected, rng):
             await ctx.tick()
 
 
-def check_contents(store, block, read):
+def check_contents(store, block, read, elaborated=None):
     n = block.half_words
     rng = random.Random(n)
     size = block.depth * n
@@ -224,7 +286,7 @@ def check_contents(store, block, read):
         ]
         await read(ctx, store, expected, rng)
 
-    simulate(store, testbench)
+    simulate(elaborated() if elaborated else store, testbench)
 
 
 @pytest.mark.parametrize("lanes", [24, 64, 256])

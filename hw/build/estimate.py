@@ -12,11 +12,13 @@ from dataclasses import dataclass
 
 from hw.arch.arithmetic import CODE_BITS, TRIT_BITS
 from hw.arch.memories import Kind
+from hw.arch.protocol import Feature
 from hw.boards import Board
 from hw.families import capacity, of
 from hw.families.family import Family
 from hw.families.term_adders import LONGEST
 from hw.links.usb import UsbSerial
+from hw.memory.narrow import LARGE
 from hw.memory.ram import parts
 from hw.memory.sdram.store import Sdram
 from hw.units.cascade import row_widths, skew, sum_bits
@@ -30,6 +32,7 @@ REMEDIES = {
     "ff": "rows, columns or elements",
     "bram": "weight_rows, table_words or another depth",
     "dsp": "elements",
+    "spram": "weight_rows, table_words or another depth",
 }
 """What of a geometry makes each resource smaller."""
 
@@ -42,6 +45,10 @@ LUTS_PER_CHAIN = 4  # of carry cells: where it begins and ends
 LUTS_PER_DECODED_BYTE = FLIP_FLOPS_PER_DECODED_BYTE = 10  # of `hw.memory.dense`
 LUTS_OF_SDRAM, FLIP_FLOPS_OF_SDRAM = 950, 420
 LUTS_OF_USB, FLIP_FLOPS_OF_USB = 1940, 870  # beside what a UART takes
+# States and results share their way to the host, and were measured together.
+LUTS_OF_FEATURES = {Feature.COUNTERS: 600, Feature.STATES: 130, Feature.RESULTS: 130}
+FLIP_FLOPS_OF_FEATURES = {Feature.COUNTERS: 200, Feature.STATES: 40, Feature.RESULTS: 40}
+LUTS_OF_LOADER, FLIP_FLOPS_OF_LOADER, FLIP_FLOPS_PER_LOADED_BIT = 55, 100, 2
 FIXED_LUTS, FIXED_FLIP_FLOPS = 5400, 3020
 
 
@@ -87,7 +94,7 @@ def _row(engine: EngineParameters, family: Family) -> tuple[float, float]:
 
 
 def estimate(board: Board) -> dict[str, int]:
-    """``lut4``, ``ff``, ``bram`` and ``dsp`` of a board's machine and link.
+    """``lut4``, ``ff``, ``bram`` and ``dsp`` of a board's machine and link, and large memories.
 
     Raises ``PartError`` for a board whose device no family has.
     """
@@ -101,16 +108,27 @@ def estimate(board: Board) -> dict[str, int]:
     luts: float = FIXED_LUTS + LUTS_OF_SDRAM * sdrams + LUTS_OF_USB * usb
     luts += LUTS_PER_ELEMENT * g.elements + row_luts * g.rows
     luts += LUTS_PER_DECODED_BYTE * store.decoded
+    luts -= sum(n for each, n in LUTS_OF_FEATURES.items() if each not in machine.features)
     flip_flops: float = FIXED_FLIP_FLOPS + FLIP_FLOPS_OF_SDRAM * sdrams + FLIP_FLOPS_OF_USB * usb
     flip_flops += FLIP_FLOPS_PER_ELEMENT * g.elements + row_flip_flops * g.rows
     flip_flops += FLIP_FLOPS_PER_WEIGHT_BIT * store.kept_width
     flip_flops += FLIP_FLOPS_PER_DECODED_BYTE * store.decoded
-    block_rams = bank_bits = 0
+    flip_flops -= sum(
+        n for each, n in FLIP_FLOPS_OF_FEATURES.items() if each not in machine.features
+    )
+    block_rams = large = bank_bits = 0
     for name, memory in machine.memories.items():
         if memory.kind == Kind.FLIP_FLOPS or name == "embedding":  # which lies beside the chip
             continue
-        granularity = memory.item if memory.parts else None
-        whole = memory.kind != Kind.STORE
+        narrow = name in machine.narrow
+        if narrow:
+            luts -= LUTS_OF_LOADER
+            flip_flops -= FLIP_FLOPS_OF_LOADER + FLIP_FLOPS_PER_LOADED_BIT * memory.bits
+        if narrow and made_of.large and memory.words >= LARGE:
+            large += memory.items * -(-memory.words // made_of.large)
+            continue
+        granularity = memory.item if memory.parts or narrow else None
+        whole = narrow or memory.kind != Kind.STORE
         words, bits = memory.words, memory.bits
         if name == "weights":
             words, bits = store.kept, store.kept_width
@@ -131,6 +149,7 @@ def estimate(board: Board) -> dict[str, int]:
         "ff": round(flip_flops),
         "bram": block_rams,
         "dsp": family.dsp_per_element * g.elements,
+        **({"spram": large} if made_of.large else {}),
     }
 
 

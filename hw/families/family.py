@@ -35,12 +35,15 @@ class Memories:
         Weights by which synthesis chooses between a block RAM and LUTs as 16 x 4 bits of memory.
     luts : int or None
         LUTs that 16 x 4 bits take with their share of the logic around; None where LUTs hold none.
+    large : int
+        Half-words of a large memory with one port, ``spram`` of a part; 0 where there are none.
     """
 
     shapes: tuple[tuple[int, int], ...]
     block_cost: int
     lut_cost: int = 0
     luts: int | None = None
+    large: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +53,7 @@ class Family:
     Parameters
     ----------
     parts : dict
-        What each part has of ``lut4``, ``ff``, ``bram`` and ``dsp``.
+        What each part has of ``lut4``, ``ff``, ``bram`` and ``dsp``, and ``spram`` if there is any.
     cells : dict
         The cells that nextpnr counts for each of these, by the names of its report.
     synthesised : dict

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from amaranth.hdl import ClockDomain, ClockSignal, Const, Instance, Module, Signal
+from amaranth.hdl import Cat, ClockDomain, ClockSignal, Const, Instance, Module, Signal
 from amaranth.lib.cdc import ResetSynchronizer
 
 from hw.families.family import YOSYS, Family, Memories, Tool
@@ -74,22 +74,64 @@ def make_clocks(m: Module, platform, rates: Mapping[str, int], phases: Mapping[s
     m.submodules.reset = ResetSynchronizer(~locked, domain=name)
 
 
+LARGE_DEPTH = 1 << 14
+
+
+def large_memory(memory) -> Module:
+    """A `hw.memory.narrow.HalfWords` in SPRAM, which holds anything at first."""
+    m = Module()
+    within, block = memory.address[:14], memory.address[14:]
+    words = []
+    for number in range(-(-memory.depth // LARGE_DEPTH)):
+        word = Signal.like(memory.data, name=f"word_{number}")
+        m.submodules[f"block_{number}"] = Instance(
+            "SB_SPRAM256KA",
+            i_CLOCK=ClockSignal(),
+            i_ADDRESS=Cat(within, Const(0, 14))[:14],
+            i_DATAIN=memory.write_data,
+            i_WREN=memory.write & (block == number),
+            i_MASKWREN=Const(0b1111, 4),
+            i_CHIPSELECT=Const(1),
+            i_STANDBY=Const(0),
+            i_SLEEP=Const(0),
+            i_POWEROFF=Const(1),  # not, when high
+            o_DATAOUT=word,
+        )
+        words.append(word)
+    chosen = Signal.like(block)
+    m.d.sync += chosen.eq(block)
+    with m.Switch(chosen):
+        for number, word in enumerate(words):
+            with m.Case(number):
+                m.d.comb += memory.data.eq(word)
+    return m
+
+
+def with_large_memories(platform: type) -> type:
+    """The platform with ``get_large_memory`` (see `hw.memory.narrow.HalfWords`)."""
+    return type(platform.__name__, (platform,), {"get_large_memory": staticmethod(large_memory)})
+
+
 FAMILY = Family(
-    parts={"iCE40UP5K": {"lut4": 5280, "ff": 5280, "bram": 30, "dsp": 8}},
+    parts={"iCE40UP5K": {"lut4": 5280, "ff": 5280, "bram": 30, "dsp": 8, "spram": 4}},
     cells={  # a logic cell is a LUT and a flip-flop
         "lut4": ("ICESTORM_LC",),
         "ff": ("ICESTORM_LC",),
         "bram": ("ICESTORM_RAM",),
         "dsp": ("ICESTORM_DSP",),
+        "spram": ("ICESTORM_SPRAM",),
     },
     synthesised={
         "lut4": {"SB_LUT4": 1},
         "ff": {r"SB_DFF\w*": 1},
         "bram": {r"SB_RAM40_4K\w*": 1},
         "dsp": {"SB_MAC16": 1},
+        "spram": {"SB_SPRAM256KA": 1},
     },
     chains=("CIN", "COUT"),
-    memories=Memories(shapes=((2048, 2), (1024, 4), (512, 8), (256, 16)), block_cost=64),
+    memories=Memories(
+        shapes=((2048, 2), (1024, 4), (512, 8), (256, 16)), block_cost=64, large=LARGE_DEPTH
+    ),
     dsp_per_element=7,
     luts=0.83,
     tools={
@@ -106,4 +148,5 @@ FAMILY = Family(
         "nextpnr_opts": (f"--freq {clock_hz / 1e6:g} --timing-allow-fail --report top.report"),
     },
     clocks=make_clocks,
+    platform=with_large_memories,
 )

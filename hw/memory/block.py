@@ -11,6 +11,7 @@ from hw.arch.memories import HALF_WORD_BITS
 from hw.arch.packing import FEW, MANY, row_bytes
 from hw.memory.dense import decode, decoding
 from hw.memory.loader import Loader
+from hw.memory.narrow import NarrowStore
 from hw.memory.ram import Ram
 from hw.memory.signatures import (
     READ_LATENCY,
@@ -36,6 +37,8 @@ class BlockStore(wiring.Component):
         Of the unit's reads, as of `Ram`.
     writer : WriteSignature or None
         Of a unit that writes, too, while the host does nothing.
+    narrow : bool
+        Whether it is a `NarrowStore`, which no unit writes.
 
     Members
     -------
@@ -53,11 +56,15 @@ class BlockStore(wiring.Component):
         *,
         latency: int = READ_LATENCY,
         writer: WriteSignature | None = None,
+        narrow: bool = False,
     ):
+        if narrow and writer is not None:
+            raise ValueError("a narrow store must be one that no unit writes")
         self.latency = latency
         self.depth = depth
         self.half_words = half_words
-        self._ram = Ram(depth, HALF_WORD_BITS * half_words, latency)
+        self._narrow = NarrowStore(depth, half_words, latency) if narrow else None
+        self._ram = None if narrow else Ram(depth, HALF_WORD_BITS * half_words, latency)
         super().__init__(
             {
                 "read": In(ReadSignature(depth, shape)),
@@ -68,6 +75,14 @@ class BlockStore(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
+        if self._narrow is not None:
+            m.submodules.narrow = narrow = self._narrow
+            wiring.connect(m, wiring.flipped(self.host), narrow.host)
+            m.d.comb += [
+                narrow.read.address.eq(self.read.address),
+                self.read.data.eq(narrow.read.data),
+            ]
+            return m
         m.submodules.ram = ram = self._ram
         m.submodules.loader = loader = Loader(self.depth, self.half_words, self.latency)
         wiring.connect(m, wiring.flipped(self.host), loader.host)
@@ -107,12 +122,15 @@ class WeightStoreParameters:
         As of `Geometry`.
     read_latency : int
         Of the block RAM; as for `BlockStore`.
+    narrow : bool
+        As of `BlockStore`.
     """
 
     lanes: int
     depth: int
     trits_per_byte: int = FEW
     read_latency: int = READ_LATENCY
+    narrow: bool = False
 
     def __post_init__(self):
         require_positive(self)
@@ -172,7 +190,9 @@ class WeightStore(wiring.Component):
     def __init__(self, parameters: WeightStoreParameters):
         self.parameters = p = parameters
         width = HALF_WORD_BITS * p.half_words
-        self.words = BlockStore(p.depth, p.half_words, unsigned(width), latency=p.read_latency)
+        self.words = BlockStore(
+            p.depth, p.half_words, unsigned(width), latency=p.read_latency, narrow=p.narrow
+        )
         super().__init__(
             {
                 "rows": In(RowStreamSignature(p.depth, TRIT_BITS * p.lanes)),
@@ -210,11 +230,14 @@ class TableStoreParameters:
         Words.
     written : bool
         Whether a unit writes them, too.
+    narrow : bool
+        As of `BlockStore`.
     """
 
     elements: int
     depth: int
     written: bool = False
+    narrow: bool = False
 
     def __post_init__(self):
         require_positive(self)
@@ -244,4 +267,4 @@ class TableStore(BlockStore):
         entry = signed(HALF_WORD_BITS)
         shape = data.ArrayLayout(entry, p.elements)
         writer = WriteSignature(p.depth, entry, p.elements) if p.written else None
-        super().__init__(p.depth, p.half_words, shape, writer=writer)
+        super().__init__(p.depth, p.half_words, shape, writer=writer, narrow=p.narrow)
