@@ -72,8 +72,10 @@ sim: $(VENV)/.with-sim,test ## cocotb benches of every unit: SIM=icarus|verilato
 estimate: $(VENV)/.with-sim ## what a board takes, holds and runs: BOARD= MODEL=
 	$(RUN) -m sim.explore "$$THE_BOARD" $(if $(value MODEL),--model "$$THE_MODEL")
 
-explore: $(VENV)/.with-sim ## the same of all boards, a line each: MODEL=
-	$(RUN) -m sim.explore $(if $(value MODEL),--model "$$THE_MODEL")
+# Without a BOARD that was given, of all of them.
+explore: $(VENV)/.with-sim ## all boards, or machines of all sizes on one: BOARD= MODEL=
+	$(RUN) -m sim.explore $(if $(filter-out file,$(origin BOARD)),"$$THE_BOARD" --geometries) \
+		$(if $(value MODEL),--model "$$THE_MODEL")
 
 # Only a JOBS that was given counts here: each seed takes a processor and much memory.
 HOW = $(if $(value SEEDS),--seeds "$$THE_SEEDS") $(if $(value LIMIT),--limit "$$THE_LIMIT") \

@@ -1,7 +1,7 @@
 """What boards would do, in seconds, with no tool: ``python -m sim.explore [BOARD] [--model NAME]``.
 
-Of one board what its machine takes, where the model lies, and how fast it runs; without a board a
-line for each.
+Of one board what its machine takes, where the model lies, and how fast it runs, or with
+``--geometries`` what machines of other sizes would do there; without a board a line for each.
 """
 
 from __future__ import annotations
@@ -17,8 +17,10 @@ from host.errors import FitError
 from hw.boards import Board, board, names
 from hw.build.estimate import check_fit, estimate, lacking
 from hw.build.report import table
+from sim.geometries import best, candidates
 from sim.placement import Placement
 from weights.commandline import WIDTH, OneLineParser, program
+from weights.errors import ReportedError
 from weights.model import IntegerModel
 from weights.store_commands import find_model
 
@@ -26,6 +28,11 @@ fill = partial(wrapped, width=WIDTH)
 Find = Callable[[str], tuple[str, IntegerModel]]
 
 ROW = "{:16}{:13}{:>5}{:>3}{:>7}{:>4}{:>4} {:9.9}{:>9}{:>9}"
+GEOMETRY = "{:1}{:>5}{:>9}{:>10}{:>9}{:>6}{:>5}{:>11}{:>11}{:>12}"
+GEOMETRY_HEAD = (
+    *("rows", "columns", "elements", "LUT4", "RAM", "DSP"),
+    *("cycles", "of peak", "tokens/s"),
+)
 HEAD = ("board", "part", "lanes", "el", "LUT4", "RAM", "MHz", "model", "cycles", "tokens/s")
 
 
@@ -61,6 +68,43 @@ def overview(model: str | None = None, find: Find = _find) -> Iterator[str]:
         )
 
 
+def geometries(target: Board, model: str, find: Find = _find) -> Iterator[str]:
+    """Lines of 80 columns: machines that fit the board's part, the fastest first.
+
+    None that is both slower and larger than another, but for the board's own.
+
+    Raises
+    ------
+    ReportedError
+        There is no such model, or no part, or no machine of it fits.
+    """
+    if target.simulated:
+        raise ReportedError(f"{target.name} has no part that a machine has to fit: name a board")
+    name, integers = find(model)
+    found = candidates(target, integers)
+    if not found:
+        raise ReportedError(
+            f"{name} fits no machine on {target.name} ({target.device}): use a smaller model, "
+            f"or see python -m weights plan {model} --board {target.name}"
+        )
+    mhz = f"{target.clock_hz / 1e6:g} MHz"
+    yield f"{name} on {target.name}, {target.device}, at {mhz}; * is the board's own machine"
+    yield GEOMETRY.format("", *GEOMETRY_HEAD)
+    own = target.geometry
+    front = best(found)
+    for candidate in found:
+        g, timing, takes = candidate.image.geometry, candidate.timing, candidate.takes
+        is_own = (g.rows, g.columns, g.elements) == (own.rows, own.columns, own.elements)
+        if candidate not in front and not is_own:
+            continue
+        yield GEOMETRY.format(
+            "*" if is_own else "",
+            *(g.rows, g.columns, g.elements, takes["lut4"], takes["bram"], takes["dsp"]),
+            *(f"{timing.cycles:,}", f"{timing.utilization:.1%}"),
+            f"{candidate.tokens_per_second:,.0f}",
+        )
+
+
 def _speed(placement: Placement) -> tuple[str, str]:
     """Cycles of a token and tokens per second, or what is in the way."""
     target = placement.board
@@ -81,12 +125,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("board", nargs="?", help="a name or a path; all boards unless given")
     parser.add_argument("--model", metavar="MODEL", help="a name or a path (default: the board's)")
+    parser.add_argument(
+        "--geometries", action="store_true", help="machines of other sizes that fit the board"
+    )
     options = parser.parse_args(arguments)
+    if options.board is None and options.geometries:
+        parser.error("--geometries needs a board")
     if options.board is None:
         for line in overview(options.model):
             print(line, flush=True)
         return 0
     target = board(options.board)
+    if options.geometries:
+        for line in geometries(target, options.model or target.model):
+            print(line, flush=True)
+        return 0
     print(details(target, options.model or target.model))
     return 0
 

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
+
+import pytest
+
+from host.compiler import compile_image
 from hw.boards import board, names
 from hw.build.estimate import estimate
+from hw.families import capacity
 from sim.explore import main
+from sim.geometries import best, candidates
 from sim.placement import Placement
+from sim.timing import predict
 from weights.files import ZOO
 from weights.model import IntegerModel
 
@@ -46,10 +54,58 @@ def test_a_board_is_told_of_in_full(capsys):
     assert out.endswith(f"{timing('stories-tiny', 'ulx3s_85f').report()}\n")
     assert main(["icebreaker"]) == 0
     out = capsys.readouterr().out
-    assert "\nmachine does not fit: lut4 needs about 5822 of 5280: reduce " in out
+    luts = estimate(board("icebreaker"))["lut4"]
+    assert luts > 5280
+    assert f"\nmachine does not fit: lut4 needs about {luts} of 5280: reduce " in out
     assert max(map(len, out.splitlines())) <= 80
     assert main(["sim_tiny"]) == 0
     assert capsys.readouterr().out.startswith("stories-small on sim_tiny: ")
+
+
+def test_machines_of_other_sizes(capsys):
+    """Each line is that of a machine that fits; the first one is the fastest of all that do."""
+    target, model = board("ulx3s_45f"), IntegerModel.load(ZOO / "stories-nano.safetensors")
+    found = candidates(target, model)
+    has = capacity(target.device)
+    for candidate in found[::9]:
+        assert all(need < has[name] for name, need in estimate(candidate.board).items())
+        g = candidate.machine.geometry
+        again = compile_image(model, g)
+        assert predict(again, candidate.machine).cycles == candidate.timing.cycles
+    sizes = {(c.machine.geometry.lanes, c.machine.geometry.elements) for c in found}
+    assert len(sizes) > 10 and len({c.timing.cycles for c in found}) > 10
+    front = best(found)
+    assert front[0].timing.cycles == min(c.timing.cycles for c in found)
+    for faster, smaller in itertools.pairwise(front):
+        assert faster.timing.cycles < smaller.timing.cycles
+        assert faster.takes["lut4"] > smaller.takes["lut4"]
+
+    assert main(["ulx3s_45f", "--geometries", "--model", "stories-nano"]) == 0
+    title, head, *lines = capsys.readouterr().out.splitlines()
+    assert {len(line) for line in (head, *lines)} == {79} and "55 MHz" in title
+    rows = [line.removeprefix("*").split() for line in lines]
+    told = {tuple(map(int, row[:3])) for row in rows}
+    g = target.geometry
+    assert told == {
+        *((c.machine.geometry.rows, c.machine.geometry.columns, c.machine.geometry.elements)
+          for c in front),
+        (g.rows, g.columns, g.elements),
+    }  # fmt: skip
+    assert [line[0] for line in lines].count("*") == 1
+    cycles = f"{front[0].timing.cycles:,}"
+    assert rows[0][6] == cycles and rows[0][8] == f"{55e6 / front[0].timing.cycles:,.0f}"
+
+
+def test_no_machine_of_any_size_is_one_line(capsys):
+    words = ["icebreaker", "--geometries", "--model", "stories-base"]
+    assert main(words) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "stories-base fits no machine on icebreaker" in line and "weights plan" in line
+    assert main(["sim_tiny", "--geometries"]) == 1
+    assert "sim_tiny has no part" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="2"):
+        main(["--geometries"])
+    assert "--geometries needs a board" in capsys.readouterr().err
 
 
 def test_what_is_not_there_is_one_line(capsys):

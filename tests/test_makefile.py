@@ -213,7 +213,8 @@ def test_estimates_take_a_board_and_a_model(project):
     words = project.arguments("estimate", "BOARD=my boards/x.py", "MODEL=it's mine")
     assert words == ["-m", "sim.explore", "my boards/x.py", "--model", "it's mine"]
     assert project.arguments("estimate") == ["-m", "sim.explore", "ulx3s_85f"]
-    assert project.arguments("explore", "BOARD=x") == ["-m", "sim.explore"]
+    assert project.arguments("explore") == ["-m", "sim.explore"]
+    assert project.arguments("explore", "BOARD=x") == ["-m", "sim.explore", "x", "--geometries"]
 
 
 def test_a_board_is_loaded(project):

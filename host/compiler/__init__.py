@@ -6,7 +6,7 @@ An image is made from what a device reports of itself and is never stored.
 from dataclasses import replace
 
 from host.compiler.image import Image
-from host.compiler.mmfree import compile_mmfree, working_memory
+from host.compiler.mmfree import compile_mmfree, spare_memory, working_memory
 from hw.arch.geometry import LARGEST, Geometry
 from weights.model import IntegerModel
 
@@ -22,10 +22,10 @@ def compile_image(model: IntegerModel, geometry: Geometry) -> Image:
     return compile_mmfree(model, geometry)
 
 
-def compile_fitting(model: IntegerModel, geometry: Geometry) -> Image:
+def compile_fitting(model: IntegerModel, geometry: Geometry, *, spare: bool = False) -> Image:
     """Lay out a model for a machine of these lanes and elements whose memories just hold it.
 
-    Its ``geometry`` says how deep they are.
+    Its ``geometry`` says how deep they are; ``spare`` is room that makes it faster, too.
 
     Raises
     ------
@@ -36,6 +36,9 @@ def compile_fitting(model: IntegerModel, geometry: Geometry) -> Image:
     if geometry.embedding_words:
         loaded.append("embedding_words")
     working = working_memory(model.shape, geometry)
+    if spare:
+        room = spare_memory(model.shape, geometry)
+        working |= {name: max(working[name], size) for name, size in room.items()}
     deep = replace(geometry, **working, **{name: LARGEST[name] for name in loaded})
     image = compile_image(model, deep)
     return replace(image, geometry=replace(deep, **image.depths))

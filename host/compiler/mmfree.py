@@ -108,6 +108,11 @@ def working_memory(shape: ModelShape, geometry: Geometry) -> dict[str, int]:
     }
 
 
+def spare_memory(shape: ModelShape, geometry: Geometry) -> dict[str, int]:
+    """What a program makes use of if it is there: a place of its own for each matrix's codes."""
+    return {"activations": geometry.columns * 3 * ceil_div(shape.hidden, geometry.columns)}
+
+
 def compile_mmfree(model: IntegerModel, geometry: Geometry) -> Image:
     """Lay out a model for a device.
 
@@ -125,7 +130,8 @@ def compile_mmfree(model: IntegerModel, geometry: Geometry) -> Image:
 
     # Codes of i, f and g; those of g take the place of i's where there is no third one.
     codes_i, codes_f = 0, chunks
-    codes_g = 2 * chunks if geometry.activations >= 3 * chunks * geometry.columns else codes_i
+    is_spare = geometry.activations >= spare_memory(shape, geometry)["activations"]
+    codes_g = 2 * chunks if is_spare else codes_i
     x, other = 0, beats  # vector memory: the residual, then the candidate or the gated vector
     b = sum_shift(d)
     hidden = {"b_register": 1, "shift": -HIDDEN_FRACTION}
