@@ -13,19 +13,30 @@ from dataclasses import dataclass
 import numpy as np
 
 from hw.arch import arithmetic
-from hw.arch.arithmetic import block_shift, round_shift, saturate, shift_amount
+from hw.arch.arithmetic import (
+    CODE_PLACE,
+    PRODUCT_PLACE,
+    block_shift,
+    coefficient,
+    place,
+    round_shift,
+    saturate,
+)
 from weights.fixed import (
-    EMBEDDING_SHIFT,
     FULL_SCALE,
     GAIN_SHIFT,
-    HIDDEN_FRACTION,
+    KEY_FRACTION,
     NORM_SHIFT,
-    ONE,
+    PLAIN_SHIFT,
+    PREACTIVATION_FRACTION,
+    ROW_SCALE_SHIFT,
+    SUM_PEAKS,
     Scale,
-    sum_shift,
+    operand_shift,
 )
 from weights.model import IntegerModel
 from weights.noise import NOISE_STEP, xorshift
+from weights.units import MachineUnits
 
 
 def _per_sequence(values: list[int]) -> np.ndarray | int:
@@ -33,8 +44,15 @@ def _per_sequence(values: list[int]) -> np.ndarray | int:
     return values[0] if len(values) == 1 else np.array(values, dtype=np.int64)[:, None]
 
 
+def _shifted(vectors: np.ndarray, shifts: list[int]) -> np.ndarray:
+    """Each to the right by its shift, to the left by a negative one."""
+    left, right = (np.maximum(each, 0) for each in (-np.array(shifts), np.array(shifts)))
+    return vectors << left[:, None] >> right[:, None]
+
+
 def _peak(vectors: np.ndarray) -> list[int]:
-    return np.abs(vectors).max(axis=1).tolist()
+    """What no magnitude exceeds: one more than the largest of ``v`` and ``~v``."""
+    return (np.maximum(vectors, ~vectors).max(axis=1) + 1).tolist()
 
 
 @dataclass(frozen=True)
@@ -56,20 +74,19 @@ _GUMBEL = _Table.of(arithmetic.gumbel_table())
 
 
 def sigmoid(z: np.ndarray) -> np.ndarray:
-    """Gate (units of 2**-15) of preactivations (units of 2**-16)."""
-    magnitude = np.minimum(np.abs(z), (1 << 20) - 1)
-    y = _SIGMOID(magnitude >> arithmetic.FRACTION_BITS, magnitude & 0xFFF)
-    return arithmetic.sigmoid_gate(y, z < 0)
+    """Gate (units of 2**-15) of preactivations (units of 2**-12)."""
+    magnitude = np.maximum(z, ~z)
+    half = _SIGMOID(magnitude >> arithmetic.FRACTION_BITS, magnitude & arithmetic.FRACTION_MASK)
+    return arithmetic.GATE_HALF + np.where(z < 0, ~half, half)
 
 
 def gumbel(t: np.ndarray) -> np.ndarray:
-    """Gumbel noise (units of 2**-12) of non-zero uniform 32-bit integers."""
-    t = t.astype(np.int64)
-    zeros = 32 - np.frexp(t.astype(np.float64))[1]
-    mantissa = (t << zeros) & 0x7FFFFFFF
-    octave = np.minimum(zeros, 15)
-    y = _GUMBEL(16 * octave + (mantissa >> 27), (mantissa >> 15) & 0xFFF)
-    return y + (zeros - octave) * arithmetic.LN2
+    """Gumbel noise (units of 2**-9) of non-zero uniform 32-bit integers."""
+    upper = (t >> arithmetic.DRAW_BITS).astype(np.int64)
+    octave = arithmetic.LAST_OCTAVE - np.frexp(upper.astype(np.float64))[1]
+    mantissa = t.astype(np.int64) & arithmetic.DRAW_MASK
+    segment = octave << arithmetic.OCTAVE_BITS | mantissa >> arithmetic.FRACTION_BITS
+    return _GUMBEL(segment, mantissa & arithmetic.FRACTION_MASK)
 
 
 @functools.lru_cache(maxsize=4)
@@ -97,6 +114,7 @@ class _Matrix:
         trits = model.trits(name)[rows]
         self.weights = np.ascontiguousarray(trits.T.astype(np.float32))
         self.gain = model[f"{name}.gain"].astype(np.int64)
+        self.terms = len(self.gain)
         self.constant = model.scale(f"{name}.scale")
 
     def product(self, codes: np.ndarray) -> np.ndarray:
@@ -104,38 +122,45 @@ class _Matrix:
 
 
 class _Normed:
-    """A block-scaled vector per sequence: ``values << shift`` are the vector's integers."""
+    """A block-scaled vector per sequence: ``values * 2**shift`` are the vector's integers."""
 
     def __init__(self, vectors: np.ndarray, peaks: list[Scale]):
         self.shifts = [block_shift(peak.exponent) for peak in peaks]
-        self.values = vectors >> _per_sequence(self.shifts)
+        self.values = _shifted(vectors, self.shifts)
 
-    def energy(self, table: np.ndarray | None, shift: int) -> list[Scale]:
-        """Sum of squares, gained by a table, or by one if there is none."""
-        if table is None:
-            amount = shift_amount(shift, ONE.exponent)
-            gained = round_shift(self.values * ONE.mantissa, amount)
-        else:
-            gained = round_shift(self.values * table, shift)
+    def energy(self, table: np.ndarray | None) -> list[Scale]:
+        """Sum of squares, gained by a table if there is one."""
+        shift = PLAIN_SHIFT if table is None else NORM_SHIFT
+        gained = (self.values if table is None else self.values * table) >> shift
         sums = np.einsum("bi,bi->b", gained, gained).tolist()
         return [Scale.from_int(e, 2 * (shift + s)) for e, s in zip(sums, self.shifts, strict=True)]
 
     def quantise(self, gain: np.ndarray) -> tuple[np.ndarray, list[Scale]]:
         """Int8 codes of the gained vector, and its peak."""
-        gained = round_shift(self.values * gain, GAIN_SHIFT)
+        gained = (self.values * gain) >> GAIN_SHIFT
         exponents = [GAIN_SHIFT + s for s in self.shifts]
         peaks = [Scale.from_int(p, e) for p, e in zip(_peak(gained), exponents, strict=True)]
         inverse = [FULL_SCALE / peak for peak in peaks]
-        amounts = [shift_amount(-e, r.exponent) for r, e in zip(inverse, exponents, strict=True)]
-        codes = round_shift(
-            gained * _per_sequence([r.mantissa for r in inverse]), _per_sequence(amounts)
-        )
-        return codes, peaks
+        amounts = [-e - r.exponent for r, e in zip(inverse, exponents, strict=True)]
+        return round_shift(*_product(gained, inverse, amounts, CODE_PLACE)), peaks
 
 
-def _scaled(sums: np.ndarray, sigma: list[Scale], fraction: int) -> np.ndarray:
-    amounts = [shift_amount(-fraction, s.exponent) for s in sigma]
-    return round_shift(sums * _per_sequence([s.mantissa for s in sigma]), _per_sequence(amounts))
+def _product(
+    operand: np.ndarray, scales: list[Scale], amounts: list[int], first: int
+) -> tuple[np.ndarray, np.ndarray | int]:
+    """A vector times the mantissas of scales, and the shift that is left to do."""
+    both = list(zip(scales, amounts, strict=True))
+    factors = _per_sequence([coefficient(scale.mantissa, a, first) for scale, a in both])
+    return operand * factors, _per_sequence([place(a, first) for _, a in both])
+
+
+def _scaled(
+    sums: np.ndarray, terms: int, sigma: list[Scale], fraction: int
+) -> tuple[np.ndarray, np.ndarray | int]:
+    """Sums of so many terms times a scale, and the shift that makes it a number of that fraction."""
+    shift = operand_shift(terms)
+    amounts = [-fraction - shift - scale.exponent for scale in sigma]
+    return _product(sums >> shift, sigma, amounts, PRODUCT_PLACE)
 
 
 def _sigma(peaks: list[Scale], square: list[Scale], constant: Scale) -> list[Scale]:
@@ -143,68 +168,69 @@ def _sigma(peaks: list[Scale], square: list[Scale], constant: Scale) -> list[Sca
 
 
 class _Layer:
-    def __init__(self, model: IntegerModel, index: int):
+    def __init__(self, model: IntegerModel, units: MachineUnits, index: int):
         name = f"layers.{index}"
         middle = model.shape.intermediate
         self.norm = model[f"{name}.attn.norm"].astype(np.int64)
         self.i, self.f, self.g, self.o = (_Matrix(model, f"{name}.attn.{m}") for m in "ifgo")
-        self.lower_bound = model[f"{name}.attn.lower_bound"].astype(np.int64)
+        self.rest = arithmetic.rest(model[f"{name}.attn.lower_bound"].astype(np.int64))
         self.o_norm = model[f"{name}.attn.o.norm"].astype(np.int64)
-        self.o_epsilon = model.scale(f"{name}.attn.o.epsilon")
+        self.o_epsilon = units.epsilon(model.scale(f"{name}.attn.o.epsilon"))
         self.mlp_norm = model[f"{name}.mlp.norm"].astype(np.int64)
         self.gate = _Matrix(model, f"{name}.mlp.gate")
         self.down = _Matrix(model, f"{name}.mlp.down")
-        self.down_epsilon = model.scale(f"{name}.mlp.down.epsilon")
+        self.down_epsilon = units.epsilon(model.scale(f"{name}.mlp.down.epsilon"))
         self.middle = middle
-        self.sum_shift = sum_shift(model.shape.hidden)
+        self.sum_shift = units.hidden_shift
 
     def _gated(self, z: np.ndarray, sums: np.ndarray) -> np.ndarray:
-        factor = arithmetic.silu(z, sigmoid(z))
-        return round_shift(factor * (sums >> self.sum_shift), arithmetic.PRODUCT_SHIFT)
+        return arithmetic.gated(arithmetic.silu(z, sigmoid(z)), sums >> self.sum_shift)
 
     def recurrence(
         self, normed: _Normed, state: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray, list[Scale]]:
         """MLGRU: new state, o_proj's sums and their scale."""
-        square = normed.energy(self.norm, NORM_SHIFT)
+        square = normed.energy(self.norm)
         codes, peaks = normed.quantise(self.i.gain)
-        z = _preactivation(self.i.product(codes), _sigma(peaks, square, self.i.constant))
-        candidate = arithmetic.silu(z, sigmoid(z))
+        z = _preactivation(self.i, self.i.product(codes), _sigma(peaks, square, self.i.constant))
+        candidate = arithmetic.candidate(arithmetic.silu(z, sigmoid(z)))
         codes, peaks = normed.quantise(self.f.gain)
-        z = _preactivation(self.f.product(codes), _sigma(peaks, square, self.f.constant))
-        state = arithmetic.recur(state, candidate, arithmetic.forget(sigmoid(z), self.lower_bound))
+        z = _preactivation(self.f, self.f.product(codes), _sigma(peaks, square, self.f.constant))
+        share = (self.rest * (arithmetic.GATE_MAX - sigmoid(z))) >> arithmetic.GATE_BITS
+        state = arithmetic.recur(state, candidate, share)
         codes, _ = normed.quantise(self.g.gain)
         sums = self.g.product(codes)
-        energy = _Normed(sums, [ONE] * len(sums)).energy(None, self.sum_shift)
+        plain = _Normed(sums, [SUM_PEAKS[self.sum_shift]] * len(sums))
 
-        gated = self._gated(state, sums)
+        gated = self._gated(state >> arithmetic.HIDDEN_EXTRA, sums)
         normed = _Normed(gated, [Scale.from_int(p) for p in _peak(gated)])
         square = [
             e + g * self.o_epsilon
-            for e, g in zip(normed.energy(self.o_norm, NORM_SHIFT), energy, strict=True)
+            for e, g in zip(normed.energy(self.o_norm), plain.energy(None), strict=True)
         ]
         codes, peaks = normed.quantise(self.o.gain)
         return state, self.o.product(codes), _sigma(peaks, square, self.o.constant)
 
     def glu(self, normed: _Normed) -> tuple[np.ndarray, list[Scale]]:
         """Gated linear unit: down_proj's sums and their scale."""
-        square = normed.energy(self.mlp_norm, NORM_SHIFT)
+        square = normed.energy(self.mlp_norm)
         codes, peaks = normed.quantise(self.gate.gain)
         sums = self.gate.product(codes)
         sigma = _sigma(peaks, square, self.gate.constant)
-        z = _preactivation(sums[:, : self.middle], sigma)
+        z = _preactivation(self.gate, sums[:, : self.middle], sigma)
         gated = self._gated(z, sums[:, self.middle :])
         normed = _Normed(gated, [Scale.from_int(p) for p in _peak(gated)])
         square = [
             e + self.down_epsilon / (s * s)
-            for e, s in zip(normed.energy(None, NORM_SHIFT + ONE.exponent), sigma, strict=True)
+            for e, s in zip(normed.energy(None), sigma, strict=True)
         ]
         codes, peaks = normed.quantise(self.down.gain)
         return self.down.product(codes), _sigma(peaks, square, self.down.constant)
 
 
-def _preactivation(sums: np.ndarray, sigma: list[Scale]) -> np.ndarray:
-    return saturate(_scaled(sums, sigma, HIDDEN_FRACTION), arithmetic.HIDDEN_BITS)
+def _preactivation(matrix: _Matrix, sums: np.ndarray, sigma: list[Scale]) -> np.ndarray:
+    product, shift = _scaled(sums, matrix.terms, sigma, PREACTIVATION_FRACTION)
+    return saturate(product >> shift, arithmetic.OPERAND_BITS)
 
 
 class GoldenModel:
@@ -219,15 +245,16 @@ class GoldenModel:
     Attributes
     ----------
     states : int64 array (layers, batch, hidden)
-        MLGRU states in units of 2**-16.
+        MLGRU states in units of 2**-18.
     """
 
     def __init__(self, model: IntegerModel, batch: int = 1):
         self.shape = model.shape
-        self._fraction = model.residual_fraction
+        units = MachineUnits.of(model)
+        self._fraction = units.residual_fraction
         self._codes = model["embedding.codes"]
-        self._row_scale = model["embedding.scale"].astype(np.int64)
-        self._layers = [_Layer(model, n) for n in range(model.shape.layers)]
+        self._row_scale = units.row_scales(model).astype(np.int64)
+        self._layers = [_Layer(model, units, n) for n in range(model.shape.layers)]
         self._head_norm = model["head.norm"].astype(np.int64)
         self._head = _Matrix(model, "head")
         self.start(batch)
@@ -241,19 +268,20 @@ class GoldenModel:
         """Take one token per sequence through all layers."""
         tokens = np.asarray(tokens)
         x = round_shift(
-            self._codes[tokens].astype(np.int64) * self._row_scale[tokens][:, None], EMBEDDING_SHIFT
+            self._codes[tokens].astype(np.int64) * self._row_scale[tokens][:, None],
+            ROW_SCALE_SHIFT,
         )
         for index, layer in enumerate(self._layers):
             self.states[index], sums, sigma = layer.recurrence(self._normed(x), self.states[index])
-            x = self._add(x, sums, sigma)
-            x = self._add(x, *layer.glu(self._normed(x)))
+            x = self._add(x, layer.o, sums, sigma)
+            x = self._add(x, layer.down, *layer.glu(self._normed(x)))
         self._residual = self._normed(x)
 
     def head(self) -> tuple[np.ndarray, list[Scale]]:
         """Sums of the head, int64 (batch, vocabulary), and their scale per sequence."""
         if self._residual is None:
             raise ValueError("no token yet: call step() before head()")
-        square = self._residual.energy(self._head_norm, NORM_SHIFT)
+        square = self._residual.energy(self._head_norm)
         codes, peaks = self._residual.quantise(self._head.gain)
         return self._head.product(codes), _sigma(peaks, square, self._head.constant)
 
@@ -266,14 +294,20 @@ class GoldenModel:
     def _normed(x: np.ndarray) -> _Normed:
         return _Normed(x, [Scale.from_int(p) for p in _peak(x)])
 
-    def _add(self, x: np.ndarray, sums: np.ndarray, sigma: list[Scale]) -> np.ndarray:
-        return saturate(x + _scaled(sums, sigma, self._fraction), arithmetic.RESIDUAL_BITS)
+    def _add(
+        self, x: np.ndarray, matrix: _Matrix, sums: np.ndarray, sigma: list[Scale]
+    ) -> np.ndarray:
+        term = round_shift(*_scaled(sums, matrix.terms, sigma, self._fraction))
+        return saturate(x + term, arithmetic.RESIDUAL_BITS)
 
 
-def choose(sums: np.ndarray, sigma: Scale, inverse_temperature: Scale | None, state: int) -> int:
-    """Next token of one sequence: greedy without a temperature, else Gumbel-max from ``state``."""
+def choose(
+    sums: np.ndarray, sigma: Scale, inverse_temperature: Scale | None, state: int, terms: int
+) -> int:
+    """Next token of one sequence from sums of so many terms: greedy without a temperature, else
+    Gumbel-max from ``state``."""
     if inverse_temperature is None:
-        return int(sums.argmax())
-    keys = _scaled(sums, [sigma * inverse_temperature], HIDDEN_FRACTION)
-    keys = keys + (gumbel(noise(state, len(sums))) << (HIDDEN_FRACTION - arithmetic.GUMBEL_UNIT))
+        return int((sums >> operand_shift(terms)).argmax())
+    keys = round_shift(*_scaled(sums, terms, [sigma * inverse_temperature], KEY_FRACTION))
+    keys = keys + gumbel(noise(state, len(sums)))
     return int(saturate(keys, arithmetic.RESIDUAL_BITS).argmax())

@@ -34,7 +34,9 @@ class _Golden:
 
     def choose(self, inverse_temperature: Scale | None, noise: int) -> int:
         sums, sigma = self._model.head()
-        return choose(sums[0], sigma[0], inverse_temperature, noise)
+        return choose(
+            sums[0], sigma[0], inverse_temperature, noise, self._model.shape.hidden
+        )
 
     def logits(self) -> np.ndarray:
         return self._model.logits()[0]

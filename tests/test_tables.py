@@ -9,12 +9,14 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.sim import Simulator
 
-from hw.arch.arithmetic import BASE_BITS, GUMBEL_UNIT
+from hw.arch.arithmetic import BASE_BITS
 from hw.units.noise import NoiseParameters
-from hw.units.tables import DrawNormaliser, TableUnit, gumbel, sigmoid
+from hw.units.tables import DrawNormaliser, TableUnit, gumbel, half_sigmoid, octave, sigmoid
 from sim import golden
+from weights.fixed import KEY_FRACTION, PREACTIVATION_FRACTION
 
-LOWEST, HIGHEST = -(1 << 22), (1 << 22) - 1
+LOWEST, HIGHEST = -(1 << 17), (1 << 17) - 1
+UNIT = 2.0**-PREACTIVATION_FRACTION
 
 
 def feed(dut, setter, inputs, getter, latency):
@@ -50,7 +52,7 @@ class Sampler(wiring.Component):
             normaliser.word.eq(self.word),
             table.draw.eq(normaliser.draw),
             table.sample.eq(1),
-            self.noise.eq(table.noise),
+            self.noise.eq(table.value),
         ]
         return m
 
@@ -69,30 +71,31 @@ def test_formulas_equal_the_golden_model():
 
 
 def test_sigmoid_is_accurate():
-    for z in [*range(LOWEST, HIGHEST, 997), *range(-70000, 70000, 13)]:
-        assert abs(sigmoid(z) / 2**15 - 1 / (1 + math.exp(-z / 2**16))) < 1e-4
+    for z in [*range(LOWEST, HIGHEST, 37), *range(-5000, 5000, 3)]:
+        assert abs(sigmoid(z) / 2**15 - 1 / (1 + math.exp(-z * UNIT))) < 2e-4
 
 
 def test_sigmoid_is_monotonic_and_symmetric():
-    gates = [sigmoid(z) for z in range(-(1 << 20) - 500, (1 << 20) + 500, 101)]
+    gates = [sigmoid(z) for z in range(LOWEST, HIGHEST, 13)]
     assert all(a <= b for a, b in itertools.pairwise(gates))
-    for z in range(0, HIGHEST, 4099):
-        assert sigmoid(-z) in (32768 - sigmoid(z), 32767 - sigmoid(z), 1)
+    for z in range(0, HIGHEST, 511):
+        assert sigmoid(~z) == 32767 - sigmoid(z)
+    assert sigmoid(HIGHEST) == 32767 and sigmoid(LOWEST) == 0
 
 
 def test_sigmoid_unit_equals_formula():
     rng = random.Random(1)
-    inputs = [LOWEST, LOWEST + 1, -(1 << 20), -1, 0, 1, (1 << 20) - 1, 1 << 20, HIGHEST]
-    inputs += [i << 12 for i in range(-256, 257, 5)]
+    inputs = [LOWEST, LOWEST + 1, -1, 0, 1, HIGHEST]
+    inputs += [i << 9 for i in range(-256, 256, 5)]
     inputs += [rng.randint(LOWEST, HIGHEST) >> rng.randrange(16) for _ in range(1500)]
     outputs = feed(
         dut := TableUnit(),
         lambda ctx, z: ctx.set(dut.argument, z),
         inputs,
-        lambda ctx: ctx.get(dut.gate),
+        lambda ctx: ctx.get(dut.value),
         TableUnit.LATENCY,
     )
-    assert outputs == [sigmoid(z) for z in inputs]
+    assert outputs == [half_sigmoid(z) for z in inputs]
 
 
 def test_gumbel_unit_equals_formula():
@@ -109,24 +112,29 @@ def test_gumbel_unit_equals_formula():
     assert outputs == [gumbel(t) for t in inputs]
 
 
+def drawn(word):
+    """The number between 0 and 1 that a word stands for."""
+    return (1 + (word & 0xFFF) / 2**12) / 2 ** (octave(word) + 1)
+
+
 def test_gumbel_is_accurate():
     rng = random.Random(3)
     for _ in range(20000):
-        t = rng.getrandbits(32) >> rng.randrange(20) | 1
-        if t < 0.9 * 2**32:
-            exact = -math.log(-math.log1p(-t / 2**32))
-            assert abs(gumbel(t) / 2**GUMBEL_UNIT - exact) < 5e-3
+        word = rng.getrandbits(32) >> rng.randrange(20)
+        if drawn(word) < 0.9:
+            exact = -math.log(-math.log1p(-drawn(word)))
+            assert abs(gumbel(word) / 2**KEY_FRACTION - exact) < 1e-2
 
 
 def test_gumbel_is_monotonic():
-    words = sorted({1 << i for i in range(32)} | {i << 20 | 1 for i in range(1, 4096)})
-    noise = [gumbel(t) for t in words]
+    words = [k << 12 | m for k in (0, *(1 << bit for bit in range(20))) for m in range(0, 4096, 15)]
+    noise = [gumbel(t) for t in sorted(words, key=drawn) if drawn(t) < 15 / 16]
     assert all(a >= b for a, b in itertools.pairwise(noise))
 
 
 def test_gumbel_distribution():
     words = NoiseParameters(elements=1).compute(0x1234567, 50000)
-    noise = np.array([gumbel(t) for t in words]) / 2**GUMBEL_UNIT
+    noise = np.array([gumbel(t) for t in words]) / 2**KEY_FRACTION
     assert noise.mean() == pytest.approx(0.5772, abs=0.02)
     assert noise.var() == pytest.approx(math.pi**2 / 6, rel=0.03)
     # The largest of Gumbel-perturbed logits is distributed as the softmax.

@@ -6,13 +6,23 @@ import pytest
 from amaranth.hdl import Value
 from amaranth.sim import Simulator
 
-from hw.arch.arithmetic import HIDDEN_BITS, RESIDUAL_BITS, SUM_BITS
+from hw.arch.arithmetic import HIDDEN_BITS, OPERAND_BITS, PRODUCT_PLACE, RESIDUAL_BITS, SUM_BITS
 from hw.arch.operations import OPERATIONS, Statistic, Table, VectorOp
 from hw.arch.program import Space
 from hw.units.commands import VectorCommand
 from hw.units.vector import VectorParameters
 from hw.units.vector_unit import VectorUnit
-from weights.fixed import FULL_SCALE, HIDDEN_FRACTION, NORM_SHIFT, ONE, ZERO, Scale
+from weights.fixed import (
+    FULL_SCALE,
+    GAIN_SHIFT,
+    KEY_FRACTION,
+    NORM_SHIFT,
+    ONE,
+    PLAIN_SHIFT,
+    PREACTIVATION_FRACTION,
+    ZERO,
+    Scale,
+)
 
 WIDTHS = {
     "tables": 16,
@@ -222,7 +232,7 @@ class Bench:
         return self.memories[name][start : start + length]
 
     def peak(self, name, beat, length):
-        return Scale.from_int(max(map(abs, self.at(name, beat, length))))
+        return Scale.from_int(1 + max(max(v, ~v) for v in self.at(name, beat, length)))
 
     def scale(self, low, high):
         """A scale with an exponent of the given range."""
@@ -254,7 +264,7 @@ def test_embed(elements):
             scale = bench.rng.choice((0, 1, 32767, bench.rng.randrange(32768)))
             bench.fill("tables", [scale], address + token * stride)
             await bench.issue(
-                ctx, op=VectorOp.EMBED, length=length, shift=3, token=token, operand=stride,
+                ctx, op=VectorOp.EMBED, length=length, shift=PRODUCT_PLACE + 4, token=token, operand=stride,
                 address=address, dest=bench.place(length),
             )  # fmt: skip
 
@@ -275,7 +285,7 @@ def test_norms(elements, op):
                 fields = {
                     "op": op, "space": space, "length": length, "source": source,
                     "address": address, "a": bench.peak(space.name.lower(), source, length),
-                    "shift": NORM_SHIFT if op == VectorOp.NORM else 15,
+                    "shift": NORM_SHIFT if op == VectorOp.NORM else GAIN_SHIFT,
                 }  # fmt: skip
                 if op == VectorOp.QUANT:
                     command = SimpleNamespace(**{**fields, "op": VectorOp.PEAK, "b": ZERO})
@@ -296,14 +306,12 @@ def test_norm_by_scale(elements):
             source = bench.place(length)
             await bench.issue(
                 ctx, op=VectorOp.NORM, length=length, source=source, b_register=1, b=ONE,
-                shift=NORM_SHIFT + ONE.exponent, a=bench.peak("vectors", source, length),
+                shift=PLAIN_SHIFT, a=bench.peak("vectors", source, length),
             )  # fmt: skip
-            shift = bench.rng.choice((8, 12))
-            sums = [v >> 8 + 8 - shift for v in bench.at("multiplicands", source, length)]
-            bench.fill("multiplicands", sums, source)
             await bench.issue(
                 ctx, op=VectorOp.NORM, length=length, source=source, b_register=1, b=ONE,
-                shift=shift, a=ONE, space=Space.MULTIPLICANDS,
+                shift=PLAIN_SHIFT, a=bench.peak("multiplicands", source, length),
+                space=Space.MULTIPLICANDS,
             )  # fmt: skip
 
 
@@ -314,18 +322,21 @@ def test_gates(elements, op):
     async def steps(bench, ctx):
         bench.memories["tables"] = [max(t, 0) for t in bench.memories["tables"]]
         for length in bench.lengths():
-            for scale in (ZERO, bench.scale(-38, -20), bench.scale(-45, -38), Scale(32767, 400)):
-                operand = bench.place(length)
-                low, high = limits("states")
-                candidates = [max(low, min(high, v)) for v in bench.at("vectors", operand, length)]
-                bench.fill("vectors", candidates, operand)
-                address = bench.rng.choice((8, 9)) if op == VectorOp.GATE else bench.place(length)
-                fields = {"space": Space.SUMS, "b": scale, "shift": -HIDDEN_FRACTION}
+            for scale in (ZERO, bench.scale(-38, -20), bench.scale(-45, -30), Scale(32767, 400)):
+                source, operand, address = (bench.place(length) for _ in range(3))
+                if op == VectorOp.GATE:
+                    address = bench.rng.choice((0, 4))
+                    most = WIDTHS["multiplicands"] - OPERAND_BITS - address
+                    others = [v >> most for v in bench.at("multiplicands", operand, length)]
+                    bench.fill("multiplicands", others, operand)
+                fields = {
+                    "space": Space.SUMS, "a": bench.peak("sums", source, length),
+                    "b": scale, "shift": -PREACTIVATION_FRACTION,
+                }  # fmt: skip
                 if op == VectorOp.GATE and bench.rng.getrandbits(1):
-                    unit = Scale.from_int(1, -HIDDEN_FRACTION)
-                    fields = {"space": Space.STATES, "b": unit, "shift": -HIDDEN_FRACTION}
+                    fields = {"space": Space.STATES, "b": ONE}
                 await bench.issue(
-                    ctx, op=op, length=length, source=bench.place(length), operand=operand,
+                    ctx, op=op, length=length, source=source, operand=operand,
                     address=address, dest=bench.place(length), **fields,
                     first=op == VectorOp.UPDATE and bench.rng.random() < 0.2,
                 )  # fmt: skip
@@ -337,11 +348,14 @@ def test_residual(elements):
     async def steps(bench, ctx):
         for length in bench.lengths():
             for scale in (ZERO, bench.scale(-40, -20), bench.scale(-28, -24), Scale(32767, 400)):
-                operand = bench.place(length)
+                source, operand, dest = (bench.place(length) for _ in range(3))
+                if abs(dest - operand) < -(-length // elements):
+                    dest = operand
                 await bench.issue(
                     ctx, op=VectorOp.RESIDUAL, length=length, space=Space.SUMS, b=scale,
-                    source=bench.place(length), operand=operand, shift=bench.rng.randint(-24, -8),
-                    dest=bench.rng.choice((operand, bench.place(length))),
+                    source=source, operand=operand, a=bench.peak("sums", source, length),
+                    shift=bench.rng.randint(-24, -8),
+                    dest=dest,
                 )  # fmt: skip
 
 
@@ -364,8 +378,9 @@ def test_choose(elements, greedy):
                     bench.memories["sums"][end : end + 1] = [limits("sums")[1]] * (end < size)
                 await bench.issue(
                     ctx, op=VectorOp.CHOOSE, length=length, space=Space.SUMS, source=source,
-                    shift=-HIDDEN_FRACTION, greedy=greedy, noise=bench.rng.randrange(1, 1 << 32),
-                    b=bench.scale(*bench.rng.choice(((-50, -40), (-32, -28), (0, 9)))),
+                    shift=-KEY_FRACTION, greedy=greedy, noise=bench.rng.randrange(1, 1 << 32),
+                    a=bench.peak("sums", source, length),
+                    b=bench.scale(*bench.rng.choice(((-50, -40), (-32, -20), (0, 9)))),
                 )  # fmt: skip
 
 
@@ -458,11 +473,12 @@ def test_eight_elements():
             source = bench.place(length)
             await bench.issue(
                 ctx, op=VectorOp.NORM, length=length, source=source, b_register=1, b=ONE,
-                shift=NORM_SHIFT + ONE.exponent, a=bench.peak("vectors", source, length),
+                shift=PLAIN_SHIFT, a=bench.peak("vectors", source, length),
             )  # fmt: skip
             await bench.issue(
                 ctx, op=VectorOp.CHOOSE, length=length, space=Space.SUMS, source=source,
-                shift=-HIDDEN_FRACTION, noise=bench.rng.getrandbits(32), b=bench.scale(-40, -20),
+                shift=-KEY_FRACTION, noise=bench.rng.getrandbits(32), b=bench.scale(-40, -20),
+                a=bench.peak("sums", source, length),
             )  # fmt: skip
 
     Bench(parameters, 8).run(steps)

@@ -18,9 +18,9 @@ import numpy as np
 from .architectures.mmfree import EMBEDDING, LOWER_BOUNDS, Matrix, matrices, norms
 from .checkpoint import NORM_EPSILON, Checkpoint
 from .errors import ModelError
-from .fixed import EMBEDDING_SHIFT, Scale, sum_shift
+from .fixed import EMBEDDING_SHIFT, MODEL_GATED_FRACTION, Scale, sum_shift
 from .model import IntegerModel
-from .quantise import CODE_MAX, GATE_FRACTION, GATED_FRACTION
+from .quantise import CODE_MAX, GATE_FRACTION
 
 UNIT = 2.0**-15
 """Of tables whose exponent is part of a matrix's scale."""
@@ -77,7 +77,7 @@ class DequantisedCheckpoint(Checkpoint):
     def _gate_norm_unit(self, n: int) -> float:
         """The unit of layer n's table `o.norm`, which its epsilon tells exactly."""
         unit = math.sqrt(NORM_EPSILON / _value(self.model.scale(f"layers.{n}.attn.o.epsilon")))
-        return 2.0 ** round(math.log2(unit) - (sum_shift(self.shape.hidden) - GATED_FRACTION))
+        return 2.0 ** round(math.log2(unit) - (sum_shift(self.shape.hidden) - MODEL_GATED_FRACTION))
 
     def _matrix(self, matrix: Matrix) -> None:
         """Latents and inner norm of a matrix, whose gain the norm before it is part of."""

@@ -17,20 +17,41 @@ RESIDUAL_FRACTIONS = range(-63, 65)
 COEFFICIENT_MAX = 32767
 """Largest magnitude of a 16-bit multiplier coefficient: a gain, a gate or a mantissa."""
 
-HIDDEN_FRACTION = 16
-"""Hidden states and preactivations are integers in units of 2**-16."""
+PREACTIVATION_FRACTION = 12
+"""Preactivations are integers in units of 2**-12."""
+
+HIDDEN_FRACTION = 18
+"""Hidden states and candidates are integers in units of 2**-18."""
+
+KEY_FRACTION = 9
+"""Keys of a sampled choice, and their noise, are integers in units of 2**-9."""
 
 EMBEDDING_SHIFT = 3
-"""A row scale has this many fraction bits more than the residual stream."""
+"""A row scale of a model has this many fraction bits more than its residual fraction."""
 
-NORM_SHIFT = 23
+ROW_SCALE_SHIFT = 10
+"""The same of a machine's row scales and its residual stream."""
+
+NORM_SHIFT = 19
 """Right shift of a normed vector's products before they are squared."""
+
+PLAIN_SHIFT = 4
+"""The same of a vector that is squared as it is."""
 
 GAIN_SHIFT = 15
 """Right shift of a gained vector's products before they are quantised."""
 
+MODEL_GATED_FRACTION = 10
+"""A model's constants are made for gated vectors in units of 2**(b - 10) sums, b = `sum_shift`."""
+
+GATED_FRACTION = 4
+"""The machine's are in units of 2**(t - 4) sums, t = `operand_shift`."""
+
 SUM_SHIFT_TARGET = 16
-"""Sums that multiply a gate are shifted to this many bits."""
+"""Bits of the sums that ``b`` makes fit."""
+
+OPERAND_SUM_BITS = 18
+"""Bits of a sum that is not shifted."""
 
 
 def sum_bits(terms: int) -> int:
@@ -41,6 +62,12 @@ def sum_bits(terms: int) -> int:
 def sum_shift(terms: int) -> int:
     """Right shift that makes a sum of ``terms`` codes fit 16 bits (``b`` in the contract)."""
     return max(0, sum_bits(terms) - SUM_SHIFT_TARGET)
+
+
+def operand_shift(terms: int) -> int:
+    """Right shift that makes a sum of ``terms`` codes an operand of 18 bits: 0, 4 or 6 (``t``)."""
+    excess = sum_bits(terms) - OPERAND_SUM_BITS
+    return 0 if excess <= 0 else 4 if excess <= 4 else 6
 
 
 @dataclass(frozen=True)
@@ -119,3 +146,6 @@ ZERO = Scale(0, 0)
 ONE = Scale(1 << 14, -14)
 FULL_SCALE = Scale(127 << 8, -8)
 """127, the largest activation code."""
+
+SUM_PEAKS = {0: Scale(1 << 14, 2), 4: Scale(1 << 14, 6), 6: Scale(1 << 14, 8)}
+"""By `operand_shift`, what stands for the peak of sums, so that they are shifted by that."""

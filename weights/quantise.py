@@ -18,7 +18,7 @@ from .errors import ModelError
 from .fixed import (
     COEFFICIENT_MAX,
     EMBEDDING_SHIFT,
-    HIDDEN_FRACTION,
+    MODEL_GATED_FRACTION,
     RESIDUAL_FRACTIONS,
     Scale,
     sum_shift,
@@ -31,7 +31,7 @@ SMALLEST_MEAN = 1e-5
 
 CODE_MAX = 127
 GATE_FRACTION = 15
-GATED_FRACTION = 10  # of the gated vector, in units of 2**(b - 10) sums
+LARGEST_FRACTION = 16  # of a residual stream that nothing limits
 
 Progress = Callable[[int, int], None]
 """Called with (weights done, weights in all)."""
@@ -152,7 +152,7 @@ class _Conversion:
         limit = embedding_fraction(float(peaks.max()))
         if limit is not None:
             self.residual_fractions.append(limit)
-        limits = self.residual_fractions or [HIDDEN_FRACTION]
+        limits = self.residual_fractions or [LARGEST_FRACTION]
         residual_fraction = min(*limits, RESIDUAL_FRACTIONS[-1])
         codes, scales = quantise_embedding(checkpoint, peaks, residual_fraction)
         self.tensors["embedding.codes"], self.tensors["embedding.scale"] = codes, scales
@@ -183,7 +183,7 @@ class _Conversion:
         self.tensors[norm], norm_exponent = table(gate_norm)
         beta = self.matrix(output, gate_norm * inner, norm_exponent)
         self.limit_residual(inner, beta)
-        unit = 2 * (self.sum_shift - GATED_FRACTION + norm_exponent)
+        unit = 2 * (self.sum_shift - MODEL_GATED_FRACTION + norm_exponent)
         self.scale(f"{output.name}.epsilon", math.ldexp(NORM_EPSILON, -unit))
 
     def channel_mixer(self, n: int) -> None:
@@ -193,7 +193,7 @@ class _Conversion:
         inner = self.read(down.inner_norm)
         beta = self.matrix(down, inner, 0)
         self.limit_residual(inner, beta)
-        unit = 2 * (self.sum_shift - GATED_FRACTION)
+        unit = 2 * (self.sum_shift - MODEL_GATED_FRACTION)
         self.scale(f"{down.name}.epsilon", math.ldexp(NORM_EPSILON * inner.size, -unit))
 
     def normed_input(self, norm: str) -> None:

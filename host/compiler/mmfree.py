@@ -5,30 +5,40 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
+
 from host.compiler.assembler import Assembler, check_fit
 from host.compiler.image import Image
-from host.compiler.layout import ceil_div
+from host.compiler.layout import ceil_div, pack_tables
+from host.errors import FitError
+from hw.arch.arithmetic import PRODUCT_PLACE, rest
 from hw.arch.geometry import Geometry
 from hw.arch.operations import VectorOp
 from hw.arch.program import INVERSE_TEMPERATURE, ControlOp, ScalarOp, Space, Unit
 from weights.checkpoint import ModelShape
 from weights.fixed import (
-    EMBEDDING_SHIFT,
     FULL_SCALE,
     GAIN_SHIFT,
-    HIDDEN_FRACTION,
+    KEY_FRACTION,
     NORM_SHIFT,
     ONE,
+    PLAIN_SHIFT,
+    PREACTIVATION_FRACTION,
+    SUM_PEAKS,
     Scale,
-    sum_shift,
 )
 from weights.model import IntegerModel
+from weights.units import MachineUnits
 
 # Registers. P is a vector's peak, A the peak of its gained form, E its energy, D the root of D^2.
-R_ONE, R_STATE_UNIT, R_FULL_SCALE = 0, 1, 2
+# R_SUMS and R_MIDDLE_SUMS are what stands for P of sums of d and of m codes.
+R_ONE, R_SUMS, R_FULL_SCALE = 0, 1, 2
 R_X_PEAK, R_H_PEAK, R_PEAK, R_ENERGY, R_ROOT, R_INVERSE = 3, 4, 5, 6, 7, 8
-R_SIGMA_I, R_SIGMA_F, R_SIGMA, R_G_ENERGY, R_WORK = 9, 10, 11, 12, 13
+R_SIGMA_I, R_SIGMA_F, R_SIGMA, R_WORK, R_MIDDLE_SUMS = 9, 10, 11, 12, 13
 R_HEAD_SIGMA = 14
+
+GATE_SHIFTS = 0, 4
+"""Of sums that multiply a gate."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +64,12 @@ class Gained:
 
 class _Assembler(Assembler):
     """With what this model does again and again."""
+
+    def rests(self, name: str) -> dict[str, int]:
+        """Fields that name what a table of lower bounds leaves to the gates."""
+        bounds = self.model[name].astype(np.int64)
+        address = self.add_table(pack_tables(rest(bounds), self.geometry.elements))
+        return {"address": address, "layered": int(self.layered)}
 
     def norm(self, step: str, table: str, peak: int, source: int, length: int) -> None:
         self.vector(
@@ -85,8 +101,10 @@ class _Assembler(Assembler):
             dest=dest, **form.fields,
         )  # fmt: skip
 
-    def sigma(self, name: str, form: Gained, result: int) -> None:
-        constant = self.model.scale(f"{name}.scale")
+    def sigma(self, name: str, form: Gained, result: int, moved: int = 0) -> None:
+        """The scale of a matrix's output, times ``2**moved``."""
+        scale = self.model.scale(f"{name}.scale")
+        constant = Scale(scale.mantissa, scale.exponent + moved)
         self.scalar(f"{form.step} scale", ScalarOp.DIV, result, a=form.peak, b=R_ROOT)
         self.scalar(f"{form.step} scale", ScalarOp.MUL, result, a=result, b=constant)
 
@@ -133,21 +151,27 @@ def compile_mmfree(model: IntegerModel, geometry: Geometry) -> Image:
     is_spare = geometry.activations >= spare_memory(shape, geometry)["activations"]
     codes_g = 2 * chunks if is_spare else codes_i
     x, other = 0, beats  # vector memory: the residual, then the candidate or the gated vector
-    b = sum_shift(d)
-    hidden = {"b_register": 1, "shift": -HIDDEN_FRACTION}
+    units = MachineUnits.of(model)
+    t = units.hidden_shift
+    if t not in GATE_SHIFTS:
+        raise FitError(f"model fits no machine: {d} hidden values are too many; use a smaller model")
+    preactivation = {
+        "a": R_SUMS, "b_register": 1, "space": Space.SUMS, "shift": -PREACTIVATION_FRACTION - t,
+    }  # fmt: skip
 
     asm.vector(
-        "embedding", VectorOp.EMBED, d, result=R_X_PEAK, shift=EMBEDDING_SHIFT, dest=x,
-        **asm.embedding(model["embedding.codes"], model["embedding.scale"]),
+        "embedding", VectorOp.EMBED, d, result=R_X_PEAK, shift=PRODUCT_PLACE + 4, dest=x,
+        **asm.embedding(model["embedding.codes"], units.row_scales(model)),
     )  # fmt: skip
     asm.scalar("one", ScalarOp.MOVE, R_ONE, b=ONE)
-    asm.scalar("state unit", ScalarOp.MOVE, R_STATE_UNIT, b=Scale.from_int(1, -HIDDEN_FRACTION))
+    asm.scalar("sums", ScalarOp.MOVE, R_SUMS, b=SUM_PEAKS[t])
+    asm.scalar("sums", ScalarOp.MOVE, R_MIDDLE_SUMS, b=SUM_PEAKS[units.middle_shift])
     asm.scalar("full scale", ScalarOp.MOVE, R_FULL_SCALE, b=FULL_SCALE)
 
-    def residual(name: str, length: int) -> None:
+    def residual(name: str, sums: int) -> None:
         asm.vector(
-            f"{name} residual", VectorOp.RESIDUAL, length, b=R_SIGMA, b_register=1, result=R_X_PEAK,
-            shift=-model.residual_fraction, space=Space.SUMS, operand=x, dest=x,
+            f"{name} residual", VectorOp.RESIDUAL, d, a=sums, b=R_SIGMA, b_register=1,
+            result=R_X_PEAK, shift=-model.residual_fraction, space=Space.SUMS, operand=x, dest=x,
         )  # fmt: skip
 
     # Steps are issued in this order. It keeps the vector unit at work: what waits for a scale has
@@ -162,7 +186,7 @@ def compile_mmfree(model: IntegerModel, geometry: Geometry) -> Image:
         asm.inverse(of_i)
         asm.quantise(of_i, codes_i)
         asm.inverse(of_f)
-        of_g = asm.gained(g, R_X_PEAK, x, d, R_WORK)
+        of_g = asm.gained(g, R_X_PEAK, x, d, R_H_PEAK)
         asm.root("mixer")
         asm.quantise(of_f, codes_f)
         asm.product("i", model.trits(i), codes_i, 0, Space.SUMS)
@@ -171,33 +195,33 @@ def compile_mmfree(model: IntegerModel, geometry: Geometry) -> Image:
         asm.sigma(i, of_i, R_SIGMA_I)
         asm.product("f", model.trits(f), codes_f, padded_beats, Space.SUMS)
         asm.vector(
-            "candidate", VectorOp.SILU, d, b=R_SIGMA_I, space=Space.SUMS, dest=other, **hidden
+            "candidate", VectorOp.SILU, d, b=R_SIGMA_I, dest=other, **preactivation
         )
         asm.product("g", model.trits(g), codes_g, 0, Space.MULTIPLICANDS)
         asm.sigma(f, of_f, R_SIGMA_F)
         asm.vector(
-            "g energy", VectorOp.NORM, d, a=R_ONE, b=R_ONE, b_register=1, result=R_G_ENERGY,
-            shift=b, space=Space.MULTIPLICANDS,
+            "g energy", VectorOp.NORM, d, a=R_SUMS, b=R_ONE, b_register=1, result=R_WORK,
+            shift=PLAIN_SHIFT, space=Space.MULTIPLICANDS,
         )  # fmt: skip
         asm.vector(
-            "state", VectorOp.UPDATE, d, b=R_SIGMA_F, space=Space.SUMS, source=padded_beats,
-            operand=other, dest=n * beats, **asm.table(f"{attn}.lower_bound"), **hidden,
+            "state", VectorOp.UPDATE, d, b=R_SIGMA_F, source=padded_beats, operand=other,
+            dest=n * beats, **asm.rests(f"{attn}.lower_bound"), **preactivation,
         )  # fmt: skip
-        epsilon = model.scale(f"{attn}.o.epsilon")
-        asm.scalar("o epsilon", ScalarOp.MUL, R_G_ENERGY, a=R_G_ENERGY, b=epsilon)
+        epsilon = units.epsilon(model.scale(f"{attn}.o.epsilon"))
+        asm.scalar("o epsilon", ScalarOp.MUL, R_WORK, a=R_WORK, b=epsilon)
         asm.vector(
-            "output gate", VectorOp.GATE, d, b=R_STATE_UNIT, result=R_H_PEAK, space=Space.STATES,
-            source=n * beats, operand=0, address=b, dest=other, **hidden,
+            "output gate", VectorOp.GATE, d, b=R_ONE, b_register=1, result=R_H_PEAK,
+            space=Space.STATES, source=n * beats, operand=0, address=t, dest=other,
         )  # fmt: skip
         of_o = asm.gained(f"{attn}.o", R_H_PEAK, other, d, R_PEAK)
         asm.norm("o", f"{attn}.o.norm", R_H_PEAK, other, d)
         asm.inverse(of_o)
         asm.quantise(of_o, 0)
-        asm.scalar("o epsilon", ScalarOp.ADD, R_ENERGY, a=R_ENERGY, b=R_G_ENERGY)
+        asm.scalar("o epsilon", ScalarOp.ADD, R_ENERGY, a=R_ENERGY, b=R_WORK)
         asm.root("o")
         asm.product("o", model.trits(f"{attn}.o"), 0, 0, Space.SUMS)
-        asm.sigma(f"{attn}.o", of_o, R_SIGMA)
-        residual("o", d)
+        asm.sigma(f"{attn}.o", of_o, R_SIGMA, units.residual_exponent(t))
+        residual("o", R_SUMS)
 
         of_gate = asm.gained(f"{mlp}.gate", R_X_PEAK, x, d, R_PEAK)
         asm.norm("mlp", f"{mlp}.norm", R_X_PEAK, x, d)
@@ -209,24 +233,25 @@ def compile_mmfree(model: IntegerModel, geometry: Geometry) -> Image:
         asm.product("up", gate[m:], 0, 0, Space.MULTIPLICANDS)
         asm.sigma(f"{mlp}.gate", of_gate, R_SIGMA)
         asm.vector(
-            "gated unit", VectorOp.GATE, m, b=R_SIGMA, result=R_H_PEAK, space=Space.SUMS, operand=0,
-            address=b, dest=other, **hidden,
+            "gated unit", VectorOp.GATE, m, b=R_SIGMA, result=R_H_PEAK, operand=0, address=t,
+            dest=other, **preactivation,
         )  # fmt: skip
         asm.scalar("down epsilon", ScalarOp.MUL, R_SIGMA, a=R_SIGMA, b=R_SIGMA)
-        asm.scalar("down epsilon", ScalarOp.MOVE, R_WORK, b=model.scale(f"{mlp}.down.epsilon"))
+        epsilon = units.epsilon(model.scale(f"{mlp}.down.epsilon"))
+        asm.scalar("down epsilon", ScalarOp.MOVE, R_WORK, b=epsilon)
         asm.scalar("down epsilon", ScalarOp.DIV, R_WORK, a=R_WORK, b=R_SIGMA)
         of_down = asm.gained(f"{mlp}.down", R_H_PEAK, other, m, R_PEAK)
         asm.vector(
             "down energy", VectorOp.NORM, m, a=R_H_PEAK, b=R_ONE, b_register=1, result=R_ENERGY,
-            shift=NORM_SHIFT + ONE.exponent, source=other,
+            shift=PLAIN_SHIFT, source=other,
         )  # fmt: skip
         asm.inverse(of_down)
         asm.quantise(of_down, 0)
         asm.scalar("down epsilon", ScalarOp.ADD, R_ENERGY, a=R_ENERGY, b=R_WORK)
         asm.root("down")
         asm.product("down", model.trits(f"{mlp}.down"), 0, 0, Space.SUMS)
-        asm.sigma(f"{mlp}.down", of_down, R_SIGMA)
-        residual("down", d)
+        asm.sigma(f"{mlp}.down", of_down, R_SIGMA, units.residual_exponent(units.middle_shift))
+        residual("down", R_MIDDLE_SUMS)
 
     asm.layers(layer, shape.layers, states=beats)
     asm.emit("prefill end", Unit.CONTROL, ControlOp.PREFILL_END)
@@ -239,7 +264,8 @@ def compile_mmfree(model: IntegerModel, geometry: Geometry) -> Image:
     asm.sigma("head", of_head, R_HEAD_SIGMA)
     asm.scalar("temperature", ScalarOp.MUL, R_SIGMA, a=R_HEAD_SIGMA, b=INVERSE_TEMPERATURE)
     asm.vector(
-        "choice", VectorOp.CHOOSE, shape.vocabulary, b=R_SIGMA, space=Space.SUMS, **hidden,
+        "choice", VectorOp.CHOOSE, shape.vocabulary, a=R_SUMS, b=R_SIGMA, b_register=1,
+        space=Space.SUMS, shift=-KEY_FRACTION - t,
     )  # fmt: skip
     asm.emit("end", Unit.CONTROL, ControlOp.END)
 

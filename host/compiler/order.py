@@ -76,10 +76,9 @@ def _vector(step: Descriptor, geometry: Geometry) -> tuple[list[Span], list[Span
     reads, writes = [], []
     if row.table != Table.ROW:
         reads.append((Space(step.space).name.lower(), step.source, step.source + beats))
+        reads.append(_register(step.a))
     for memory, field in row.reads.items():
         reads.append((memory, getattr(step, field), getattr(step, field) + beats))
-    if row.table == Table.COEFFICIENTS:
-        reads.append(_register(step.a))
     if row.scaled or step.b_register:
         reads.append(_register(step.b))
     if row.writes == "activations":

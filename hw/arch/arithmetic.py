@@ -5,28 +5,40 @@ the gateware calls the very same ones on its signals.
 """
 
 import functools
-import itertools
 import math
+from collections.abc import Callable
 
 from amaranth.hdl import Const, Mux, Value, ValueCastable, signed
 
+from weights.fixed import HIDDEN_FRACTION, KEY_FRACTION, MANTISSA_BITS, PREACTIVATION_FRACTION
+
 TABLE_SEGMENTS = 256
-FRACTION_BITS = 12  # of an argument within its segment
-BASE_BITS = 18
-DELTA_BITS = 14
-SIGMOID_UNIT = 17  # fraction bits of the sigmoid table
-GUMBEL_UNIT = 12  # fraction bits of the Gumbel table
-LN2 = round(math.log(2) * (1 << GUMBEL_UNIT))
+FRACTION_BITS = 9  # of an argument within its segment
+BASE_BITS = 15
+DELTA_BITS = 11
+OCTAVE_BITS = 3  # of the segments of an octave of the Gumbel table
+LAST_OCTAVE = 20  # which stands for all that are deeper
+FRACTION_MASK = (1 << FRACTION_BITS) - 1
+DRAW_BITS = OCTAVE_BITS + FRACTION_BITS  # of a random word: where in its octave it lies
+DRAW_MASK = (1 << DRAW_BITS) - 1
+
+BLOCK_SHIFTS = -4, 0, 4, 6  # to the right, of main operands
+PRODUCT_PLACE = 7  # first of the places of the first product's shifter
+CODE_PLACE = 12  # the same of QUANT's codes
 
 CODE_BITS = 8  # int8 activations
 TRIT_BITS = 2  # bit 0: not zero; bit 1: negative
-NORMAL_BITS = 24  # multiplicands after the block shift
-HIDDEN_BITS = 23  # hidden states and preactivations
-RESIDUAL_BITS = 32
+OPERAND_BITS = 18  # of a multiplier; of preactivations
+RESIDUAL_BITS = 24
+HIDDEN_BITS = 24
 SUM_BITS = 24
-GATE_ONE = 1 << 15  # 1.0 of gates and lower bounds
+GATE_BITS = 15
+GATE_ONE = 1 << GATE_BITS  # 1.0 of gates and lower bounds
 GATE_MAX = GATE_ONE - 1
-PRODUCT_SHIFT = 6  # of a gate's product, docs/arithmetic.md
+GATE_HALF = GATE_ONE >> 1
+HIDDEN_EXTRA = HIDDEN_FRACTION - PREACTIVATION_FRACTION
+PRODUCT_SHIFT = 8  # of the last product, docs/arithmetic.md
+CHANGE_SHIFT = GATE_BITS - PRODUCT_SHIFT  # of a change of the hidden state
 
 
 def round_shift(value, amount):
@@ -60,68 +72,93 @@ def saturate(value, bits: int):
     return value.clip(low, high) if hasattr(value, "clip") else max(low, min(high, value))
 
 
+def block_index(peak_exponent):
+    """Which of `BLOCK_SHIFTS` brings a vector of that peak (a scale's exponent) into 18 bits."""
+    fits = OPERAND_BITS - 1 - MANTISSA_BITS
+    first, second, third, _ = (peak_exponent > fits + shift for shift in BLOCK_SHIFTS)
+    return first + second + third
+
+
 def block_shift(peak_exponent: int) -> int:
-    """Right shift that brings a vector of that peak (a scale's exponent) into 24 bits."""
-    return maximum(peak_exponent + 15 - (NORMAL_BITS - 1), 0)
+    """That right shift."""
+    return BLOCK_SHIFTS[block_index(peak_exponent)]
 
 
-def shift_amount(shift: int, exponent: int = 0) -> int:
-    """Right shift of a product with a coefficient of that exponent."""
-    return minimum(maximum(shift - exponent, 0), 63)
+def place(amount: int, first: int) -> int:
+    """The one of the four places from ``first`` on that stands for a shift by that amount."""
+    return first + min(max((amount - first + 2) >> 2 << 2, 0), 12)
+
+
+def coefficient(mantissa: int, amount: int, first: int) -> int:
+    """A mantissa, moved by what a shift by `place` is more than one by the amount."""
+    moved = min(place(amount, first) - amount, 2)
+    return mantissa << moved if moved > 0 else mantissa >> min(-moved, MANTISSA_BITS)
 
 
 def interpolate(base, delta, fraction):
-    """Value between two points of a table: ``base + delta * fraction / 2**12``."""
-    return base + round_shift(delta * fraction, FRACTION_BITS)
+    """Value between two points of a table: ``base + (delta * fraction >> 9)``."""
+    return base + ((delta * fraction) >> FRACTION_BITS)
 
 
-def sigmoid_gate(value, negative):
-    """Gate (units of 2**-15) from the interpolated table value (2**-17) and the argument's sign."""
-    y = round_shift(value, SIGMOID_UNIT - 15)
-    if isinstance(y, Value | ValueCastable):
-        return minimum(Mux(negative, GATE_ONE - y, y), GATE_MAX)
-    return minimum(y + negative * (GATE_ONE - 2 * y), GATE_MAX)
-
-
-def forget(gate, lower_bound):
-    """Forget gate: ``lb + (1 - lb) * sigmoid``."""
-    return minimum(lower_bound + round_shift((GATE_ONE - lower_bound) * gate, 15), GATE_MAX)
+def rest(lower_bound):
+    """``1 - lb``, of which sigmoid(-z) is the share of the candidate."""
+    return minimum(GATE_ONE - lower_bound, GATE_MAX)
 
 
 def silu(argument, gate):
     """``z * sigmoid(z)``."""
-    return round_shift(argument * gate, 15)
+    return (argument * gate) >> GATE_BITS
 
 
-def recur(state, candidate, gate):
-    """MLGRU state update ``f * s + (1 - f) * c`` with one product."""
-    return candidate + round_shift((state - candidate) * gate, 15)
+def gated(factor, other):
+    """Product of a gate's result with the vector that it lets through."""
+    return saturate(round_shift(factor * other, PRODUCT_SHIFT), RESIDUAL_BITS)
+
+
+def candidate(factor):
+    """SiLU's result as a candidate."""
+    return factor << HIDDEN_EXTRA
+
+
+def recur(state, candidate, share):
+    """MLGRU state update ``s + (c - s) * (1 - f)`` with one product."""
+    change = (candidate >> CHANGE_SHIFT) - (state >> CHANGE_SHIFT)
+    return saturate(state + round_shift(change * share, PRODUCT_SHIFT), HIDDEN_BITS)
 
 
 @functools.cache
 def sigmoid_table() -> tuple[tuple[int, int], ...]:
-    """``(base, delta)`` of the 256 segments of sigmoid on 0 <= z < 16, in units of 2**-17."""
-    top = (1 << (BASE_BITS - 1)) - 1
-    points = [
-        min(top, round((1 << SIGMOID_UNIT) / (1 + math.exp(-i / 16))))
-        for i in range(TABLE_SEGMENTS + 1)
-    ]
-    return tuple((a, b - a) for a, b in itertools.pairwise(points))
+    """``(base, delta)`` of the 256 segments of sigmoid - 1/2 on 0 <= z < 32, units of 2**-15."""
+    return tuple(
+        _segment(lambda z: GATE_ONE / (1 + math.exp(-z)) - GATE_HALF, i / 8, (i + 1) / 8)
+        for i in range(TABLE_SEGMENTS)
+    )
 
 
 @functools.cache
 def gumbel_table() -> tuple[tuple[int, int], ...]:
-    """``(base, delta)`` of -ln(-ln(1 - t)), segment 16 k + i for t = 2**-(k+1) * (1 + i/16)."""
-    unit = 1 << GUMBEL_UNIT
-    limit = (1 << (DELTA_BITS - 1)) - 1
+    """``(base, delta)`` of -ln(-ln(1 - t)), segment 8 k + i for t = 2**-(k+1) * (1 + i/8)."""
 
-    def gumbel(t: float) -> int:
+    def gumbel(t: float) -> float:
         # The end of the first octave, t = 1, is minus infinity; its left neighbour stands in.
-        t = min(t, 1 - 2**-9)
-        return round(-math.log(-math.log1p(-t)) * unit)
+        return -math.log(-math.log1p(-min(t, 1 - 2**-9))) * (1 << KEY_FRACTION)
 
-    entries = []
-    for k in range(16):
-        points = [gumbel(2.0 ** -(k + 1) * (1 + i / 16)) for i in range(17)]
-        entries += [(a, max(-limit, b - a)) for a, b in itertools.pairwise(points)]
-    return tuple(entries)
+    per_octave = 1 << OCTAVE_BITS
+    return tuple(
+        _segment(
+            gumbel, 2.0**-k * (per_octave + i) / 2 / per_octave, 2.0**-k * (per_octave + i + 1) / 2 / per_octave
+        )
+        for k in range(TABLE_SEGMENTS // per_octave)
+        for i in range(per_octave)
+    )
+
+
+def _segment(
+    function: Callable[[float], float], left: float, right: float
+) -> tuple[int, int]:
+    """A line as far from the curve at its ends as in its middle; its value is truncated."""
+    top = (1 << (BASE_BITS - 1)) - 1
+    ends = function(left), function(right)
+    lift = (function((left + right) / 2) - sum(ends) / 2) / 2
+    first, last = (min(round(end + lift), top) for end in ends)
+    return first, last - first

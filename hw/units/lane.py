@@ -2,55 +2,71 @@
 
 import enum
 
-from amaranth.hdl import Cat, Const, Module, Mux, Signal, signed
+from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
 from hw.arch.arithmetic import (
+    BLOCK_SHIFTS,
+    CHANGE_SHIFT,
     CODE_BITS,
-    GATE_MAX,
-    GATE_ONE,
-    GUMBEL_UNIT,
+    CODE_PLACE,
+    GATE_BITS,
     HIDDEN_BITS,
-    NORMAL_BITS,
+    HIDDEN_EXTRA,
+    OPERAND_BITS,
+    PRODUCT_PLACE,
     PRODUCT_SHIFT,
     RESIDUAL_BITS,
     SUM_BITS,
-    minimum,
-    round_shift,
     saturate,
 )
 from hw.arch.memories import HALF_WORD_BITS
-from hw.arch.operations import Statistic, Table, VectorOp, which
+from hw.arch.operations import which
 from hw.arch.program import Space
 from hw.pipeline import delay
 from hw.units.noise import WORD_BITS
 from hw.units.tables import DrawNormaliser, TableUnit
-from weights.fixed import HIDDEN_FRACTION
 
-COEFFICIENT_BITS = 16
-PRODUCT_BITS = NORMAL_BITS + COEFFICIENT_BITS
-ENERGY_BITS = 2 * COEFFICIENT_BITS - 1
-AMOUNT_BITS = 6
-CODE_AMOUNT_BITS = 5
-"""QUANT's second amount is 8 to 31 for the inverse of any peak but zero."""
-FINE_BITS = 3  # of a shift amount, for the second half of a shifter
-WIDE_BITS = RESIDUAL_BITS + 1
-"""A term limited to this width changes no sum with a residual that is then limited to 32 bits."""
+SQUARED_BITS = 15
+"""Of what NORM squares: 18 + 16 bits, shifted right by 19; or 18, shifted right by 4."""
+ENERGY_BITS = 2 * (SQUARED_BITS - 2) + 1
+TERM_BITS = 2 * OPERAND_BITS - 1 - PRODUCT_PLACE
+"""Of a shifted product: a coefficient that is not of a table is never negative."""
+CODE_ALIGNMENT = 1
+"""EMBED's codes are operands with so many bits below them, so that their shift is a place."""
+PLACES = 4
+PLAIN_FACTOR = 1 << PRODUCT_SHIFT + HIDDEN_EXTRA
+
+
+class Factor(enum.IntEnum):
+    """What the second product's operand is multiplied by."""
+
+    GATE = 0
+    CONSTANT = 1
+    ITSELF = 2
+
 
 LaneControl = data.StructLayout(
     {
-        "op": 4,
+        "embed": 1,  # the main operand is a code
         "space": 2,
-        "block": 4,  # right shift of the main operand
         "tabled": 1,  # the coefficient comes from the table, else it is ``constant``
-        "constant": signed(COEFFICIENT_BITS),
-        "amount": AMOUNT_BITS,  # right shift of its product
-        "factor": signed(COEFFICIENT_BITS),  # of the last product, where it is a constant
-        "code_amount": CODE_AMOUNT_BITS,
-        "gate_shift": 4,
-        "sample": 1,  # add noise to the key
+        "constant": signed(OPERAND_BITS),
+        "block": range(len(BLOCK_SHIFTS)),  # which shift of the main operand
+        "place": range(PLACES),  # which shift of its product
+        "draw": 1,  # the table is that of the noise
+        "update": 1,
+        "factor": Factor,
+        "multiplier": signed(OPERAND_BITS),  # a constant factor
+        "code_place": range(PLACES),
         "first": 1,  # hidden states read as zero
+        "narrow": 1,  # multiplicands are shifted
+        "plain": 1,  # the last product is by one
+        "add_vector": 1,
+        "add_noise": 1,
+        "last": 1,  # the result has the last product, else the first one
+        "rounded": 1,  # in which the first one is rounded
     }
 )
 """What is the same for all elements of a step."""
@@ -68,28 +84,27 @@ class Stage(enum.IntEnum):
     OPERAND = 1  # both are chosen
     NORMAL = 2  # the operand is shifted by its block's amount
     PRODUCT = 3
-    COARSE = 4  # the product is shifted by all of its amount but ``FINE_BITS``
-    ROUNDED = 5
-    TERM = 6  # argument of the gate, or term of the result
+    SHIFTED = 4
+    TERM = 5  # limited to an operand: argument of the gate
     WORD = TERM - DrawNormaliser.LATENCY  # the random word comes
-    GATE = TERM + TableUnit.LATENCY  # sigmoid and noise, and what is multiplied by the gate
-    BOUND = GATE - 1  # the lower bound comes
-    LATE = GATE + 1  # product with the gate; late operands come
-    FACTORS = LATE + 1  # of the last product, and what its result is added to
-    ENERGY = FACTORS + 1  # the last product
-    RESULT = ENERGY + 1
+    VALUE = TERM + TableUnit.LATENCY  # half the sigmoid, or noise; the lower bound's rest comes
+    LATE = VALUE + 1  # the factors of the second product; late operands come
+    GATED = LATE + 1  # the second product; late operands are held
+    LAST_FACTORS = GATED + 1  # of the last product, and what its result is added to
+    LAST = LAST_FACTORS + 1  # the last product
+    RESULT = LAST + 1
 
 
 USES = {
-    Stage.MAIN: ("op", "space", "tabled", "constant"),
+    Stage.MAIN: ("embed", "space", "tabled", "constant"),
     Stage.OPERAND: ("block",),
-    Stage.PRODUCT: ("amount",),
-    Stage.COARSE: ("amount",),
-    Stage.ROUNDED: ("op",),
-    Stage.TERM: ("op",),
-    Stage.BOUND: ("op",),
-    Stage.LATE: ("op", "first", "factor", "gate_shift", "sample"),
-    Stage.ENERGY: ("op", "code_amount"),
+    Stage.PRODUCT: ("place",),
+    Stage.SHIFTED: ("rounded",),
+    Stage.TERM: ("draw",),
+    Stage.VALUE: ("update", "factor", "multiplier"),
+    Stage.LATE: ("first", "narrow"),
+    Stage.GATED: ("update", "plain", "add_vector", "add_noise", "code_place"),
+    Stage.LAST: ("last",),
 }
 """What a lane needs to know at each stage."""
 
@@ -112,15 +127,15 @@ class VectorLane(wiring.Component):
     -------
     control : In(ControlLayout)
     vector, sum, multiplicand, state, code : In
-        Main operand, chosen by ``op`` and ``space``, at ``MAIN``; candidate or residual
+        Main operand, chosen by ``embed`` and ``space``, at ``MAIN``; candidate or residual
         (``vector``), gate factor (``multiplicand``) and hidden state (``state``) at ``LATE``.
     table : In(signed(16))
-        Coefficient at ``MAIN``, or lower bound at ``BOUND``.
+        Coefficient at ``MAIN``, or a lower bound's rest at ``VALUE``.
     word : In(32)
         Random word at ``WORD``.
-    energy : Out(31)
-        Square of NORM's element at ``ENERGY``.
-    result : Out(signed(32))
+    energy : Out(27)
+        Square of NORM's element at ``GATED``.
+    result : Out(signed(24))
         Element, PEAK's gained element or CHOOSE's key at ``RESULT``.
     result_code : Out(signed(8))
         QUANT's code at ``RESULT``.
@@ -143,8 +158,8 @@ class VectorLane(wiring.Component):
         # OPERAND, with its coefficient
         control = self.control.MAIN
         operand = Signal(signed(RESIDUAL_BITS), reset_less=True)
-        with m.If(has(control.op, table=Table.ROW)):
-            m.d.sync += operand.eq(self.code)
+        with m.If(control.embed):
+            m.d.sync += operand.eq(self.code << CODE_ALIGNMENT)
         with m.Else(), m.Switch(control.space):
             for space, source in (
                 (Space.VECTORS, self.vector),
@@ -154,100 +169,111 @@ class VectorLane(wiring.Component):
             ):
                 with m.Case(space):
                     m.d.sync += operand.eq(source)
-        coefficient = Signal(signed(COEFFICIENT_BITS), reset_less=True)
+        coefficient = Signal(signed(OPERAND_BITS), reset_less=True)
         m.d.sync += coefficient.eq(Mux(control.tabled, self.table, control.constant))
 
         # NORMAL, PRODUCT
-        normal = Signal(signed(NORMAL_BITS), reset_less=True)
-        m.d.sync += normal.eq(operand >> self.control.OPERAND.block)
+        normal = Signal(signed(OPERAND_BITS), reset_less=True)
+        m.d.sync += normal.eq(_shifted(operand, BLOCK_SHIFTS, OPERAND_BITS)[self.control.OPERAND.block])
         coefficient = delay(m, coefficient, Stage.NORMAL - Stage.OPERAND, name="coefficient")
-        product = Signal(signed(PRODUCT_BITS), reset_less=True)
+        product = Signal(signed(2 * OPERAND_BITS), reset_less=True)
         m.d.sync += product.eq(normal * coefficient)
 
-        # COARSE, ROUNDED: round_shift in two halves
-        coarse = Signal(signed(PRODUCT_BITS + 1), reset_less=True)
-        amount = self.control.PRODUCT.amount
-        multiple = Cat(Const(0, FINE_BITS), amount[FINE_BITS:])
-        m.d.sync += coarse.eq((product << 1) >> multiple)
-        rounded = Signal(signed(PRODUCT_BITS), reset_less=True)
-        amount = self.control.COARSE.amount
-        m.d.sync += rounded.eq(((coarse >> amount[:FINE_BITS]) + 1) >> 1)
+        # SHIFTED, with the bit behind it
+        shifted = Signal(signed(TERM_BITS + 1), reset_less=True)
+        places = range(PRODUCT_PLACE - 1, PRODUCT_PLACE + 4 * PLACES - 1, 4)
+        m.d.sync += shifted.eq(_shifted(product, places, TERM_BITS + 1)[self.control.PRODUCT.place])
+        term = shifted[1:].as_signed()
+        half = shifted[0] & self.control.SHIFTED.rounded
 
         # TERM
-        term = Signal(signed(WIDE_BITS), reset_less=True)
-        is_gate = has(self.control.ROUNDED.op, gate=True)
-        m.d.sync += term.eq(
-            Mux(is_gate, saturate(rounded, HIDDEN_BITS), saturate(rounded, WIDE_BITS))
-        )
+        argument = Signal(signed(OPERAND_BITS), reset_less=True)
+        m.d.sync += argument.eq(saturate(term, OPERAND_BITS))
+        term = delay(m, Cat(half, term), Stage.LAST - Stage.SHIFTED, name="term")
 
-        # GATE
+        # VALUE
         m.submodules.normaliser = normaliser = DrawNormaliser()
         m.submodules.table_unit = table_unit = TableUnit()
         m.d.comb += [
             normaliser.word.eq(self.word),
             table_unit.draw.eq(normaliser.draw),
-            table_unit.argument.eq(term),
-            table_unit.sample.eq(has(self.control.TERM.op, statistic=Statistic.CHOICE)),
+            table_unit.argument.eq(argument),
+            table_unit.sample.eq(self.control.TERM.draw),
         ]
-        term = delay(m, term, Stage.BOUND - Stage.TERM, name="term_to_bound")
-        bound = Signal(signed(HALF_WORD_BITS), reset_less=True)
-        gated = Signal(signed(HIDDEN_BITS), reset_less=True)
-        m.d.sync += [
-            bound.eq(self.table),
-            gated.eq(Mux(self.control.BOUND.op == VectorOp.UPDATE, GATE_ONE - self.table, term)),
-        ]
+        value = table_unit.value
+        argument = delay(m, argument, Stage.VALUE - Stage.TERM, name="argument")
 
-        # LATE
-        product = Signal(signed(HIDDEN_BITS + COEFFICIENT_BITS - 1), reset_less=True)
-        m.d.sync += product.eq(gated * table_unit.gate)
-        bound = delay(m, bound, Stage.LATE - Stage.GATE, name="bound")
-        noise = delay(m, table_unit.noise, Stage.LATE - Stage.GATE, name="noise")
-        term = delay(m, term, Stage.LATE - Stage.BOUND, name="term_to_late")
+        # LATE: a gate is 1/2 and the value, or 1/2 and its complement for the other sign
+        control = self.control.VALUE
+        inverted = argument[-1] ^ control.update
+        half_gate = value[: GATE_BITS - 1] ^ inverted.replicate(GATE_BITS - 1)
+        left = Signal(signed(OPERAND_BITS), reset_less=True)
+        right = Signal(signed(OPERAND_BITS), reset_less=True)
+        m.d.sync += left.eq(Mux(control.update, self.table, argument))
+        with m.Switch(control.factor):
+            with m.Case(Factor.GATE):
+                m.d.sync += right.eq(Cat(half_gate, ~inverted))
+            with m.Case(Factor.CONSTANT):
+                m.d.sync += right.eq(control.multiplier)
+            with m.Default():
+                m.d.sync += right.eq(argument[:SQUARED_BITS].as_signed())
 
-        # FACTORS
-        control = self.control.LATE
-        silu = round_shift(product, 15)
-        forget = minimum((bound + silu)[: COEFFICIENT_BITS + 1], GATE_MAX)
-        state = Mux(control.first, 0, self.state)
-        left = Signal(signed(NORMAL_BITS), reset_less=True)
-        right = Signal(signed(COEFFICIENT_BITS), reset_less=True)
-        base = Signal(signed(RESIDUAL_BITS), reset_less=True)
-        m.d.sync += [left.eq(silu), right.eq(control.factor), base.eq(0)]
-        with m.Switch(control.op):
-            with m.Case(VectorOp.NORM):
-                m.d.sync += [left.eq(term), right.eq(term)]
-            with m.Case(VectorOp.QUANT):
-                m.d.sync += left.eq(term)
-            with m.Case(VectorOp.UPDATE):
-                candidate = self.vector[:HIDDEN_BITS].as_signed()
-                m.d.sync += [left.eq(state - candidate), right.eq(forget), base.eq(candidate)]
-            with m.Case(VectorOp.GATE):
-                m.d.sync += right.eq(self.multiplicand >> control.gate_shift)
-            with m.Case(VectorOp.RESIDUAL):
-                m.d.sync += base.eq(self.vector)
-            with m.Case(VectorOp.CHOOSE):
-                scaled = noise << (HIDDEN_FRACTION - GUMBEL_UNIT)
-                m.d.sync += base.eq(Mux(control.sample, scaled, 0))
-
-        # ENERGY
-        product = Signal(signed(PRODUCT_BITS), reset_less=True)
+        # GATED
+        product = Signal(signed(2 * OPERAND_BITS), reset_less=True)
         m.d.sync += product.eq(left * right)
         m.d.comb += self.energy.eq(product)
-        base = delay(m, base, Stage.ENERGY - Stage.FACTORS, name="base")
-        term = delay(m, term, Stage.ENERGY - Stage.LATE, name="term_to_result")
+        vector = delay(m, self.vector, Stage.GATED - Stage.LATE, name="vector")
+        noise = delay(m, value, Stage.GATED - Stage.VALUE, name="noise")
+        state = Signal(signed(HIDDEN_BITS), reset_less=True)
+        multiplicand = Signal(signed(OPERAND_BITS), reset_less=True)
+        m.d.sync += [
+            state.eq(Mux(self.control.LATE.first, 0, self.state)),
+            multiplicand.eq(_shifted(self.multiplicand, (0, 4), OPERAND_BITS)[self.control.LATE.narrow]),
+        ]
+
+        # LAST_FACTORS, and QUANT's code
+        control = self.control.GATED
+        share = silu = product[GATE_BITS : GATE_BITS + OPERAND_BITS].as_signed()
+        change = (vector >> CHANGE_SHIFT) - (state >> CHANGE_SHIFT)
+        left = Signal(signed(OPERAND_BITS), reset_less=True)
+        right = Signal(signed(OPERAND_BITS), reset_less=True)
+        base = Signal(signed(RESIDUAL_BITS), reset_less=True)
+        code = Signal(signed(CODE_BITS + 1), reset_less=True)
+        m.d.sync += [
+            left.eq(Mux(control.update, change, silu)),
+            right.eq(
+                Mux(control.plain, PLAIN_FACTOR, Mux(control.update, share, multiplicand))
+            ),
+            base.eq(0),
+        ]
+        with m.If(control.update):
+            m.d.sync += base.eq(state)
+        with m.If(control.add_vector):
+            m.d.sync += base.eq(vector)
+        with m.If(control.add_noise):
+            m.d.sync += base.eq(noise)
+        places = range(CODE_PLACE - 1, CODE_PLACE + 4 * PLACES - 1, 4)
+        m.d.sync += code.eq(_shifted(product, places, CODE_BITS + 1)[control.code_place])
+
+        # LAST
+        product = Signal(signed(2 * OPERAND_BITS), reset_less=True)
+        m.d.sync += product.eq(left * right)
+        base = delay(m, base, Stage.LAST - Stage.LAST_FACTORS, name="base")
+        code = delay(m, code, Stage.LAST - Stage.LAST_FACTORS, name="code")
 
         # RESULT: rounded and added in one carry chain: the rounding bit enters below bit 0
-        control = self.control.ENERGY
-        twice = Signal(signed(WIDE_BITS + 1))
-        is_product = has(control.op, gate=True, writes="vectors")
-        with m.If(control.op == VectorOp.UPDATE):
-            m.d.comb += twice.eq((product << 1) >> 15)
-        with m.Elif(is_product):
-            m.d.comb += twice.eq((product << 1) >> PRODUCT_SHIFT)
-        with m.Else():
-            m.d.comb += twice.eq(term << 1)
-        total = (Cat(Const(1, 1), base).as_signed() + twice) >> 1
-        m.d.sync += self.result.eq(saturate(total, RESIDUAL_BITS))
-        shifted = ((product << 1) >> control.code_amount)[: CODE_BITS + 1]
-        m.d.sync += self.result_code.eq((shifted + 1) >> 1)
+        addend = Mux(self.control.LAST.last, product[PRODUCT_SHIFT - 1 :].as_signed(), term.as_signed())
+        total = (Cat(Const(1, 1), base).as_signed() + addend) >> 1
+        m.d.sync += [
+            self.result.eq(saturate(total, RESIDUAL_BITS)),
+            self.result_code.eq((code + 1) >> 1),
+        ]
         return m
+
+
+def _shifted(value, amounts, bits: int) -> Array:
+    """So many bits of a signed value shifted right by each amount, left by a negative one."""
+    return Array(
+        (value >> amount if amount >= 0 else value << -amount)[:bits].as_signed()
+        for amount in amounts
+    )

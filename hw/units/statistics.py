@@ -6,29 +6,35 @@ from amaranth.lib.wiring import In, Out
 from amaranth.utils import exact_log2
 
 from hw.arch.arithmetic import RESIDUAL_BITS
+from hw.pipeline import delay
 from hw.units.commands import INDEX_BITS
-from hw.units.lane import ENERGY_BITS, WIDE_BITS
+from hw.units.lane import ENERGY_BITS, Stage
 
-STATISTIC_BITS = ENERGY_BITS + INDEX_BITS + 1
+STATISTIC_BITS = ENERGY_BITS + INDEX_BITS
+
+EARLIER = Stage.RESULT - Stage.GATED
+"""Cycles from an element's energy to its result."""
 
 
 class Statistics(wiring.Component):
     """Sum of squares, largest magnitude, and largest key with its index, over all beats of a step.
 
-    A beat's results come a cycle after its energies, ``valid`` and ``present``. The outputs hold
-    all beats up to one ``latency(elements)`` cycles after that beat's results, and for one cycle
-    more if three cycles later the next step begins. One beat per cycle.
+    A beat's results come `EARLIER` cycles after its energies; ``valid``, ``present`` and ``choose``
+    come with the results. The outputs hold all beats up to one ``latency(elements)`` cycles after
+    that beat's results, and for one cycle more if three cycles later the next step begins. One beat
+    per cycle.
 
     Members
     -------
     clear : In(1), the next beat is the first one of a step; never with ``valid``
-    choose : In(1), results are keys; comes with the results
+    choose : In(1), results are keys
     valid : In(1)
     present : In(elements), elements that count
-    energies : In(ArrayLayout(31, elements))
-    results : In(ArrayLayout(signed(32), elements))
-    energy : Out(48)
-    peak : Out(32)
+    energy_present : In(elements), the same, with the energies
+    energies : In(ArrayLayout(27, elements))
+    results : In(ArrayLayout(signed(24), elements))
+    energy : Out(43)
+    peak : Out(24), one more than the largest of ``v`` and ``~v``, which no magnitude exceeds
     index : Out(16), of the first largest key
     """
 
@@ -44,6 +50,7 @@ class Statistics(wiring.Component):
                 "choose": In(1),
                 "valid": In(1),
                 "present": In(elements),
+                "energy_present": In(elements),
                 "energies": In(data.ArrayLayout(ENERGY_BITS, elements)),
                 "results": In(data.ArrayLayout(signed(RESIDUAL_BITS), elements)),
                 "energy": Out(STATISTIC_BITS),
@@ -55,18 +62,17 @@ class Statistics(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         levels = exact_log2(self.elements)
-        root = 1 + levels  # cycles until what comes with ``valid`` is masked and through a tree
-        valid, clear = [self.valid], [self.clear]
-        for cycle in range(root + 1):
-            for pulses, name in ((valid, "valid"), (clear, "clear")):
-                pulses.append(Signal(name=f"{name}_{cycle + 1}"))
-                m.d.sync += pulses[-1].eq(pulses[-2])
+        # Until what comes with ``valid`` is masked and through a tree.
+        valid, clear = (
+            delay(m, each, 1 + levels, name=f"{each.name}_tree", reset_less=False)
+            for each in (self.valid, self.clear)
+        )
 
         # Squares: masked, added in a tree, accumulated.
         nodes = []
         for lane in range(self.elements):
             node = Signal(ENERGY_BITS, name=f"energy_{lane}", reset_less=True)
-            m.d.sync += node.eq(Mux(self.present[lane], self.energies[lane], 0))
+            m.d.sync += node.eq(Mux(self.energy_present[lane], self.energies[lane], 0))
             nodes.append(node)
         while len(nodes) > 1:
             sums = []
@@ -75,27 +81,26 @@ class Statistics(wiring.Component):
                 m.d.sync += node.eq(left + right)
                 sums.append(node)
             nodes = sums
-        with m.If(clear[root]):
+        beat_energy = delay(m, nodes[0], EARLIER, name="beat_energy")
+        with m.If(clear):
             m.d.sync += self.energy.eq(0)
-        with m.Elif(valid[root]):
-            m.d.sync += self.energy.eq(self.energy + nodes[0])
+        with m.Elif(valid):
+            m.d.sync += self.energy.eq(self.energy + beat_energy)
 
         # Keys or magnitudes: a tree of the larger and its lane, then the largest so far. The left
-        # one wins a draw. What does not count is less than any of them.
-        least = Const(-(1 << (WIDE_BITS - 1)), signed(WIDE_BITS))
-        present = Signal(self.elements, reset_less=True)
-        m.d.sync += present.eq(self.present)
+        # one wins a draw. What does not count is no more than any of them, and never the first.
+        least = Const(-(1 << (RESIDUAL_BITS - 1)), signed(RESIDUAL_BITS))
         nodes = []
         for lane in range(self.elements):
             result = self.results[lane]
-            size = Mux(~self.choose & result[-1], -result, result)
-            node = Signal(signed(WIDE_BITS), name=f"key_{lane}", reset_less=True)
-            m.d.sync += node.eq(Mux(present[lane], size, least))
+            inverted = (~self.choose & result[-1]).replicate(RESIDUAL_BITS)
+            node = Signal(signed(RESIDUAL_BITS), name=f"key_{lane}", reset_less=True)
+            m.d.sync += node.eq(Mux(self.present[lane], (result ^ inverted).as_signed(), least))
             nodes.append((node, Const(0, 0)))
         while len(nodes) > 1:
             winners = []
             for (left, left_lane), (right, right_lane) in zip(nodes[::2], nodes[1::2], strict=True):
-                node = Signal(signed(WIDE_BITS), reset_less=True)
+                node = Signal(signed(RESIDUAL_BITS), reset_less=True)
                 lane = Signal(len(left_lane) + 1, reset_less=True)
                 larger = Signal()
                 m.d.comb += larger.eq(right > left)
@@ -106,13 +111,13 @@ class Statistics(wiring.Component):
                 winners.append((node, lane))
             nodes = winners
         key, lane = nodes[0]
-        best = Signal(signed(WIDE_BITS), reset_less=True)
+        best = Signal(signed(RESIDUAL_BITS), reset_less=True)
         beat = Signal(INDEX_BITS - levels, reset_less=True)
-        with m.If(clear[root + 1]):
-            m.d.sync += [best.eq(least), beat.eq(0)]
-        with m.Elif(valid[root + 1]):
+        with m.If(clear):
+            m.d.sync += [best.eq(least), beat.eq(0), self.index.eq(0)]
+        with m.Elif(valid):
             m.d.sync += beat.eq(beat + 1)
             with m.If(key > best):
                 m.d.sync += [best.eq(key), self.index.eq(Cat(lane, beat))]
-        m.d.comb += self.peak.eq(best)
+        m.d.comb += self.peak.eq(best + 1)
         return m

@@ -1,17 +1,21 @@
 """What the vector unit computes, and how long it takes."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 from hw.arch import arithmetic
 from hw.arch.arithmetic import (
-    GUMBEL_UNIT,
-    HIDDEN_BITS,
-    PRODUCT_SHIFT,
+    CODE_PLACE,
+    GATE_BITS,
+    GATE_MAX,
+    HIDDEN_EXTRA,
+    OPERAND_BITS,
+    PRODUCT_PLACE,
     RESIDUAL_BITS,
     block_shift,
+    coefficient,
+    place,
     round_shift,
     saturate,
-    shift_amount,
 )
 from hw.arch.operations import LATE, OPERATIONS, Table, VectorOp
 from hw.arch.program import Space
@@ -19,11 +23,11 @@ from hw.memory.signatures import READ_LATENCY
 from hw.parameters import require_positive
 from hw.units.commands import TOKEN_BITS
 from hw.units.embedding import EmbeddingParameters
-from hw.units.lane import Stage
+from hw.units.lane import CODE_ALIGNMENT, Stage
 from hw.units.noise import NoiseParameters
 from hw.units.statistics import Statistics
 from hw.units.tables import gumbel, sigmoid
-from weights.fixed import GAIN_SHIFT, HIDDEN_FRACTION
+from weights.fixed import GAIN_SHIFT
 
 EMBED_CYCLES = TOKEN_BITS + 1
 """Cycles that EMBED takes before its first beat: the row's address and its scale."""
@@ -159,62 +163,72 @@ class VectorParameters:
             start = beat * self.elements + first
             return list(memories[memory][start : start + length])
 
-        def peaked(elements):
-            return Outcome(elements=elements, value=max(map(abs, elements)), exponent=0)
+        def peaked(elements, exponent=0):
+            peak = 1 + max(max(v, ~v) for v in elements)
+            return Outcome(elements=elements, value=peak, exponent=exponent)
 
         if table == Table.ROW:
             row = command.address + command.token * command.operand
-            place = "embedding" if self.embedding else "tables"
-            scale, *_ = read(place, row)
-            words = read(place, row, self.elements)
+            kept = "embedding" if self.embedding else "tables"
+            scale, *_ = read(kept, row)
+            words = read(kept, row, self.elements)
             codes = [half >> 8 * j & 0xFF for half in words for j in range(2)][:length]
-            amount = shift_amount(command.shift)
-            x = [round_shift((c - (c >> 7 << 8)) * scale, amount) for c in codes]
-            return peaked(x)
+            amount = place(command.shift, PRODUCT_PLACE) - CODE_ALIGNMENT
+            return peaked([round_shift((c - (c >> 7 << 8)) * scale, amount) for c in codes])
 
-        main = read(Space(command.space).name.lower(), command.source)
+        space = Space(command.space)
+        block = HIDDEN_EXTRA if space == Space.STATES else block_shift(command.a.exponent)
+        main = [
+            v >> block if block >= 0 else v << -block
+            for v in read(space.name.lower(), command.source)
+        ]
         if table == Table.COEFFICIENTS:
-            block = block_shift(command.a.exponent)
-            main = [v >> block for v in main]
             if op == VectorOp.NORM and command.b_register:
-                coefficients, amount = [mantissa] * length, shift_amount(command.shift, exponent)
+                amount = command.shift - exponent
+                factors = [coefficient(mantissa, amount, PRODUCT_PLACE)] * length
             else:
-                coefficients, amount = read("tables", command.address), shift_amount(command.shift)
-            y = [round_shift(n * c, amount) for n, c in zip(main, coefficients, strict=True)]
+                amount, factors = command.shift, read("tables", command.address)
+            amount = place(amount, PRODUCT_PLACE)
+            y = [n * c >> amount for n, c in zip(main, factors, strict=True)]
             if op == VectorOp.NORM:
                 energy = sum(w * w for w in y)
                 return Outcome(elements=[], value=energy, exponent=2 * (command.shift + block))
             if op == VectorOp.PEAK:
-                peak = max(map(abs, y))
-                return Outcome(elements=[], value=peak, exponent=command.shift + block)
-            amount = shift_amount(-(GAIN_SHIFT + block), exponent)
-            return Outcome(elements=[round_shift(v * mantissa, amount) for v in y])
+                return replace(peaked(y, command.shift + block), elements=[])
+            amount = -(GAIN_SHIFT + block) - exponent
+            factor, amount = coefficient(mantissa, amount, CODE_PLACE), place(amount, CODE_PLACE)
+            return Outcome(elements=[round_shift(v * factor, amount) for v in y])
 
         if op == VectorOp.CHOOSE and command.greedy:
             return Outcome(elements=[], choice=main.index(max(main)))
-        amount = shift_amount(command.shift, exponent)
-        scaled = [round_shift(v * mantissa, amount) for v in main]
+        amount = command.shift - exponent
+        factor, amount = coefficient(mantissa, amount, PRODUCT_PLACE), place(amount, PRODUCT_PLACE)
+        products = [v * factor for v in main]
         if op == VectorOp.CHOOSE:
             words = NoiseParameters(elements=1).compute(command.noise, length)
-            noise = [gumbel(word) << (HIDDEN_FRACTION - GUMBEL_UNIT) for word in words]
-            keys = [saturate(v + n, RESIDUAL_BITS) for v, n in zip(scaled, noise, strict=True)]
+            keys = [
+                saturate(round_shift(v, amount) + gumbel(word), RESIDUAL_BITS)
+                for v, word in zip(products, words, strict=True)
+            ]
             return Outcome(elements=[], choice=keys.index(max(keys)))
         if op == VectorOp.RESIDUAL:
             residual = read("vectors", command.operand)
-            x = [saturate(r + v, RESIDUAL_BITS) for r, v in zip(residual, scaled, strict=True)]
-            return peaked(x)
+            return peaked(
+                [
+                    saturate(r + round_shift(v, amount), RESIDUAL_BITS)
+                    for r, v in zip(residual, products, strict=True)
+                ]
+            )
 
-        z = [saturate(v, HIDDEN_BITS) for v in scaled]
-        gates = [sigmoid(v) for v in z]
+        z = [saturate(v >> amount, OPERAND_BITS) for v in products]
         if op == VectorOp.UPDATE:
-            bounds = read("tables", command.address)
-            forget = map(arithmetic.forget, gates, bounds)
+            rests = read("tables", command.address)
+            shares = [r * (GATE_MAX - sigmoid(v)) >> GATE_BITS for r, v in zip(rests, z, strict=True)]
             states = [0] * length if command.first else read("states", command.dest)
             candidates = read("vectors", command.operand)
-            return Outcome(elements=list(map(arithmetic.recur, states, candidates, forget)))
-        silu = list(map(arithmetic.silu, z, gates))
+            return Outcome(elements=list(map(arithmetic.recur, states, candidates, shares)))
+        silu = [arithmetic.silu(v, sigmoid(v)) for v in z]
         if op == VectorOp.SILU:
-            return Outcome(elements=silu)
+            return Outcome(elements=[arithmetic.candidate(v) for v in silu])
         factors = [u >> command.address for u in read("multiplicands", command.operand)]
-        h = [round_shift(v * u, PRODUCT_SHIFT) for v, u in zip(silu, factors, strict=True)]
-        return peaked(h)
+        return peaked([arithmetic.gated(v, u) for v, u in zip(silu, factors, strict=True)])

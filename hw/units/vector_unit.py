@@ -1,30 +1,36 @@
 """The vector unit: norms, quantisation, gates, recurrence, residual and choice."""
 
-from amaranth.hdl import Module, Mux, Signal, signed
+from amaranth.hdl import Array, Module, Mux, Signal, signed
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import exact_log2
 
 from hw.arch.arithmetic import (
+    BLOCK_SHIFTS,
     CODE_BITS,
+    CODE_PLACE,
     HIDDEN_BITS,
-    PRODUCT_SHIFT,
+    HIDDEN_EXTRA,
+    OPERAND_BITS,
+    PRODUCT_PLACE,
     RESIDUAL_BITS,
     SUM_BITS,
-    block_shift,
-    shift_amount,
+    block_index,
 )
 from hw.arch.memories import HALF_WORD_BITS
 from hw.arch.operations import LATE, Statistic, Table, VectorOp, late_reads
+from hw.arch.program import Space
 from hw.memory.signatures import ReadSignature, WriteSignature
 from hw.pipeline import KEEP, delay
 from hw.units.commands import INDEX_BITS, TOKEN_BITS, VectorCommand, raw_layout
 from hw.units.embedding import EmbeddingRow
-from hw.units.lane import USES, LaneControl, Stage, VectorLane, has
+from hw.units.lane import PLACES, USES, Factor, LaneControl, Stage, VectorLane, has
 from hw.units.noise import NoiseParameters
 from hw.units.statistics import STATISTIC_BITS, Statistics
 from hw.units.vector import VectorParameters
 from weights.fixed import EXPONENT_BITS, GAIN_SHIFT
+
+NO_BLOCK, LAST_BLOCK = BLOCK_SHIFTS.index(0), BLOCK_SHIFTS.index(HIDDEN_EXTRA)
 
 
 class VectorUnit(wiring.Component):
@@ -45,7 +51,7 @@ class VectorUnit(wiring.Component):
     Members
     -------
     command : In(stream.Signature(VectorCommand))
-    statistic : Out(stream.Signature(raw_layout(48)))
+    statistic : Out(stream.Signature(raw_layout(43)))
         Of the operations that leave one, for register ``result`` of the command. Offered for one
         cycle, in which it has to be taken; the next one is at least ``parameters.spacing`` later.
     done : Out(1)
@@ -156,8 +162,8 @@ class VectorUnit(wiring.Component):
         self._embedding(m, constants, lanes, scale, odd)
         written = known_at(p.write_delay, "written", ("op",))
         self._writes(m, written.op, beat[p.write_delay], late.dest, first[p.write_delay - 1])
-        counted = known_at(data_at + Stage.ENERGY, "counted", ("op", "present"))
-        chosen = known_at(data_at + Stage.RESULT, "chosen", ("op",))
+        squared = known_at(data_at + Stage.GATED, "squared", ("present",))
+        counted = known_at(data_at + Stage.RESULT, "counted", ("op", "present"))
         self._report(
             m, known_at(p.latency, "report", ("op", "exponent", "result")), last, statistics
         )
@@ -165,16 +171,19 @@ class VectorUnit(wiring.Component):
             noise.load.eq(first[data_at + Stage.WORD - noise.LATENCY - 1]),
             noise.state.eq(command.noise),
             noise.step.eq(beat[data_at + Stage.WORD - noise.LATENCY]),
-            statistics.clear.eq(first[data_at + Stage.ENERGY - 1]),
-            statistics.choose.eq(has(chosen.op, statistic=Statistic.CHOICE)),
-            statistics.valid.eq(beat[data_at + Stage.ENERGY]),
-            *(
-                statistics.present[number].eq(
-                    ~last[data_at + Stage.ENERGY] | (counted.present >= number)
-                )
-                for number in range(p.elements)
-            ),
+            statistics.clear.eq(first[data_at + Stage.RESULT - 1]),
+            statistics.choose.eq(has(counted.op, statistic=Statistic.CHOICE)),
+            statistics.valid.eq(beat[data_at + Stage.RESULT]),
         ]
+        for number in range(p.elements):
+            m.d.comb += [
+                statistics.energy_present[number].eq(
+                    ~last[data_at + Stage.GATED] | (squared.present >= number)
+                ),
+                statistics.present[number].eq(
+                    ~last[data_at + Stage.RESULT] | (counted.present >= number)
+                ),
+            ]
         return m
 
     def _control(self, m, accept):
@@ -271,7 +280,7 @@ class VectorUnit(wiring.Component):
             data.StructLayout(
                 {
                     "lane": LaneControl,
-                    "op": LaneControl["op"].shape,
+                    "op": command.shape()["op"].shape,
                     "present": exact_log2(p.elements),  # elements of the last beat, less one
                     "dest": self._dest_bits,
                     "exponent": signed(EXPONENT_BITS),  # of the statistic
@@ -282,36 +291,54 @@ class VectorUnit(wiring.Component):
             reset_less=True,
         )
         control = step.lane
-        scaled = Signal(reset_less=True)
-        gained = has(op, table=Table.COEFFICIENTS)
-        greedy = has(op, statistic=Statistic.CHOICE) & command.greedy
-        excess = Signal(signed(EXPONENT_BITS + 1), reset_less=True)
-        code_excess = Signal(signed(EXPONENT_BITS + 1), reset_less=True)
+        table, is_norm = has(op, table=Table.COEFFICIENTS), op == VectorOp.NORM
+        is_choice = has(op, statistic=Statistic.CHOICE)
+        is_row = has(op, table=Table.ROW)
+        scaled, greedy = Signal(reset_less=True), Signal(reset_less=True)
+        # Amounts of shifts, each 2 more than it is beyond the first place.
+        by_scale, by_table, offset, by_inverse = (
+            Signal(signed(EXPONENT_BITS + 2), name=name, reset_less=True)
+            for name in ("by_scale", "by_table", "offset", "by_inverse")
+        )
+        block = Mux(command.space == Space.STATES, LAST_BLOCK, block_index(command.a.exponent))
+        block_shift = Array(BLOCK_SHIFTS)[control.block]
         reach = Signal(signed(EXPONENT_BITS), reset_less=True)
-        has_energy = has(op, statistic=Statistic.ENERGY)
         of_gained = has(op, table=Table.COEFFICIENTS, statistic=Statistic.PEAK)
         beats_per_row = exact_log2(p.columns // p.elements)
-        is_row = has(op, writes="activations")
+        is_codes = has(op, writes="activations")
+        one = 1 << PRODUCT_PLACE
         m.d.sync += [
-            scaled.eq(has(op, scaled=True) | (op == VectorOp.NORM) & command.b_register),
-            control.op.eq(op),
+            scaled.eq(has(op, scaled=True) | is_norm & command.b_register),
+            greedy.eq(is_choice & command.greedy),
+            by_table.eq(command.shift + (2 - PRODUCT_PLACE)),
+            by_scale.eq(command.shift + (2 - PRODUCT_PLACE) - scale.exponent),
+            offset.eq(Mux(scaled, by_scale, by_table)),
+            by_inverse.eq((2 - CODE_PLACE - GAIN_SHIFT) - block_shift - scale.exponent),
+            control.embed.eq(is_row),
             control.space.eq(command.space),
-            control.block.eq(Mux(gained, block_shift(command.a.exponent), 0)),
-            control.tabled.eq(gained & ~scaled),
-            control.constant.eq(Mux(greedy, 1, scale.mantissa)),
-            excess.eq(command.shift - Mux(scaled, scale.exponent, 0)),
-            control.amount.eq(Mux(greedy, 0, shift_amount(excess))),
-            control.factor.eq(Mux(op == VectorOp.SILU, 1 << PRODUCT_SHIFT, scale.mantissa)),
-            code_excess.eq(-GAIN_SHIFT - control.block - scale.exponent),
-            control.code_amount.eq(shift_amount(code_excess)),
-            control.gate_shift.eq(command.address),
-            control.sample.eq(~command.greedy),
+            control.tabled.eq(table & ~(is_norm & command.b_register)),
+            control.constant.eq(Mux(greedy, one, _coefficient(scale.mantissa, by_scale))),
+            control.block.eq(Mux(is_row, NO_BLOCK, block)),
+            control.place.eq(Mux(greedy, 0, _place(offset))),
+            control.rounded.eq(~table),
+            control.draw.eq(is_choice),
+            control.update.eq(op == VectorOp.UPDATE),
+            control.factor.eq(
+                Mux(is_norm, Factor.ITSELF, Mux(op == VectorOp.QUANT, Factor.CONSTANT, Factor.GATE))
+            ),
+            control.multiplier.eq(_coefficient(scale.mantissa, by_inverse)),
+            control.code_place.eq(_place(by_inverse)),
             control.first.eq(command.first),
+            control.narrow.eq(command.address[2]),
+            control.plain.eq(op == VectorOp.SILU),
+            control.add_vector.eq(op == VectorOp.RESIDUAL),
+            control.add_noise.eq(is_choice & ~command.greedy),
+            control.last.eq(has(op, gate=True)),
             step.op.eq(op),
             step.present.eq(command.length - 1),
-            step.dest.eq(Mux(is_row, command.dest << beats_per_row, command.dest)),
-            reach.eq(command.shift + block_shift(command.a.exponent)),
-            step.exponent.eq(Mux(has_energy, reach << 1, Mux(of_gained, reach, 0))),
+            step.dest.eq(Mux(is_codes, command.dest << beats_per_row, command.dest)),
+            reach.eq(command.shift + block_shift),
+            step.exponent.eq(Mux(is_norm, reach << 1, Mux(of_gained, reach, 0))),
             step.result.eq(command.result),
         ]
         return step
@@ -346,7 +373,7 @@ class VectorUnit(wiring.Component):
         stride = Signal(len(address), reset_less=True)
         token = Signal(TOKEN_BITS, reset_less=True)
         embed, update, odd = Signal(), Signal(), Signal()
-        count = Mux(embed, scale | beat & odd, Mux(update, late_beat[Stage.BOUND], beat))
+        count = Mux(embed, scale | beat & odd, Mux(update, late_beat[Stage.VALUE], beat))
         with m.If(self.command.ready):
             m.d.sync += [
                 address.eq(offered.address),
@@ -403,3 +430,17 @@ class VectorUnit(wiring.Component):
                 port.enable.eq(written & has(op, writes=memory)),
                 port.address.eq(address),
             ]
+
+
+def _place(offset):
+    """Which of four places an amount has, of which ``offset`` is 2 more than beyond the first."""
+    steps = offset >> 2
+    return Mux(offset < 0, 0, Mux(steps > PLACES - 1, PLACES - 1, steps))[:2]
+
+
+def _coefficient(mantissa, offset):
+    """A mantissa, moved by what a shift by that place is more than one by the amount."""
+    moved = ((mantissa << 2) >> Mux(offset < 0, 0, offset[:2]))[: OPERAND_BITS - 1]
+    beyond = (offset >> 2) - (PLACES - 1)  # whole places
+    far = [moved >> 4 * step for step in range(1, 5)]
+    return Mux(beyond > len(far), 0, Mux(beyond > 0, Array(far)[(beyond - 1)[:2]], moved))

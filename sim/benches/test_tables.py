@@ -9,8 +9,8 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 from cocotb.triggers import FallingEdge, ReadOnly
 
-from hw.arch.arithmetic import BASE_BITS, HIDDEN_BITS, signed
-from hw.units.tables import DrawNormaliser, TableUnit, gumbel, sigmoid
+from hw.arch.arithmetic import BASE_BITS, OPERAND_BITS, signed
+from hw.units.tables import DrawNormaliser, TableUnit, gumbel, half_sigmoid
 from sim.benches.runner import arguments, run, start
 
 
@@ -28,7 +28,7 @@ class Sampler(wiring.Component):
             normaliser.word.eq(self.word),
             table.draw.eq(normaliser.draw),
             table.sample.eq(1),
-            self.noise.eq(table.noise),
+            self.noise.eq(table.value),
         ]
         return m
 
@@ -43,11 +43,11 @@ async def outputs_equal_formula(dut):
     await start(dut)
     rng = random.Random(4)
     if arguments()["function"] == "sigmoid":
-        limit = 1 << (HIDDEN_BITS - 1)
+        limit = 1 << (OPERAND_BITS - 1)
         inputs = [-limit, -limit + 1, -1, 0, 1, limit - 1]
-        inputs += [segment << 12 for segment in range(-257, 258)]
+        inputs += [segment << 9 for segment in range(-256, 256)]
         inputs += [rng.randrange(-limit, limit) >> rng.randrange(12) for _ in range(2000)]
-        given, taken, latency, formula = dut.argument, dut.gate, TableUnit.LATENCY, sigmoid
+        given, taken, latency, formula = dut.argument, dut.value, TableUnit.LATENCY, half_sigmoid
     else:
         inputs = [1 << bit for bit in range(32)] + [(2 << bit) - 1 for bit in range(32)]
         inputs += [rng.randrange(1, 1 << 32) >> rng.randrange(17) or 1 for _ in range(2000)]

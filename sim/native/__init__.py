@@ -21,8 +21,9 @@ from sim.compiler import Build
 from sim.libraries import Progress, Recipe, announce
 from sim.software_device import SoftwareDevice
 from weights import fixed, noise
-from weights.fixed import Scale, sum_shift
+from weights.fixed import Scale
 from weights.model import IntegerModel
+from weights.units import MachineUnits
 
 SOURCE = Path(__file__).with_name("model.cpp")
 FLAGS = ("-O3", "-Wall", "-Wextra", "-pthread")
@@ -35,28 +36,34 @@ CPU_FACTS = {
 """What Linux says of a processor that decides which instructions it has."""
 
 CONSTANTS = {
-    "MANTISSA_BITS": fixed.MANTISSA_BITS,
     "FULL_SCALE_MANTISSA": fixed.FULL_SCALE.mantissa,
     "FULL_SCALE_EXPONENT": fixed.FULL_SCALE.exponent,
-    "ONE_EXPONENT": fixed.ONE.exponent,
-    "HIDDEN_FRACTION": fixed.HIDDEN_FRACTION,
-    "EMBEDDING_SHIFT": fixed.EMBEDDING_SHIFT,
+    "MANTISSA_BITS": fixed.MANTISSA_BITS,
+    "PREACTIVATION_FRACTION": fixed.PREACTIVATION_FRACTION,
+    "KEY_FRACTION": fixed.KEY_FRACTION,
+    "ROW_SCALE_SHIFT": fixed.ROW_SCALE_SHIFT,
     "NORM_SHIFT": fixed.NORM_SHIFT,
+    "PLAIN_SHIFT": fixed.PLAIN_SHIFT,
     "GAIN_SHIFT": fixed.GAIN_SHIFT,
-    "TABLE_SEGMENTS": arithmetic.TABLE_SEGMENTS,
     "FRACTION_BITS": arithmetic.FRACTION_BITS,
-    "BASE_BITS": arithmetic.BASE_BITS,
+    "FRACTION_MASK": arithmetic.FRACTION_MASK,
     "DELTA_BITS": arithmetic.DELTA_BITS,
-    "SIGMOID_UNIT": arithmetic.SIGMOID_UNIT,
-    "GUMBEL_UNIT": arithmetic.GUMBEL_UNIT,
-    "LN2": arithmetic.LN2,
-    "NORMAL_BITS": arithmetic.NORMAL_BITS,
+    "OCTAVE_BITS": arithmetic.OCTAVE_BITS,
+    "LAST_OCTAVE": arithmetic.LAST_OCTAVE,
+    "DRAW_BITS": arithmetic.DRAW_BITS,
+    "DRAW_MASK": arithmetic.DRAW_MASK,
+    "PRODUCT_PLACE": arithmetic.PRODUCT_PLACE,
+    "CODE_PLACE": arithmetic.CODE_PLACE,
+    "OPERAND_BITS": arithmetic.OPERAND_BITS,
     "HIDDEN_BITS": arithmetic.HIDDEN_BITS,
+    "HIDDEN_EXTRA": arithmetic.HIDDEN_EXTRA,
     "RESIDUAL_BITS": arithmetic.RESIDUAL_BITS,
-    "GATE_FRACTION": arithmetic.GATE_ONE.bit_length() - 1,
+    "GATE_BITS": arithmetic.GATE_BITS,
     "GATE_ONE": arithmetic.GATE_ONE,
     "GATE_MAX": arithmetic.GATE_MAX,
+    "GATE_HALF": arithmetic.GATE_HALF,
     "PRODUCT_SHIFT": arithmetic.PRODUCT_SHIFT,
+    "CHANGE_SHIFT": arithmetic.CHANGE_SHIFT,
 }
 
 
@@ -74,6 +81,7 @@ def constants() -> str:
     return (
         "".join(f"constexpr int {name} = {value};\n" for name, value in CONSTANTS.items())
         + values("NOISE_STEP", noise.NOISE_STEP)
+        + values("BLOCK_SHIFTS", arithmetic.BLOCK_SHIFTS)
         + table("SIGMOID", arithmetic.sigmoid_table())
         + table("GUMBEL", arithmetic.gumbel_table())
     )
@@ -120,7 +128,9 @@ class _Shape(ctypes.Structure):
         ("vocabulary", ctypes.c_uint32),
         ("threads", ctypes.c_uint32),
         ("residual_fraction", ctypes.c_int32),
-        ("sum_shift", ctypes.c_int32),
+        ("hidden_shift", ctypes.c_int32),
+        ("middle_shift", ctypes.c_int32),
+        ("epsilon_exponent", ctypes.c_int32),
     )
 
 
@@ -197,7 +207,9 @@ class NativeModel:
         self.vocabulary = shape.vocabulary
         self._state_shape = (shape.layers, shape.hidden)
         self._library = _load(library)
+        units = MachineUnits.of(model)
         tensors = [np.ascontiguousarray(model[name]) for name in _tensor_names(shape.layers)]
+        tensors[1] = units.row_scales(model)
         self._embedding = tensors[:2]
         self._model = self._library.model_create(
             _Shape(
@@ -206,8 +218,10 @@ class NativeModel:
                 intermediate=shape.intermediate,
                 vocabulary=shape.vocabulary,
                 threads=threads,
-                residual_fraction=model.residual_fraction,
-                sum_shift=sum_shift(shape.hidden),
+                residual_fraction=units.residual_fraction,
+                hidden_shift=units.hidden_shift,
+                middle_shift=units.middle_shift,
+                epsilon_exponent=units.epsilon_exponent,
             ),
             (ctypes.c_void_p * len(tensors))(*(tensor.ctypes.data for tensor in tensors)),
         )

@@ -101,8 +101,19 @@ inline int64_t saturate(int64_t value, int bits) {
     return least(most(value, -limit), limit - 1);
 }
 
-inline int shift_amount(int shift, int exponent) {
-    return least(most(shift - exponent, 0), 63);
+// Of the four places from `first` on, four apart, the one that stands for a shift by `amount`.
+inline int place(int amount, int first) {
+    return first + least(most((amount - first + 2) >> 2 << 2, 0), 12);
+}
+
+inline int32_t shifted(int32_t value, int amount) {
+    return amount < 0 ? value * (1 << -amount) : value >> amount;
+}
+
+// What a shift by that place and not by `amount` leaves to a mantissa.
+inline int32_t coefficient(int32_t mantissa, int amount, int first) {
+    const int moved = least(place(amount, first) - amount, 2);
+    return moved > 0 ? mantissa << moved : mantissa >> least(-moved, MANTISSA_BITS);
 }
 
 // weights.fixed.Scale, operation by operation; every operation truncates, and x / 0 is 0.
@@ -152,29 +163,26 @@ Scale sigma_of(Scale peak, Scale square, Scale constant) {
 
 inline int32_t interpolate(int32_t entry, int32_t fraction) {
     int32_t base = entry >> DELTA_BITS;
-    int32_t delta = static_cast<int32_t>(static_cast<uint32_t>(entry) << BASE_BITS) >> BASE_BITS;
-    return base + ((delta * fraction + (1 << (FRACTION_BITS - 1))) >> FRACTION_BITS);
+    int32_t delta = static_cast<int32_t>(static_cast<uint32_t>(entry) << (32 - DELTA_BITS)) >>
+                    (32 - DELTA_BITS);
+    return base + (delta * fraction >> FRACTION_BITS);
 }
 
-inline int32_t sigmoid(int32_t z) {
-    int32_t magnitude = least(z < 0 ? -z : z, (TABLE_SEGMENTS << FRACTION_BITS) - 1);
-    int32_t y = interpolate(SIGMOID[magnitude >> FRACTION_BITS],
-                            magnitude & ((1 << FRACTION_BITS) - 1));
-    constexpr int shift = SIGMOID_UNIT - GATE_FRACTION;
-    y = (y + (1 << (shift - 1))) >> shift;
-    return least(z < 0 ? GATE_ONE - y : y, GATE_MAX);
+// sigmoid(z) is GATE_HALF and that, for any sign.
+inline int32_t half_sigmoid(int32_t z) {
+    const int32_t sign = z >> 31, magnitude = z ^ sign;
+    return sign ^ interpolate(SIGMOID[magnitude >> FRACTION_BITS], magnitude & FRACTION_MASK);
 }
 
-inline int32_t silu(int32_t argument, int32_t gate) {
-    return static_cast<int32_t>(round_shift(int64_t{argument} * gate, GATE_FRACTION));
+inline int32_t silu(int32_t z) {
+    return static_cast<int32_t>(int64_t{z} * (GATE_HALF + half_sigmoid(z)) >> GATE_BITS);
 }
 
 inline int32_t gumbel(uint32_t t) {
-    int zeros = __builtin_clz(t | 1);  // a draw is never 0, but padding is
-    uint32_t mantissa = t << zeros & 0x7FFFFFFF;
-    int octave = least(zeros, 15);
-    int32_t entry = GUMBEL[16 * octave + (mantissa >> 27)];
-    return interpolate(entry, mantissa >> 15 & ((1 << FRACTION_BITS) - 1)) + (zeros - octave) * LN2;
+    const uint32_t mantissa = t & DRAW_MASK;
+    const int zeros = __builtin_clz((t >> DRAW_BITS) * 2 | 1) - (31 - LAST_OCTAVE);
+    return interpolate(GUMBEL[zeros << OCTAVE_BITS | mantissa >> FRACTION_BITS],
+                       mantissa & FRACTION_MASK);
 }
 
 inline uint32_t next_draw(uint32_t state) {
@@ -436,35 +444,49 @@ struct Product {
 
 // Vectors -------------------------------------------------------------------------------------
 
-// Integers times a scale as fixed point numbers of that fraction.
+// What brings vectors of that peak into 18 bits: one of four shifts.
+int block_shift(Scale peak) {
+    const int excess = peak.exponent + MANTISSA_BITS - (OPERAND_BITS - 1);
+    for (const int shift : BLOCK_SHIFTS) {
+        if (excess <= shift) return shift;
+    }
+    return BLOCK_SHIFTS[3];
+}
+
+// Integers times a scale: the product of what a multiplier takes, and the shift that is left to do.
 struct Scaled {
-    int32_t mantissa;
+    int before;
+    int32_t factor;
     int amount;
     int64_t half;
 
-    Scaled(Scale sigma, int fraction)
-        : mantissa(sigma.mantissa),
-          amount(shift_amount(-fraction, sigma.exponent)),
-          half(amount ? int64_t{1} << (amount - 1) : 0) {}
-    int64_t operator()(int32_t value) const { return (int64_t{value} * mantissa + half) >> amount; }
+    Scaled(Scale scale, int shift, int first, int before_ = 0)
+        : before(before_),
+          factor(coefficient(scale.mantissa, shift - scale.exponent, first)),
+          amount(place(shift - scale.exponent, first)),
+          half(int64_t{1} << (amount - 1)) {}
+    int64_t product(int32_t value) const { return int64_t{shifted(value, before)} * factor; }
+    int64_t operator()(int32_t value) const { return (product(value) + half) >> amount; }
     int32_t preactivation(int32_t sum) const {
-        return static_cast<int32_t>(saturate((*this)(sum), HIDDEN_BITS));
+        return static_cast<int32_t>(saturate(product(sum) >> amount, OPERAND_BITS));
     }
 };
 
-// A block-scaled vector: `values >> shift` has 24 bits.
+// Sums, which are shifted right before, as fixed point numbers of that fraction.
+Scaled scaled_sums(Scale sigma, int fraction, int before) {
+    return {sigma, -fraction - before, PRODUCT_PLACE, before};
+}
+
+// A block-scaled vector: `values >> shift` has 18 bits.
 struct Normed {
     const int32_t *values;
     size_t count;
     int shift;
 
     Normed(const int32_t *vector, size_t count_) : values(aligned(vector)), count(count_) {
-        uint32_t peak = 0;
-        for (size_t i = 0; i < count; ++i) {
-            uint32_t value = values[i];
-            peak = most(peak, values[i] < 0 ? 0 - value : value);
-        }
-        shift = std::max(Scale::of(peak).exponent + MANTISSA_BITS - (NORMAL_BITS - 1), 0);
+        int32_t peak = 0;
+        for (size_t i = 0; i < count; ++i) peak = most(peak, values[i] ^ values[i] >> 31);
+        shift = block_shift(Scale::of(peak + 1));
     }
 
     // Sum of squares, gained by a table.
@@ -472,7 +494,7 @@ struct Normed {
         const int16_t *gain = aligned(table.data());
         int64_t sum = 0;
         for (size_t i = 0; i < count; ++i) {
-            int32_t gained = round_shift(int64_t{values[i] >> shift} * gain[i], NORM_SHIFT);
+            int32_t gained = int64_t{shifted(values[i], shift)} * gain[i] >> NORM_SHIFT;
             sum += int64_t{gained} * gained;
         }
         return Scale::of(sum, 2 * (NORM_SHIFT + shift));
@@ -484,12 +506,12 @@ struct Normed {
         int8_t *result = aligned(codes.values.data());
         int32_t peak = 0;
         for (size_t i = 0; i < count; ++i) {
-            int32_t value = round_shift(int64_t{values[i] >> shift} * gain[i], GAIN_SHIFT);
+            int32_t value = int64_t{shifted(values[i], shift)} * gain[i] >> GAIN_SHIFT;
             gained[i] = value;
-            peak = most(peak, value < 0 ? -value : value);
+            peak = most(peak, value ^ value >> 31);
         }
-        codes.peak = Scale::of(peak, GAIN_SHIFT + shift);
-        const Scaled coded(FULL_SCALE / codes.peak, GAIN_SHIFT + shift);
+        codes.peak = Scale::of(peak + 1, GAIN_SHIFT + shift);
+        const Scaled coded(FULL_SCALE / codes.peak, -GAIN_SHIFT - shift, CODE_PLACE);
         int32_t sum = 0;
         for (size_t i = 0; i < count; ++i) {
             const int32_t code = static_cast<int32_t>(coded(gained[i]));
@@ -500,19 +522,20 @@ struct Normed {
     }
 };
 
-// Sum of squares of a vector that is shifted, and whose scale is 2**exponent.
-Scale plain_energy(const int32_t *values, size_t count, int shift, int round, int exponent) {
+// Sum of squares of a vector that is shifted.
+Scale plain_energy(const int32_t *values, size_t count, int shift) {
     values = aligned(values);
     int64_t sum = 0;
     for (size_t i = 0; i < count; ++i) {
-        int32_t gained = round_shift(values[i] >> shift, round);
+        int32_t gained = shifted(values[i], shift) >> PLAIN_SHIFT;
         sum += int64_t{gained} * gained;
     }
-    return Scale::of(sum, exponent);
+    return Scale::of(sum, 2 * (shift + PLAIN_SHIFT));
 }
 
 inline int32_t gated(int32_t factor, int32_t sum, int sum_shift) {
-    return static_cast<int32_t>(round_shift(int64_t{factor} * (sum >> sum_shift), PRODUCT_SHIFT));
+    const int64_t product = int64_t{factor} * (shifted(sum, sum_shift));
+    return static_cast<int32_t>(saturate(round_shift(product, PRODUCT_SHIFT), RESIDUAL_BITS));
 }
 
 // Vectors of a layer, element by element: what each function writes is nothing that it reads
@@ -524,7 +547,7 @@ void glu(size_t count, const int32_t *__restrict gate, const int32_t *__restrict
     gate = aligned(gate), up = aligned(up), result = aligned(result);
     for (size_t at = 0; at < count; ++at) {
         const int32_t z = scaled.preactivation(gate[at]);
-        result[at] = gated(silu(z, sigmoid(z)), up[at], sum_shift);
+        result[at] = gated(silu(z), up[at], sum_shift);
     }
 }
 
@@ -536,26 +559,24 @@ void mlgru(size_t count, const int32_t *__restrict i, const int32_t *__restrict 
     i = aligned(i), f = aligned(f), g = aligned(g), lower_bound = aligned(lower_bound);
     state = aligned(state), result = aligned(result);
     for (size_t at = 0; at < count; ++at) {
-        const int32_t z = candidate.preactivation(i[at]);
-        const int32_t c = silu(z, sigmoid(z));
-        const int32_t gate = sigmoid(forget.preactivation(f[at]));
-        const int32_t bound = lower_bound[at];
-        const int64_t rest = round_shift(int64_t{GATE_ONE - bound} * gate, GATE_FRACTION);
-        const int32_t keep = least(bound + static_cast<int32_t>(rest), GATE_MAX);
-        const int64_t change = round_shift(int64_t{state[at] - c} * keep, GATE_FRACTION);
-        const int32_t s = c + static_cast<int32_t>(change);
-        state[at] = s;
-        result[at] = gated(silu(s, sigmoid(s)), g[at], sum_shift);
+        const int32_t c = silu(candidate.preactivation(i[at])) * (1 << HIDDEN_EXTRA);
+        const int32_t rest = least(GATE_ONE - lower_bound[at], GATE_MAX);
+        const int32_t z = forget.preactivation(f[at]);
+        const int32_t share = rest * (GATE_HALF + ~half_sigmoid(z)) >> GATE_BITS;
+        const int64_t change = (c >> CHANGE_SHIFT) - (state[at] >> CHANGE_SHIFT);
+        const int64_t s = state[at] + round_shift(change * share, PRODUCT_SHIFT);
+        state[at] = static_cast<int32_t>(saturate(s, HIDDEN_BITS));
+        result[at] = gated(silu(state[at] >> HIDDEN_EXTRA), g[at], sum_shift);
     }
 }
 
-// The keys of a sampled choice in place of sums.
+// The keys of a choice in place of sums.
 void perturb(size_t count, const uint32_t *__restrict draws, int32_t *__restrict sums,
              Scaled scaled) {
     draws = aligned(draws), sums = aligned(sums);
     for (size_t at = 0; at < count; ++at) {
-        const int32_t bonus = gumbel(draws[at]) * (1 << (HIDDEN_FRACTION - GUMBEL_UNIT));
-        sums[at] = static_cast<int32_t>(saturate(scaled(sums[at]) + bonus, RESIDUAL_BITS));
+        const int64_t key = scaled(sums[at]) + gumbel(draws[at]);
+        sums[at] = static_cast<int32_t>(saturate(key, RESIDUAL_BITS));
     }
 }
 
@@ -578,7 +599,9 @@ void accumulate(size_t count, const int32_t *__restrict sums, int32_t *__restric
 
 struct Shape {
     uint32_t hidden, layers, intermediate, vocabulary, threads;
-    int32_t residual_fraction, sum_shift;
+    int32_t residual_fraction;             // of the machine's residual stream
+    int32_t hidden_shift, middle_shift;    // of sums of so many codes
+    int32_t epsilon_exponent;              // that a model's constants of gated vectors lack
 };
 
 // Tensors in the order in which sim/native lists them.
@@ -669,7 +692,7 @@ class Model {
         const int8_t *codes = embedding_codes_ + size_t{token} * shape_.hidden;
         const int32_t scale = embedding_scale_[token];
         for (size_t i = 0; i < shape_.hidden; ++i) {
-            x_[i] = static_cast<int32_t>(round_shift(codes[i] * scale, EMBEDDING_SHIFT));
+            x_[i] = static_cast<int32_t>(round_shift(codes[i] * scale, ROW_SCALE_SHIFT));
         }
         for (Layer &layer : layers_) {
             recurrence(layer);
@@ -693,7 +716,9 @@ class Model {
         if (inverse_temperature) {
             for (size_t i = 0; i < shape_.vocabulary; ++i) draws_[i] = noise = next_draw(noise);
             perturb(head_sums_.size(), draws_.data(), sums,
-                    Scaled(sigma * *inverse_temperature, HIDDEN_FRACTION));
+                    scaled_sums(sigma * *inverse_temperature, KEY_FRACTION, shape_.hidden_shift));
+        } else if (shape_.hidden_shift) {
+            for (size_t i = 0; i < shape_.vocabulary; ++i) sums[i] = shifted(sums[i], shape_.hidden_shift);
         }
         return first_of_largest(sums, shape_.vocabulary);
     }
@@ -743,16 +768,15 @@ class Model {
         multiply({{&layer.i, &codes_[0], sums_[0].data()},
                   {&layer.f, &codes_[1], sums_[1].data()},
                   {&layer.g, &codes_[2], sums_[2].data()}});
-        const Scaled candidate(sigma_of(codes_[0].peak, square, layer.i.constant), HIDDEN_FRACTION);
-        const Scaled forget(sigma_of(codes_[1].peak, square, layer.f.constant), HIDDEN_FRACTION);
-        const int sum_shift = shape_.sum_shift;
-        const Scale sums_energy =
-            plain_energy(sums_[2].data(), hidden_, 0, sum_shift, 2 * sum_shift);
-
+        const int shift = shape_.hidden_shift;
+        const Scale sums_energy = plain_energy(sums_[2].data(), hidden_, shift);
         mlgru(hidden_, sums_[0].data(), sums_[1].data(), sums_[2].data(), layer.lower_bound.data(),
-              layer.state.data(), gated_.data(), candidate, forget, sum_shift);
+              layer.state.data(), gated_.data(),
+              preactivation(sigma_of(codes_[0].peak, square, layer.i.constant)),
+              preactivation(sigma_of(codes_[1].peak, square, layer.f.constant)), shift);
         const Normed output(gated_.data(), hidden_);
-        add(layer.o, output, output.energy(layer.o_norm) + sums_energy * layer.o_epsilon);
+        add(layer.o, output, output.energy(layer.o_norm) + sums_energy * epsilon(layer.o_epsilon),
+            shift);
     }
 
     void glu(Layer &layer) {
@@ -762,21 +786,28 @@ class Model {
         multiply({{&layer.gate, &codes_[0], sums_[0].data()}});
         const Scale sigma = sigma_of(codes_[0].peak, square, layer.gate.constant);
         ::glu(middle_, sums_[0].data(), sums_[0].data() + middle_, gated_.data(),
-              Scaled(sigma, HIDDEN_FRACTION), shape_.sum_shift);
+              preactivation(sigma), shape_.hidden_shift);
         const Normed output(gated_.data(), middle_);
-        constexpr int round = NORM_SHIFT + ONE_EXPONENT;
-        const Scale energy = plain_energy(gated_.data(), middle_, output.shift, round,
-                                          2 * (round + output.shift));
-        add(layer.down, output, energy + layer.down_epsilon / (sigma * sigma));
+        const Scale energy = plain_energy(gated_.data(), middle_, output.shift);
+        add(layer.down, output, energy + epsilon(layer.down_epsilon) / (sigma * sigma),
+            shape_.middle_shift);
+    }
+
+    Scaled preactivation(Scale sigma) const {
+        return scaled_sums(sigma, PREACTIVATION_FRACTION, shape_.hidden_shift);
+    }
+
+    Scale epsilon(Scale constant) const {
+        return {constant.mantissa, constant.exponent + shape_.epsilon_exponent};
     }
 
     // The residual stream takes what a matrix makes of a vector.
-    void add(const Matrix &matrix, const Normed &normed, Scale square) {
+    void add(const Matrix &matrix, const Normed &normed, Scale square, int shift) {
         normed.quantise(matrix, codes_[0], scratch_);
         multiply({{&matrix, &codes_[0], sums_[0].data()}});
         accumulate(hidden_, sums_[0].data(), x_.data(),
-                   Scaled(sigma_of(codes_[0].peak, square, matrix.constant),
-                          shape_.residual_fraction));
+                   scaled_sums(sigma_of(codes_[0].peak, square, matrix.constant),
+                               shape_.residual_fraction, shift));
     }
 
     const Shape shape_;
