@@ -114,7 +114,7 @@ class _Matrix:
         trits = model.trits(name)[rows]
         self.weights = np.ascontiguousarray(trits.T.astype(np.float32))
         self.gain = model[f"{name}.gain"].astype(np.int64)
-        self.terms = len(self.gain)
+        self.shift = operand_shift(len(self.gain))
         self.constant = model.scale(f"{name}.scale")
 
     def product(self, codes: np.ndarray) -> np.ndarray:
@@ -155,10 +155,9 @@ def _product(
 
 
 def _scaled(
-    sums: np.ndarray, terms: int, sigma: list[Scale], fraction: int
+    sums: np.ndarray, shift: int, sigma: list[Scale], fraction: int
 ) -> tuple[np.ndarray, np.ndarray | int]:
-    """Sums of so many terms times a scale, and the shift that makes it a number of that fraction."""
-    shift = operand_shift(terms)
+    """Shifted sums times a scale, and the shift that makes it a number of that fraction."""
     amounts = [-fraction - shift - scale.exponent for scale in sigma]
     return _product(sums >> shift, sigma, amounts, PRODUCT_PLACE)
 
@@ -181,10 +180,9 @@ class _Layer:
         self.down = _Matrix(model, f"{name}.mlp.down")
         self.down_epsilon = units.epsilon(model.scale(f"{name}.mlp.down.epsilon"))
         self.middle = middle
-        self.sum_shift = units.hidden_shift
 
     def _gated(self, z: np.ndarray, sums: np.ndarray) -> np.ndarray:
-        return arithmetic.gated(arithmetic.silu(z, sigmoid(z)), sums >> self.sum_shift)
+        return arithmetic.gated(arithmetic.silu(z, sigmoid(z)), sums >> self.g.shift)
 
     def recurrence(
         self, normed: _Normed, state: np.ndarray
@@ -200,7 +198,7 @@ class _Layer:
         state = arithmetic.recur(state, candidate, share)
         codes, _ = normed.quantise(self.g.gain)
         sums = self.g.product(codes)
-        plain = _Normed(sums, [SUM_PEAKS[self.sum_shift]] * len(sums))
+        plain = _Normed(sums, [SUM_PEAKS[self.g.shift]] * len(sums))
 
         gated = self._gated(state >> arithmetic.HIDDEN_EXTRA, sums)
         normed = _Normed(gated, [Scale.from_int(p) for p in _peak(gated)])
@@ -229,7 +227,7 @@ class _Layer:
 
 
 def _preactivation(matrix: _Matrix, sums: np.ndarray, sigma: list[Scale]) -> np.ndarray:
-    product, shift = _scaled(sums, matrix.terms, sigma, PREACTIVATION_FRACTION)
+    product, shift = _scaled(sums, matrix.shift, sigma, PREACTIVATION_FRACTION)
     return saturate(product >> shift, arithmetic.OPERAND_BITS)
 
 
@@ -246,6 +244,8 @@ class GoldenModel:
     ----------
     states : int64 array (layers, batch, hidden)
         MLGRU states in units of 2**-18.
+    head_shift : int
+        That of the head's sums before they are compared, `operand_shift`.
     """
 
     def __init__(self, model: IntegerModel, batch: int = 1):
@@ -257,6 +257,7 @@ class GoldenModel:
         self._layers = [_Layer(model, units, n) for n in range(model.shape.layers)]
         self._head_norm = model["head.norm"].astype(np.int64)
         self._head = _Matrix(model, "head")
+        self.head_shift = self._head.shift
         self.start(batch)
 
     def start(self, batch: int = 1) -> None:
@@ -297,17 +298,23 @@ class GoldenModel:
     def _add(
         self, x: np.ndarray, matrix: _Matrix, sums: np.ndarray, sigma: list[Scale]
     ) -> np.ndarray:
-        term = round_shift(*_scaled(sums, matrix.terms, sigma, self._fraction))
+        term = round_shift(*_scaled(sums, matrix.shift, sigma, self._fraction))
         return saturate(x + term, arithmetic.RESIDUAL_BITS)
 
 
 def choose(
-    sums: np.ndarray, sigma: Scale, inverse_temperature: Scale | None, state: int, terms: int
+    sums: np.ndarray,
+    sigma: Scale,
+    inverse_temperature: Scale | None,
+    state: int,
+    shift: int = 0,
 ) -> int:
-    """Next token of one sequence from sums of so many terms: greedy without a temperature, else
-    Gumbel-max from ``state``."""
+    """Next token of one sequence: greedy without a temperature, else Gumbel-max from ``state``.
+
+    ``shift`` is the head's `operand_shift`.
+    """
     if inverse_temperature is None:
-        return int((sums >> operand_shift(terms)).argmax())
-    keys = round_shift(*_scaled(sums, terms, [sigma * inverse_temperature], KEY_FRACTION))
+        return int((sums >> shift).argmax())
+    keys = round_shift(*_scaled(sums, shift, [sigma * inverse_temperature], KEY_FRACTION))
     keys = keys + gumbel(noise(state, len(sums)))
     return int(saturate(keys, arithmetic.RESIDUAL_BITS).argmax())

@@ -35,7 +35,7 @@ class _Golden:
     def choose(self, inverse_temperature: Scale | None, noise: int) -> int:
         sums, sigma = self._model.head()
         return choose(
-            sums[0], sigma[0], inverse_temperature, noise, self._model.shape.hidden
+            sums[0], sigma[0], inverse_temperature, noise, self._model.head_shift
         )
 
     def logits(self) -> np.ndarray:

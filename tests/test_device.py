@@ -758,7 +758,7 @@ def test_a_state_is_kept_and_given_back():
 
 def test_every_element_of_a_state_has_its_place():
     device = loaded(port := FakePort(FakeDevice()))
-    state = np.arange(18, dtype=np.int32).reshape(STATE_SHAPE) - (1 << 22)
+    state = np.arange(18, dtype=np.int32).reshape(STATE_SHAPE) - (1 << 23)
     device.restore(state)
     memory = port.device.memory[MemorySpace.STATES]
     halves = struct.pack(f"<{len(memory)}H", *memory)

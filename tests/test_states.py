@@ -137,17 +137,17 @@ def test_every_state_of_a_machine_can_be_read_and_written(url):
         def read(first, count):
             return np.frombuffer(link.read(MemorySpace.STATES, 2 * first, 2 * count), "<i4")
 
-        words = random.integers(-(1 << 22), 1 << 22, geometry.states).astype("<i4")
-        words[:2] = -(1 << 22), (1 << 22) - 1
+        words = random.integers(-(1 << 23), 1 << 23, geometry.states).astype("<i4")
+        words[:2] = -(1 << 23), (1 << 23) - 1
         link.put(MemorySpace.STATES, 0, words.tobytes())
         for count in (1, 1, 2, 3, 5, 8):
             first = int(random.integers(geometry.states - count))
-            words[first : first + count] ^= (1 << 23) - 1
+            words[first : first + count] ^= (1 << 24) - 1
             words = words << 9 >> 9
             link.write(MemorySpace.STATES, 2 * first, words[first : first + count].tobytes())
             assert (read(first, count) == words[first : first + count]).all()
         assert (read(0, geometry.states) == words).all()
-        # What is above the 23 bits is not kept.
+        # What is above the 24 bits is not kept.
         link.write(MemorySpace.STATES, 2, np.array([0x12345678], "<i4").tobytes())
         assert read(1, 1) == 0x345678
         with pytest.raises(RefusedError, match=r"it refuses WRITE \(bad range\)"):
@@ -174,8 +174,8 @@ def test_only_a_state_that_is_known_is_gone_on_from(device):
         device.restore(kept[:, :-1])
     with pytest.raises(UsageError, match="integers, not 3 x 37 of float64"):
         device.restore(kept / 2)
-    with pytest.raises(UsageError, match="values are from -4194304 to 4194303"):
-        device.restore(kept + (1 << 22))
+    with pytest.raises(UsageError, match="values are from -8388608 to 8388607"):
+        device.restore(kept + (1 << 23))
     assert (device.state() != kept).any()
 
 
