@@ -219,8 +219,7 @@ class _Layer:
         gated = self._gated(z, sums[:, self.middle :])
         normed = _Normed(gated, [Scale.from_int(p) for p in _peak(gated)])
         square = [
-            e + self.down_epsilon / (s * s)
-            for e, s in zip(normed.energy(None), sigma, strict=True)
+            e + self.down_epsilon / (s * s) for e, s in zip(normed.energy(None), sigma, strict=True)
         ]
         codes, peaks = normed.quantise(self.down.gain)
         return self.down.product(codes), _sigma(peaks, square, self.down.constant)

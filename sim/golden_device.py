@@ -34,9 +34,7 @@ class _Golden:
 
     def choose(self, inverse_temperature: Scale | None, noise: int) -> int:
         sums, sigma = self._model.head()
-        return choose(
-            sums[0], sigma[0], inverse_temperature, noise, self._model.head_shift
-        )
+        return choose(sums[0], sigma[0], inverse_temperature, noise, self._model.head_shift)
 
     def logits(self) -> np.ndarray:
         return self._model.logits()[0]

@@ -9,8 +9,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .fixed import GATED_FRACTION, MANTISSA_BITS, MODEL_GATED_FRACTION, ROW_SCALE_SHIFT, Scale
-from .fixed import EMBEDDING_SHIFT, operand_shift, sum_shift
+from .fixed import (
+    EMBEDDING_SHIFT,
+    GATED_FRACTION,
+    MANTISSA_BITS,
+    MODEL_GATED_FRACTION,
+    ROW_SCALE_SHIFT,
+    Scale,
+    operand_shift,
+    sum_shift,
+)
 from .model import IntegerModel
 
 MOST_GAIN = 2

@@ -154,7 +154,9 @@ def compile_mmfree(model: IntegerModel, geometry: Geometry) -> Image:
     units = MachineUnits.of(model)
     t = units.hidden_shift
     if t not in GATE_SHIFTS:
-        raise FitError(f"model fits no machine: {d} hidden values are too many; use a smaller model")
+        raise FitError(
+            f"model fits no machine: {d} hidden values are too many; use a smaller model"
+        )
     preactivation = {
         "a": R_SUMS, "b_register": 1, "space": Space.SUMS, "shift": -PREACTIVATION_FRACTION - t,
     }  # fmt: skip
@@ -194,9 +196,7 @@ def compile_mmfree(model: IntegerModel, geometry: Geometry) -> Image:
         asm.quantise(of_g, codes_g)
         asm.sigma(i, of_i, R_SIGMA_I)
         asm.product("f", model.trits(f), codes_f, padded_beats, Space.SUMS)
-        asm.vector(
-            "candidate", VectorOp.SILU, d, b=R_SIGMA_I, dest=other, **preactivation
-        )
+        asm.vector("candidate", VectorOp.SILU, d, b=R_SIGMA_I, dest=other, **preactivation)
         asm.product("g", model.trits(g), codes_g, 0, Space.MULTIPLICANDS)
         asm.sigma(f, of_f, R_SIGMA_F)
         asm.vector(

@@ -146,16 +146,16 @@ def gumbel_table() -> tuple[tuple[int, int], ...]:
     per_octave = 1 << OCTAVE_BITS
     return tuple(
         _segment(
-            gumbel, 2.0**-k * (per_octave + i) / 2 / per_octave, 2.0**-k * (per_octave + i + 1) / 2 / per_octave
+            gumbel,
+            2.0**-k * (per_octave + i) / 2 / per_octave,
+            2.0**-k * (per_octave + i + 1) / 2 / per_octave,
         )
         for k in range(TABLE_SEGMENTS // per_octave)
         for i in range(per_octave)
     )
 
 
-def _segment(
-    function: Callable[[float], float], left: float, right: float
-) -> tuple[int, int]:
+def _segment(function: Callable[[float], float], left: float, right: float) -> tuple[int, int]:
     """A line as far from the curve at its ends as in its middle; its value is truncated."""
     top = (1 << (BASE_BITS - 1)) - 1
     ends = function(left), function(right)

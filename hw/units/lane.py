@@ -174,7 +174,9 @@ class VectorLane(wiring.Component):
 
         # NORMAL, PRODUCT
         normal = Signal(signed(OPERAND_BITS), reset_less=True)
-        m.d.sync += normal.eq(_shifted(operand, BLOCK_SHIFTS, OPERAND_BITS)[self.control.OPERAND.block])
+        m.d.sync += normal.eq(
+            _shifted(operand, BLOCK_SHIFTS, OPERAND_BITS)[self.control.OPERAND.block]
+        )
         coefficient = delay(m, coefficient, Stage.NORMAL - Stage.OPERAND, name="coefficient")
         product = Signal(signed(2 * OPERAND_BITS), reset_less=True)
         m.d.sync += product.eq(normal * coefficient)
@@ -228,7 +230,9 @@ class VectorLane(wiring.Component):
         multiplicand = Signal(signed(OPERAND_BITS), reset_less=True)
         m.d.sync += [
             state.eq(Mux(self.control.LATE.first, 0, self.state)),
-            multiplicand.eq(_shifted(self.multiplicand, (0, 4), OPERAND_BITS)[self.control.LATE.narrow]),
+            multiplicand.eq(
+                _shifted(self.multiplicand, (0, 4), OPERAND_BITS)[self.control.LATE.narrow]
+            ),
         ]
 
         # LAST_FACTORS, and QUANT's code
@@ -241,9 +245,7 @@ class VectorLane(wiring.Component):
         code = Signal(signed(CODE_BITS + 1), reset_less=True)
         m.d.sync += [
             left.eq(Mux(control.update, change, silu)),
-            right.eq(
-                Mux(control.plain, PLAIN_FACTOR, Mux(control.update, share, multiplicand))
-            ),
+            right.eq(Mux(control.plain, PLAIN_FACTOR, Mux(control.update, share, multiplicand))),
             base.eq(0),
         ]
         with m.If(control.update):
@@ -262,7 +264,9 @@ class VectorLane(wiring.Component):
         code = delay(m, code, Stage.LAST - Stage.LAST_FACTORS, name="code")
 
         # RESULT: rounded and added in one carry chain: the rounding bit enters below bit 0
-        addend = Mux(self.control.LAST.last, product[PRODUCT_SHIFT - 1 :].as_signed(), term.as_signed())
+        addend = Mux(
+            self.control.LAST.last, product[PRODUCT_SHIFT - 1 :].as_signed(), term.as_signed()
+        )
         total = (Cat(Const(1, 1), base).as_signed() + addend) >> 1
         m.d.sync += [
             self.result.eq(saturate(total, RESIDUAL_BITS)),

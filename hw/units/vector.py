@@ -223,7 +223,9 @@ class VectorParameters:
         z = [saturate(v >> amount, OPERAND_BITS) for v in products]
         if op == VectorOp.UPDATE:
             rests = read("tables", command.address)
-            shares = [r * (GATE_MAX - sigmoid(v)) >> GATE_BITS for r, v in zip(rests, z, strict=True)]
+            shares = [
+                r * (GATE_MAX - sigmoid(v)) >> GATE_BITS for r, v in zip(rests, z, strict=True)
+            ]
             states = [0] * length if command.first else read("states", command.dest)
             candidates = read("vectors", command.operand)
             return Outcome(elements=list(map(arithmetic.recur, states, candidates, shares)))

@@ -47,9 +47,7 @@ def compare(ours: Sequence[NativeModel], model: IntegerModel, steps: int, seed: 
             native.step(tokens[number])
             sums, scale = native.head()
             way = WAYS[(step + number) % len(WAYS)]
-            tokens[number] = choose(
-                expected[number], scales[number], way, noise, golden.head_shift
-            )
+            tokens[number] = choose(expected[number], scales[number], way, noise, golden.head_shift)
             _same(f"sums of the head at {where}", sums, expected[number])
             _same(f"scale of the head at {where}", _parts(scale), _parts(scales[number]))
             _same(f"choice after {where}", native.choose(way, noise), tokens[number])
