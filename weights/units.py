@@ -58,7 +58,7 @@ class MachineUnits:
         )
 
     def row_scales(self, model: IntegerModel) -> np.ndarray:
-        """Those of the embedding, int16: as long as 15 bits hold the largest, if that is allowed."""
+        """Those of the embedding, int16: as large as 15 bits hold, and `MOST_GAIN` allows."""
         scales = model["embedding.scale"].astype(np.int64)
         scales = scales << self._gain if self._gain >= 0 else scales >> -self._gain
         return scales.astype(np.int16)
@@ -68,6 +68,6 @@ class MachineUnits:
         return Scale(constant.mantissa, constant.exponent + self.epsilon_exponent)
 
     def residual_exponent(self, shift: int) -> int:
-        """Of what a C of `o` or `down` is multiplied by, for sums that are so shifted and a residual
-        stream of the machine's fraction where the model's is told."""
+        """Of what a C of `o` or `down` is multiplied by: its sums are so shifted, and what is told
+        to be of the model's residual fraction is of the machine's."""
         return shift + self._gain - (ROW_SCALE_SHIFT - EMBEDDING_SHIFT)

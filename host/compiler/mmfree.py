@@ -11,7 +11,7 @@ from host.compiler.assembler import Assembler, check_fit
 from host.compiler.image import Image
 from host.compiler.layout import ceil_div, pack_tables
 from host.errors import FitError
-from hw.arch.arithmetic import PRODUCT_PLACE, rest
+from hw.arch.arithmetic import GATE_SHIFTS, PRODUCT_PLACE, rest
 from hw.arch.geometry import Geometry
 from hw.arch.operations import VectorOp
 from hw.arch.program import INVERSE_TEMPERATURE, ControlOp, ScalarOp, Space, Unit
@@ -36,9 +36,6 @@ R_ONE, R_SUMS, R_FULL_SCALE = 0, 1, 2
 R_X_PEAK, R_H_PEAK, R_PEAK, R_ENERGY, R_ROOT, R_INVERSE = 3, 4, 5, 6, 7, 8
 R_SIGMA_I, R_SIGMA_F, R_SIGMA, R_WORK, R_MIDDLE_SUMS = 9, 10, 11, 12, 13
 R_HEAD_SIGMA = 14
-
-GATE_SHIFTS = 0, 4
-"""Of sums that multiply a gate."""
 
 
 @dataclass(frozen=True, kw_only=True)

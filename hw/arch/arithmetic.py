@@ -23,6 +23,7 @@ DRAW_BITS = OCTAVE_BITS + FRACTION_BITS  # of a random word: where in its octave
 DRAW_MASK = (1 << DRAW_BITS) - 1
 
 BLOCK_SHIFTS = -4, 0, 4, 6  # to the right, of main operands
+GATE_SHIFTS = 0, 4  # the same of what multiplies a gate
 PRODUCT_PLACE = 7  # first of the places of the first product's shifter
 CODE_PLACE = 12  # the same of QUANT's codes
 

@@ -12,6 +12,7 @@ from hw.arch.arithmetic import (
     CODE_BITS,
     CODE_PLACE,
     GATE_BITS,
+    GATE_SHIFTS,
     HIDDEN_BITS,
     HIDDEN_EXTRA,
     OPERAND_BITS,
@@ -231,7 +232,7 @@ class VectorLane(wiring.Component):
         m.d.sync += [
             state.eq(Mux(self.control.LATE.first, 0, self.state)),
             multiplicand.eq(
-                _shifted(self.multiplicand, (0, 4), OPERAND_BITS)[self.control.LATE.narrow]
+                _shifted(self.multiplicand, GATE_SHIFTS, OPERAND_BITS)[self.control.LATE.narrow]
             ),
         ]
 
