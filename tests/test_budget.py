@@ -6,6 +6,7 @@ import pytest
 
 from hw.boards import board
 from hw.build import budget
+from hw.build.steps import synthesised_board
 
 
 @pytest.mark.parametrize(
@@ -22,16 +23,16 @@ def test_three_per_cent_are_tolerated(taken, over, under):
 
 
 def test_a_simulated_board_gets_pins():
-    target = budget.synthesised_board("sim_tiny")
+    target = synthesised_board("sim_tiny")
     assert target.machine == board("sim_tiny").machine and not target.simulated
-    assert budget.synthesised_board("ulx3s_85f") == board("ulx3s_85f")
+    assert synthesised_board("ulx3s_85f") == board("ulx3s_85f")
 
 
 def test_checked_in_budgets_are_of_boards_and_of_all_resources():
     budgets = json.loads(budget.BUDGET.read_text())
     assert "sim_tiny" in budgets
     for name, allowed in budgets.items():
-        assert not budget.synthesised_board(name).simulated
+        assert not synthesised_board(name).simulated
         assert list(allowed) == ["lut4", "ff", "bram", "dsp"] and min(allowed.values()) > 1
 
 

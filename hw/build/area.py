@@ -14,8 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from hw.boards import Board
-from hw.build.budget import synthesised_board
-from hw.build.steps import synthesise
+from hw.build.steps import synthesise, synthesised_board
 from weights.commandline import OneLineParser, program
 from weights.errors import ReportedError
 from weights.files import user_path

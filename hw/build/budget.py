@@ -11,24 +11,14 @@ import functools
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
-from hw.boards import Board, board
-from hw.build.steps import synthesise
+from hw.build.steps import synthesise, synthesised_board
 from weights.commandline import OneLineParser, program
 from weights.files import user_path, write_file
 
 BUDGET = Path(__file__).with_name("budget.json")
 TOLERANCE = 0.03
-PINS = "ulx3s_85f"
-"""Board whose pins the machine of a simulated one gets."""
-
-
-def synthesised_board(name: str) -> Board:
-    """The board of that name, or the machine of a simulated one on `PINS`."""
-    target = board(name)
-    return replace(board(PINS), machine=target.machine) if target.simulated else target
 
 
 def compare(budget: dict[str, int], taken: dict[str, int]) -> tuple[list[str], list[str]]:

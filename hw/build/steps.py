@@ -5,11 +5,11 @@ import json
 import random
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from hw.boards import Board
+from hw.boards import Board, board
 from hw.build import BuildError
 from hw.build.estimate import check_fit, estimate
 from hw.build.plan import Plan, check_hardware, plan, seed_file
@@ -88,6 +88,16 @@ def check_size(board: Board, say=print):
         say(f"warning: {warning}")
     if fit.lacks:
         raise BuildError(f"{board.name} does not fit {board.device}: {'; '.join(fit.lacks)}")
+
+
+PINS = "ulx3s_85f"
+"""Board whose pins the machine of a simulated one gets."""
+
+
+def synthesised_board(name: str) -> Board:
+    """The board of that name, or the machine of a simulated one on `PINS`."""
+    target = board(name)
+    return replace(board(PINS), machine=target.machine) if target.simulated else target
 
 
 def synthesise(
