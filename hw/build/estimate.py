@@ -18,8 +18,9 @@ from hw.families import capacity, of
 from hw.families.family import Family
 from hw.families.term_adders import LONGEST
 from hw.links.usb import UsbSerial
+from hw.machine import BlockRam
 from hw.memory.narrow import LARGE
-from hw.memory.ram import parts
+from hw.memory.ram import parts, registers
 from hw.memory.sdram.store import Sdram
 from hw.units.cascade import row_widths, skew, sum_bits
 from hw.units.engine import EngineParameters
@@ -112,6 +113,9 @@ def estimate(board: Board) -> dict[str, int]:
     flip_flops: float = FIXED_FLIP_FLOPS + FLIP_FLOPS_OF_SDRAM * sdrams + FLIP_FLOPS_OF_USB * usb
     flip_flops += FLIP_FLOPS_PER_ELEMENT * g.elements + row_flip_flops * g.rows
     flip_flops += FLIP_FLOPS_PER_WEIGHT_BIT * store.kept_width
+    if isinstance(machine.stores.weights, BlockRam):
+        *_, late = registers(machine.stores.weights.latency)
+        flip_flops += late * store.kept_width
     flip_flops += FLIP_FLOPS_PER_DECODED_BYTE * store.decoded
     flip_flops -= sum(
         n for each, n in FLIP_FLOPS_OF_FEATURES.items() if each not in machine.features

@@ -59,6 +59,12 @@ def _width(depth: int) -> int:
     return WIDTHS[max(1 << ceil_log2(depth), SHALLOWEST)]
 
 
+def registers(latency: int) -> tuple[int, int, int]:
+    """Of a memory, one behind the other: before all tiles, beside each, behind the choice."""
+    ahead, early = int(latency > 4), int(latency > 2)
+    return ahead, early, latency - 2 - ahead - early
+
+
 class Ram(wiring.Component):
     """Words that are read and written whole.
 
@@ -105,7 +111,7 @@ class Ram(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        early, ahead = min(self.latency - 2, 1), int(self.latency > 4)
+        ahead, early, late = registers(self.latency)
         numbered = list(enumerate(parts(self.depth, self.width)))
         address = delay(m, self.read.address, ahead, name="address_ahead")
         words = [self._part(m, number, part, address, early) for number, part in numbered]
@@ -127,7 +133,6 @@ class Ram(wiring.Component):
                 for number, value in enumerate(words):
                     with m.Case(number):
                         m.d.comb += word[low : low + FANOUT].eq(value[low : low + FANOUT])
-        late = self.latency - 2 - early - ahead
         m.d.comb += self.read.data.eq(delay(m, word, late, name="word"))
         return m
 
