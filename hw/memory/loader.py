@@ -3,9 +3,17 @@
 from amaranth.hdl import Cat, Module, Mux, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
+from amaranth.utils import exact_log2
 
 from hw.arch.memories import HALF_WORD_BITS
 from hw.memory.signatures import HostSignature
+from hw.pipeline import KEEP, delay
+
+GROUP = 8
+"""Half-words among which one is chosen at a time."""
+
+FANOUT = 64
+"""Bits that share a copy of what makes them move on."""
 
 
 class Loader(wiring.Component):
@@ -19,7 +27,8 @@ class Loader(wiring.Component):
     A start takes as many cycles as the address has bits, if ``half_words`` is no power of two; then
     the memory's latency, and a cycle for each half-word that lies before it in its word. After that
     a half-word is written in a cycle, and a word is read in a cycle for each of its half-words and
-    the latency.
+    the latency. Half-words of a wide word lie all over the chip: they move ``late`` cycles later,
+    in which one of each group is chosen and then one of these.
 
     Parameters
     ----------
@@ -45,6 +54,7 @@ class Loader(wiring.Component):
 
     def __init__(self, depth: int, half_words: int, latency: int):
         self.depth, self.half_words, self.latency = depth, half_words, latency
+        self.late = 2 if half_words > 2 * GROUP else 0
         width = HALF_WORD_BITS * half_words
         super().__init__(
             {
@@ -66,7 +76,8 @@ class Loader(wiring.Component):
         word = Signal(len(host.address[low:]))
         half = Signal(range(n))  # the next one, within its word
         begin = Signal.like(half)  # where accesses begin
-        left = Signal(range(max(len(word), self.latency + 1) + 1))
+        waiting = self.latency + 1 + self.late
+        left = Signal(range(max(len(word), waiting) + 1))
         closing = Signal()  # the last half-word of the host's is there
         step, last_half = Signal(), Signal()
         m.d.comb += [
@@ -78,27 +89,34 @@ class Loader(wiring.Component):
             m.d.sync += half.eq(Mux(last_half, 0, half + 1))
 
         # A step pushes a half-word of the host or of the memory; host reads wait there, too.
-        push, pushed = Signal(), Signal(HALF_WORD_BITS, reset_less=True)
-        gathered = Signal(HALF_WORD_BITS * n, reset_less=True)
-        picked = self.word.word_select(half, HALF_WORD_BITS)
-        m.d.sync += [
-            push.eq(step),
-            pushed.eq(Mux(host.write, host.write_data, picked)),
-            host.read_valid.eq(host.read),
-        ]
-        with m.If(push):
-            m.d.sync += gathered.eq(Cat(gathered[HALF_WORD_BITS:], pushed))
+        def later(value, name: str):
+            return delay(m, value, self.late, name=name, reset_less=False)
+
         complete = Signal()
+        pushing = later(step, "step")
+        pushed = Signal(HALF_WORD_BITS, reset_less=True)
+        written, own = later(host.write_data, "written"), later(host.write, "own")
+        gathered = Signal(HALF_WORD_BITS * n, reset_less=True)
+        m.d.sync += [
+            pushed.eq(Mux(own, written, self._picked(m, half))),
+            host.read_valid.eq(later(host.read, "read")),
+            self.write.eq(later(complete, "complete")),
+        ]
+        after = Cat(gathered[HALF_WORD_BITS:], pushed)
+        for bit in range(0, len(gathered), FANOUT):
+            push = Signal(name=f"push_{bit}", attrs=KEEP)
+            m.d.sync += push.eq(pushing)
+            with m.If(push):
+                m.d.sync += gathered[bit : bit + FANOUT].eq(after[bit : bit + FANOUT])
         m.d.comb += [
             host.read_data.eq(pushed),
             self.data.eq(gathered),
         ]
-        m.d.sync += self.write.eq(complete)
         with m.If(self.write | (host.read & last_half)):
             m.d.sync += word.eq(word + 1)
 
         def fetch():
-            m.d.sync += left.eq(self.latency + 1)
+            m.d.sync += left.eq(waiting)
             m.next = "FETCH"
 
         with m.FSM():
@@ -140,6 +158,7 @@ class Loader(wiring.Component):
                 with m.If(half != begin):
                     m.d.comb += [step.eq(1), complete.eq(last_half)]
                 with m.Elif(closing):
+                    m.d.sync += left.eq(self.late)
                     m.next = "CLOSE"
                 with m.Else():
                     m.next = "READY"
@@ -159,5 +178,21 @@ class Loader(wiring.Component):
                         m.d.sync += begin.eq(0)
                         fetch()
             with m.State("CLOSE"):
-                m.next = "IDLE"
+                m.d.sync += left.eq(left - 1)
+                with m.If(left == 0):
+                    m.next = "IDLE"
         return m
+
+    def _picked(self, m, half):
+        """The half-word of ``word`` of that number, which was told ``late`` cycles ago."""
+        if not self.late:
+            return self.word.word_select(half, HALF_WORD_BITS)
+        chosen = []
+        for first in range(0, self.half_words, GROUP):
+            number = Signal(range(GROUP), name=f"half_{first}", reset_less=True, attrs=KEEP)
+            one = Signal(HALF_WORD_BITS, name=f"chosen_{first}", reset_less=True)
+            group = self.word[HALF_WORD_BITS * first :][: HALF_WORD_BITS * GROUP]
+            m.d.sync += [number.eq(half), one.eq(group.word_select(number, HALF_WORD_BITS))]
+            chosen.append(one)
+        group = delay(m, half[exact_log2(GROUP) :], self.late, name="group")
+        return Cat(chosen).word_select(group, HALF_WORD_BITS)

@@ -153,8 +153,9 @@ class HostSignature(wiring.Signature):
         Stays until a start or an access. If it falls after a write that is not the last one, the
         next may be on its way, and is taken.
     read_data : ``In(16)``
-        While ``read_valid`` is high, the cycle after a read.
+        While ``read_valid`` is high.
     read_valid : ``In(1)``
+        Once for every read, in order, the store's number of cycles after it.
     """
 
     def __init__(self, size: int):
