@@ -31,7 +31,7 @@ def test_every_board_has_a_line(capsys):
     rows = {line.split()[0]: line.split()[1:] for line in lines}
     guess, placed = estimate(board("ulx3s_85f")), timing("stories-small", "ulx3s_85f")
     assert rows["ulx3s_85f"] == [
-        *("LFE5U-85F", "256", "2", str(guess["lut4"]), str(guess["bram"]), "70", "small"),
+        *("LFE5U-85F", "512", "8", str(guess["lut4"]), str(guess["bram"]), "70", "small"),
         *(str(placed.timing.cycles), f"{placed.tokens_per_second:,.0f}"),
     ]
     assert rows["icebreaker"][-2:] == ["too", "large"]
@@ -48,7 +48,7 @@ def test_a_board_is_told_of_in_full(capsys):
     assert main(["ulx3s_85f", "--model", "stories-tiny"]) == 0
     out = capsys.readouterr().out
     assert max(map(len, out.splitlines())) <= 80
-    assert out.splitlines()[0] == "ulx3s_85f, LFE5U-85F: 256 lanes"
+    assert out.splitlines()[0] == "ulx3s_85f, LFE5U-85F: 512 lanes"
     luts = estimate(board("ulx3s_85f"))["lut4"]
     assert f"{luts} {luts / 83640:.0%} 83640" in " ".join(out.split())
     assert out.endswith(f"{timing('stories-tiny', 'ulx3s_85f').report()}\n")

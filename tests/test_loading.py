@@ -67,6 +67,7 @@ def test_compression_would_save_little(shipped, record_property: Callable):
     geometry = replace(
         board(name).machine.geometry, **{"rows": 20, "columns": 8, "trits_per_byte": 5},
         **{"weight_rows": 1 << 17, "sums": 1 << 13, "multiplicands": 1 << 10},
+        **{"elements": 2, "table_words": 1 << 15, "embedding_words": 1 << 20},
     )  # fmt: skip
     sections = compile_image(model, geometry).sections.values()
     size = sum(map(len, sections))

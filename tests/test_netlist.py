@@ -268,7 +268,8 @@ def test_a_wrong_lut_is_seen(tmp_path):
 def test_netlist_generates_what_the_golden_model_does(tmp_path):
     target = board("ulx3s_85f")
     geometry = replace(board("sim_tiny").geometry, embedding_words=4096)
-    tiny = replace(target.machine, geometry=geometry)  # whose embedding lies in the SDRAM
+    # Whose embedding lies in the SDRAM, and whose rows are cascades.
+    tiny = replace(target.machine, geometry=geometry, chain=geometry.columns)
     target = with_fast_line(replace(target, machine=tiny))
     RandomCheckpoint(
         shape=ModelShape(hidden=13, layers=2, intermediate=22, vocabulary=57), dtype="fp32", seed=3

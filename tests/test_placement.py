@@ -66,10 +66,10 @@ def test_the_plan_of_a_model_that_fits(capsys):
     lines = capsys.readouterr().out.splitlines()
     assert max(map(len, lines)) <= 80 and "stories-small on ulx3s_85f: fits" in lines
     (weights,) = (line.split() for line in lines if line.startswith("weights"))
-    # 3,504 rows of 64 bytes of 3,584
-    assert weights == ["weights", "block", "RAM", "219", "KB", "224", "KB", "98%"]
+    # 1,776 rows of 128 bytes of 1,792
+    assert weights == ["weights", "block", "RAM", "222", "KB", "224", "KB", "99%"]
     text = " ".join(lines)
-    assert "a token reads   219 KB of weights, 100 B of its embedding" in text
+    assert "a token reads   222 KB of weights, 112 B of its embedding" in text
     cycles = Placement(
         model=shipped("stories-small"), name="", board=board("ulx3s_85f")
     ).timing.cycles
@@ -125,7 +125,7 @@ def test_the_plan_of_a_model_beside_the_chip(capsys):
 
 def test_five_trits_in_a_byte_are_told_of_where_they_help():
     """Where weights alone are too many, and by no more than a quarter."""
-    model, chosen = shipped("stories-small"), board("ulx3s_85f")
+    model, chosen = shipped("stories-small"), board("ecpix5_85")
 
     def repacked(**sizes):
         geometry = replace(chosen.geometry, **sizes)

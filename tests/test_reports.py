@@ -38,6 +38,11 @@ def used(count: int, available: int) -> dict[str, int]:
     return {"used": count, "available": available}
 
 
+LUTS, BLOCK_RAMS = (estimate(board("ulx3s_85f"))[name] for name in ("lut4", "bram"))
+FEW = round(BLOCK_RAMS / 1.06)
+OVER = BLOCK_RAMS / FEW - 1
+
+
 @pytest.fixture
 def write(tmp_path):
     def written(report: object) -> str:
@@ -60,7 +65,7 @@ def test_reports_side_by_side(write, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("| board | part | lanes | elements | LUT4 | block RAM | clock |")
     assert lines[2:] == [
-        "| `ulx3s_85f` | LFE5U-85F | 256 | 2 | 18,886 (23%) | 129 (62%) | 70 MHz | 74.2 MHz "
+        "| `ulx3s_85f` | LFE5U-85F | 512 | 8 | 18,886 (23%) | 129 (62%) | 70 MHz | 74.2 MHz "
         "| `stories-small` | 22,786 | 3,072 |",
         "| `orangecrab_85f` | LFE5U-85F | 256 | 2 | 20,011 (24%) | 192 (92%) | 70 MHz "
         "| 60.0 MHz, too slow | - | - | - |",
@@ -85,11 +90,14 @@ def test_what_is_no_report_is_told(tmp_path, capsys, content):
         ({}, []),
         ({"cycles_per_token": None}, []),
         ({"cycles_per_token": 22787}, ["cycles     22,786 predicted, 22,787 simulated: too far"]),
-        ({"bram": used(122, 208)}, ["block RAM  129 estimated, 122 routed, +5.7%: too far"]),
-        ({"bram": used(124, 208)}, []),
         (
-            {"lut4": used(20000, 83640)},
-            ["LUT4       18,854 estimated, 20,000 routed, -5.7%: too far"],
+            {"bram": used(FEW, 208)},
+            [f"block RAM  {BLOCK_RAMS} estimated, {FEW} routed, {OVER:+.1%}: too far"],
+        ),
+        ({"bram": used(round(BLOCK_RAMS / 1.04), 208)}, []),
+        (
+            {"lut4": used(2 * LUTS, 83640)},
+            [f"LUT4       {LUTS:,} estimated, {2 * LUTS:,} routed, -50.0%: too far"],
         ),
     ],
 )

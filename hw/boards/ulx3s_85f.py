@@ -3,16 +3,18 @@
 from hw.arch.geometry import Geometry
 from hw.boards import Board
 from hw.links.uart import Uart
-from hw.machine import Machine, Stores
+from hw.machine import BlockRam, Machine, Stores
 from hw.memory.sdram.parts import ULX3S
 from hw.memory.sdram.store import Sdram
 from hw.programmers import open_fpga_loader
 
 CLOCK_HZ = 70_000_000
 
-# Holds d = 128, m = 512, 3 layers, 1,024 tokens: 917,504 trits are 3,584 rows of 256; 1,024
-# embedding rows of 33 words are 33,792 words. Holds d = 96, m = 208, 8 layers, 1,280 tokens, too:
-# 3,504 rows, 768 states, 4,384 words of gains and bounds and 25 for an embedding row.
+# Holds d = 128, m = 512, 3 layers, 1,024 tokens: 917,504 trits are 1,792 rows of 512; 1,024
+# embedding rows of 9 words are 9,216 words. Holds d = 96, m = 208, 8 layers, 1,280 tokens, too:
+# 1,776 rows, 768 states, 1,096 words of gains and bounds and 7 for an embedding row. Widths that
+# are no multiples of 32 cost both of them few cycles, of 64 would cost a third. A row of weights
+# comes from all over the chip: it is given two registers more, and codes a copy every four rows.
 # hw.build.estimate counts the block RAMs.
 BOARD = Board(
     name="ulx3s_85f",
@@ -25,11 +27,11 @@ BOARD = Board(
     machine=Machine(
         geometry=Geometry(
             rows=16,
-            columns=16,
-            elements=2,
-            weight_rows=3584,
-            table_words=4608,
-            embedding_words=65536,
+            columns=32,
+            elements=8,
+            weight_rows=1792,
+            table_words=1152,
+            embedding_words=16384,
             descriptors=128,
             sums=1280,
             multiplicands=512,
@@ -38,6 +40,11 @@ BOARD = Board(
             activations=512,
             tokens=1024,
         ),
-        stores=Stores(embedding=Sdram(part=ULX3S, clock_hz=CLOCK_HZ)),
+        chain=8,
+        fanout=4,
+        stores=Stores(
+            weights=BlockRam(latency=5),
+            embedding=Sdram(part=ULX3S, clock_hz=CLOCK_HZ),
+        ),
     ),
 )
