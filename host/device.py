@@ -219,11 +219,17 @@ class LinkDevice:
         request = Request.of(
             prompt_ids, tokens, temperature, seed, stop, vocabulary=image.vocabulary
         )
-        return self._answer(image, request)
+        return self.answer(request)
 
     def answer(self, request: Request) -> Generator[int, None, None]:
         """The tokens that a request asks for; see `Device.answer` and `generate`."""
-        return self._answer(self._loaded(), request)
+        image = self._loaded()
+        if request.sampled and not self._has(Feature.SAMPLING):
+            raise UsageError(
+                f"{self.name}: its bitstream only chooses greedily; ask for a temperature of 0, or "
+                "build it with SAMPLING among its machine's features"
+            )
+        return self._answer(image, request)
 
     def _answer(self, image: Image, request: Request) -> Generator[int, None, None]:
         turn = self._begin(image, resume=request.resume)

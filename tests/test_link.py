@@ -23,7 +23,9 @@ from hw.arch.protocol import (
     MemorySpace,
     PollReply,
     Reason,
+    RunFlag,
     RunRequest,
+    argument_offset,
     argument_struct,
 )
 from hw.links.commands import CommandProcessor
@@ -254,6 +256,11 @@ def test_a_device_that_shows_less():
             expected = halfwords(bench.core.memory[space][:1])
             bad = bytes((Reason.BAD_SPACE, Command.READ))
             assert response.payload == (expected if space in shown else bad)
+        sampled = bytearray(run_payload(1))
+        offset, _ = argument_offset(Command.RUN, "flags")
+        sampled[offset] |= RunFlag.SAMPLED
+        response = await bench.ask(ctx, Command.RUN, bytes(sampled))
+        assert response.payload == bytes((Reason.BAD_VALUE, Command.RUN))
         payload = arguments(Command.READ, 0, 0, identity.max_payload // 2 + 1)
         response = await bench.ask(ctx, Command.READ, payload)
         assert response.payload == bytes((Reason.BAD_RANGE, Command.READ))

@@ -21,6 +21,8 @@ def test_the_smallest_board_generates_what_golden_does(stories_nano):
         prompt = list(range(1, 40))
         assert len(list(device.generate(prompt, 20, stop=None))) == 20
         assert device.totals() == Totals()
+        with pytest.raises(UsageError, match="only chooses greedily; ask for a temperature of 0"):
+            device.generate(prompt, 20, temperature=0.5)
         with pytest.raises(DeviceError, match="keeps its results to itself; build it with RESULTS"):
             next(device.logits([1]))
         with pytest.raises(DeviceError, match="the state of a sequence to itself"):

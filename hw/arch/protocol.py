@@ -95,7 +95,8 @@ class Reason(enum.IntEnum):
     BUSY = 3  # a run is active
     BAD_SPACE = 4  # no such memory in this device, or it cannot be written
     BAD_RANGE = 5  # beyond the end of the memory, or of a frame; a part of an element
-    BAD_VALUE = 6  # no prompt, nothing to generate, more than the buffer holds; session 0; context
+    BAD_VALUE = 6  # no prompt, nothing to generate, more than the buffer holds; session 0; context;
+    # noise where there is none
     LOST = 7  # another session than the run's, or no state to go on from
 
 
@@ -120,10 +121,11 @@ class Feature(enum.IntFlag):
     STATES = 1  # it has the space STATES, and goes on from what is written there
     COUNTERS = 2  # it has the spaces COUNTERS and TOTALS
     RESULTS = 4  # it has the spaces SUMS and REGISTERS
+    SAMPLING = 8  # it chooses with noise, too
 
 
 NO_FEATURES = Feature(0)
-ALL_FEATURES = Feature.STATES | Feature.COUNTERS | Feature.RESULTS
+ALL_FEATURES = Feature.STATES | Feature.COUNTERS | Feature.RESULTS | Feature.SAMPLING
 
 
 class RunFlag(enum.IntFlag):

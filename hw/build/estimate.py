@@ -47,8 +47,14 @@ LUTS_PER_DECODED_BYTE = FLIP_FLOPS_PER_DECODED_BYTE = 10  # of `hw.memory.dense`
 LUTS_OF_SDRAM, FLIP_FLOPS_OF_SDRAM = 950, 420
 LUTS_OF_USB, FLIP_FLOPS_OF_USB = 1940, 870  # beside what a UART takes
 # States and results share their way to the host, and were measured together.
-LUTS_OF_FEATURES = {Feature.COUNTERS: 600, Feature.STATES: 130, Feature.RESULTS: 130}
-FLIP_FLOPS_OF_FEATURES = {Feature.COUNTERS: 200, Feature.STATES: 40, Feature.RESULTS: 40}
+LUTS_OF_FEATURES = {
+    **{Feature.COUNTERS: 600, Feature.STATES: 130, Feature.RESULTS: 130},
+    Feature.SAMPLING: 140,
+}
+FLIP_FLOPS_OF_FEATURES = {
+    **{Feature.COUNTERS: 200, Feature.STATES: 40, Feature.RESULTS: 40},
+    Feature.SAMPLING: 100,
+}
 LUTS_OF_LOADER, FLIP_FLOPS_OF_LOADER, FLIP_FLOPS_PER_LOADED_BIT = 55, 100, 2
 FIXED_LUTS, FIXED_FLIP_FLOPS = 5400, 2900
 

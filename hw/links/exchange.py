@@ -35,7 +35,8 @@ class Exchange:
 
     def __init__(self, ports, identity: Identity):
         self.ports = ports
-        self.memories = spaces(identity.geometry, Feature(identity.features))
+        self.features = Feature(identity.features)
+        self.memories = spaces(identity.geometry, self.features)
         self.tokens = identity.geometry.tokens
         self.max_payload = identity.max_payload
         self.identity_bytes = len(identity.to_bytes())

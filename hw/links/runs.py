@@ -2,7 +2,7 @@
 
 from amaranth.hdl import Cat, Const, Module, Mux, Signal
 
-from hw.arch.protocol import Command, MemorySpace, PollReply, Reason, RunFlag
+from hw.arch.protocol import Command, Feature, MemorySpace, PollReply, Reason, RunFlag
 from hw.links.exchange import Exchange
 
 
@@ -36,17 +36,21 @@ class Runs:
         """The run that a command describes, and what is known of it and of a POLL."""
         argument, control, run = self.exchange.argument, self.ports.control, self.ports.control.run
         flags = argument(Command.RUN, "flags")
+        self.sampled = (flags & RunFlag.SAMPLED).any()
+        # Without noise its state is a constant, of which synthesis leaves nothing.
+        if Feature.SAMPLING in self.exchange.features:
+            m.d.comb += [
+                run.payload.sampled.eq(self.sampled),
+                run.payload.noise.eq(argument(Command.RUN, "noise")),
+            ]
         m.d.comb += [
             run.payload.reset.eq((flags & RunFlag.RESET).any()),
-            run.payload.sampled.eq((flags & RunFlag.SAMPLED).any()),
             run.payload.stop_enable.eq((flags & RunFlag.STOP_ENABLE).any()),
             *(
                 run.payload[name].eq(argument(Command.RUN, name))
-                for name in (
-                    "prompt_length", "generate", "stop_token", "mantissa", "exponent", "noise"
-                )
+                for name in ("prompt_length", "generate", "stop_token", "mantissa", "exponent")
             ),
-        ]  # fmt: skip
+        ]
         m.d.sync += self.due.eq(
             (control.produced > self.poll_start)
             | ~control.running
@@ -75,7 +79,8 @@ class Runs:
                 exchange.acknowledge(m)
             with m.Elif(control.running):
                 exchange.refuse(m, Reason.BUSY)
-            with m.Elif((prompt_length == 0) | (generate == 0)):
+            no_noise = Feature.SAMPLING not in exchange.features
+            with m.Elif((prompt_length == 0) | (generate == 0) | (self.sampled & no_noise)):
                 exchange.refuse(m, Reason.BAD_VALUE)
             with m.Else():
                 m.next = "RUN CHECK"

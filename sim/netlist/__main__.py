@@ -74,7 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"loaded after {time.monotonic() - start:.0f} s, {port.cycles:,} cycles", flush=True)
         kept: list[np.ndarray] = []
         features = target.machine.features
-        for temperature in (0.0, 0.8):
+        for temperature in (0.0, 0.8) if Feature.SAMPLING in features else (0.0,):
             texts = [
                 list(one.generate(prompt, options.tokens, temperature=temperature, seed=1))
                 for one in (golden, device)
