@@ -834,7 +834,7 @@ def test_synthesis_says_by_how_much_a_machine_is_too_large(tools, tmp_path, monk
         "icebreaker does not fit iCE40UP5K: lut4 7920 of 5280 (1.5 times), "
         "bram 45 of 30 (1.5 times)\n"
     )
-    assert ["dsp", "7", "8", "8"] in [line.split() for line in captured.out.splitlines()]
+    assert ["dsp", "10", "8", "8"] in [line.split() for line in captured.out.splitlines()]
     assert not tools()
     assert program.main(options) == 1
     assert re.fullmatch(
