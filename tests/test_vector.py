@@ -264,7 +264,7 @@ def test_embed(elements):
             scale = bench.rng.choice((0, 1, 32767, bench.rng.randrange(32768)))
             bench.fill("tables", [scale], address + token * stride)
             await bench.issue(
-                ctx, op=VectorOp.EMBED, length=length, shift=PRODUCT_PLACE + 4, token=token,
+                ctx, op=VectorOp.EMBED, length=length, shift=PRODUCT_PLACE + 12, token=token,
                 operand=stride, address=address, dest=bench.place(length),
             )  # fmt: skip
 

@@ -159,7 +159,7 @@ def compile_mmfree(model: IntegerModel, geometry: Geometry) -> Image:
     }  # fmt: skip
 
     asm.vector(
-        "embedding", VectorOp.EMBED, d, result=R_X_PEAK, shift=PRODUCT_PLACE + 4, dest=x,
+        "embedding", VectorOp.EMBED, d, result=R_X_PEAK, shift=PRODUCT_PLACE + 12, dest=x,
         **asm.embedding(model["embedding.codes"], units.row_scales(model)),
     )  # fmt: skip
     asm.scalar("one", ScalarOp.MOVE, R_ONE, b=ONE)

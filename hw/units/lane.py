@@ -34,8 +34,8 @@ SQUARED_BITS = 15
 ENERGY_BITS = 2 * (SQUARED_BITS - 2) + 1
 TERM_BITS = 2 * OPERAND_BITS - 1 - PRODUCT_PLACE
 """Of a shifted product: a coefficient that is not of a table is never negative."""
-CODE_ALIGNMENT = 1
-"""EMBED's codes are operands with so many bits below them, so that their shift is a place."""
+CODE_ALIGNMENT = 15
+"""EMBED's codes come with so many zeros below them: these need no multiplexer."""
 PLACES = 4
 PLAIN_FACTOR = 1 << PRODUCT_SHIFT + HIDDEN_EXTRA
 
@@ -93,7 +93,8 @@ class Stage(enum.IntEnum):
     GATED = LATE + 1  # the second product; late operands are held
     LAST_FACTORS = GATED + 1  # of the last product, and what its result is added to
     LAST = LAST_FACTORS + 1  # the last product
-    RESULT = LAST + 1
+    SUM = LAST + 1
+    RESULT = SUM + 1
 
 
 USES = {
@@ -159,9 +160,7 @@ class VectorLane(wiring.Component):
         # OPERAND, with its coefficient
         control = self.control.MAIN
         operand = Signal(signed(RESIDUAL_BITS), reset_less=True)
-        with m.If(control.embed):
-            m.d.sync += operand.eq(self.code << CODE_ALIGNMENT)
-        with m.Else(), m.Switch(control.space):
+        with m.Switch(control.space):
             for space, source in (
                 (Space.VECTORS, self.vector),
                 (Space.SUMS, self.sum),
@@ -170,6 +169,8 @@ class VectorLane(wiring.Component):
             ):
                 with m.Case(space):
                     m.d.sync += operand.eq(source)
+        with m.If(control.embed):
+            m.d.sync += operand.eq(self.code << CODE_ALIGNMENT)
         coefficient = Signal(signed(OPERAND_BITS), reset_less=True)
         m.d.sync += coefficient.eq(Mux(control.tabled, self.table, control.constant))
 
@@ -264,14 +265,18 @@ class VectorLane(wiring.Component):
         base = delay(m, base, Stage.LAST - Stage.LAST_FACTORS, name="base")
         code = delay(m, code, Stage.LAST - Stage.LAST_FACTORS, name="code")
 
-        # RESULT: rounded and added in one carry chain: the rounding bit enters below bit 0
-        addend = Mux(
-            self.control.LAST.last, product[PRODUCT_SHIFT - 1 :].as_signed(), term.as_signed()
-        )
-        total = (Cat(Const(1, 1), base).as_signed() + addend) >> 1
+        # SUM: rounded and added in one carry chain: the rounding bit enters below bit 0
+        last = product[PRODUCT_SHIFT - 1 :].as_signed()
+        addend = Mux(self.control.LAST.last, last, term.as_signed())
+        total = Signal(signed(TERM_BITS + 1), reset_less=True)
+        m.d.sync += total.eq((Cat(Const(1, 1), base).as_signed() + addend) >> 1)
+        result_code = Signal(signed(CODE_BITS), reset_less=True)
+        m.d.sync += result_code.eq((code + 1) >> 1)
+
+        # RESULT
         m.d.sync += [
             self.result.eq(saturate(total, RESIDUAL_BITS)),
-            self.result_code.eq((code + 1) >> 1),
+            self.result_code.eq(result_code),
         ]
         return m
 

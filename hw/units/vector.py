@@ -173,7 +173,7 @@ class VectorParameters:
             scale, *_ = read(kept, row)
             words = read(kept, row, self.elements)
             codes = [half >> 8 * j & 0xFF for half in words for j in range(2)][:length]
-            amount = place(command.shift, PRODUCT_PLACE) - CODE_ALIGNMENT
+            amount = place(command.shift, PRODUCT_PLACE) - CODE_ALIGNMENT + HIDDEN_EXTRA
             return peaked([round_shift((c - (c >> 7 << 8)) * scale, amount) for c in codes])
 
         space = Space(command.space)

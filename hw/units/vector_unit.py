@@ -10,7 +10,6 @@ from hw.arch.arithmetic import (
     CODE_BITS,
     CODE_PLACE,
     HIDDEN_BITS,
-    HIDDEN_EXTRA,
     OPERAND_BITS,
     PRODUCT_PLACE,
     RESIDUAL_BITS,
@@ -30,7 +29,7 @@ from hw.units.statistics import STATISTIC_BITS, Statistics
 from hw.units.vector import VectorParameters
 from weights.fixed import EXPONENT_BITS, GAIN_SHIFT
 
-NO_BLOCK, LAST_BLOCK = BLOCK_SHIFTS.index(0), BLOCK_SHIFTS.index(HIDDEN_EXTRA)
+LAST_BLOCK = len(BLOCK_SHIFTS) - 1
 
 
 class VectorUnit(wiring.Component):
@@ -300,7 +299,7 @@ class VectorUnit(wiring.Component):
             Signal(signed(EXPONENT_BITS + 2), name=name, reset_less=True)
             for name in ("by_scale", "by_table", "offset", "by_inverse")
         )
-        block = Mux(command.space == Space.STATES, LAST_BLOCK, block_index(command.a.exponent))
+        is_last = is_row | (command.space == Space.STATES)
         block_shift = Array(BLOCK_SHIFTS)[control.block]
         reach = Signal(signed(EXPONENT_BITS), reset_less=True)
         of_gained = has(op, table=Table.COEFFICIENTS, statistic=Statistic.PEAK)
@@ -318,7 +317,7 @@ class VectorUnit(wiring.Component):
             control.space.eq(command.space),
             control.tabled.eq(table & ~(is_norm & command.b_register)),
             control.constant.eq(Mux(greedy, one, _coefficient(scale.mantissa, by_scale))),
-            control.block.eq(Mux(is_row, NO_BLOCK, block)),
+            control.block.eq(Mux(is_last, LAST_BLOCK, block_index(command.a.exponent))),
             control.place.eq(Mux(greedy, 0, _place(offset))),
             control.rounded.eq(~table),
             control.draw.eq(is_choice),
