@@ -220,7 +220,7 @@ class FakeDevice:
         if space == MemorySpace.STATES:
             self.stated = True
             if address % 2:
-                value = (value & 0x7F ^ 0x40) - 0x40 & 0xFFFF
+                value = (value & 0xFF ^ 0x80) - 0x80 & 0xFFFF
         self.memory[space][address] = value
 
     def _claim(self, session: int) -> Reason | None:
