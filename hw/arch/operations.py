@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 class VectorOp(enum.IntEnum):
     """Steps of the vector unit; formulas in docs/arithmetic.md.
 
-    n is the main operand, shifted right by what P demands; z is the main operand times K.
+    n is the main operand, shifted by what P demands; z is n times K.
     """
 
     EMBED = 0  # code * row scale
@@ -50,7 +50,8 @@ class Operation:
     Parameters
     ----------
     table : Table
-        With coefficients, the main operand is first shifted right by what P demands.
+        What no row stands for, the main operand, is first shifted by what P demands; a hidden
+        state by what it is kept with more than a preactivation has.
     scaled : bool
         Whether the main operand, at ``source`` of ``space``, is multiplied by K.
     gate : bool
