@@ -103,7 +103,8 @@ class Descriptor:
     ``length`` is in elements (engine: groups of rows); the engine's ``operand`` is the number of
     column chunks per group and its ``source`` the first row of activations. ``shift`` s of a vector
     step shifts products right by s with a table, by s - K.exponent with a scale, as far as
-    ``docs/arithmetic.md`` says. REPEAT has its `Stride` in ``address``, ``operand``, ``source`` and ``shift``.
+    ``docs/arithmetic.md`` says. REPEAT has its `Stride` in ``address``, ``operand``, ``source`` and
+    ``shift``.
     """
 
     unit: Unit
