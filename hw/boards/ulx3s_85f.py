@@ -41,6 +41,7 @@ BOARD = Board(
             tokens=1024,
         ),
         chain=8,
+        digits_per_cycle=2,
         fanout=4,
         stores=Stores(
             weights=BlockRam(latency=5),
