@@ -98,11 +98,14 @@ class _Assembler(Assembler):
             dest=dest, **form.fields,
         )  # fmt: skip
 
+    def ratio(self, form: Gained, result: int) -> None:
+        """A over D, of which `sigma` makes the scale of a matrix's output."""
+        self.scalar(f"{form.step} scale", ScalarOp.DIV, result, a=form.peak, b=R_ROOT)
+
     def sigma(self, name: str, form: Gained, result: int, moved: int = 0) -> None:
         """The scale of a matrix's output, times ``2**moved``."""
         scale = self.model.scale(f"{name}.scale")
         constant = Scale(scale.mantissa, scale.exponent + moved)
-        self.scalar(f"{form.step} scale", ScalarOp.DIV, result, a=form.peak, b=R_ROOT)
         self.scalar(f"{form.step} scale", ScalarOp.MUL, result, a=result, b=constant)
 
 
@@ -180,54 +183,58 @@ def compile_mmfree(model: IntegerModel, geometry: Geometry) -> Image:
         attn, mlp = f"layers.{n}.attn", f"layers.{n}.mlp"
         i, f, g = (f"{attn}.{matrix}" for matrix in "ifg")
         of_i = asm.gained(i, R_X_PEAK, x, d, R_SIGMA_I)
-        asm.norm("mixer", f"{attn}.norm", R_X_PEAK, x, d)
         of_f = asm.gained(f, R_X_PEAK, x, d, R_SIGMA_F)
+        asm.norm("mixer", f"{attn}.norm", R_X_PEAK, x, d)
         asm.inverse(of_i)
         asm.quantise(of_i, codes_i)
         asm.inverse(of_f)
         of_g = asm.gained(g, R_X_PEAK, x, d, R_H_PEAK)
         asm.root("mixer")
+        asm.ratio(of_i, R_SIGMA_I)
         asm.quantise(of_f, codes_f)
         asm.product("i", model.trits(i), codes_i, 0, Space.SUMS)
+        asm.sigma(i, of_i, R_SIGMA_I)
         asm.inverse(of_g)
         asm.quantise(of_g, codes_g)
-        asm.sigma(i, of_i, R_SIGMA_I)
         asm.product("f", model.trits(f), codes_f, padded_beats, Space.SUMS)
+        asm.ratio(of_f, R_SIGMA_F)
         asm.vector("candidate", VectorOp.SILU, d, b=R_SIGMA_I, dest=other, **preactivation)
-        asm.product("g", model.trits(g), codes_g, 0, Space.MULTIPLICANDS)
         asm.sigma(f, of_f, R_SIGMA_F)
-        asm.vector(
-            "g energy", VectorOp.NORM, d, a=R_SUMS, b=R_ONE, b_register=1, result=R_WORK,
-            shift=PLAIN_SHIFT, space=Space.MULTIPLICANDS,
-        )  # fmt: skip
+        asm.product("g", model.trits(g), codes_g, 0, Space.MULTIPLICANDS)
         asm.vector(
             "state", VectorOp.UPDATE, d, b=R_SIGMA_F, source=padded_beats, operand=other,
             dest=n * beats, **asm.rests(f"{attn}.lower_bound"), **preactivation,
         )  # fmt: skip
-        epsilon = units.epsilon(model.scale(f"{attn}.o.epsilon"))
-        asm.scalar("o epsilon", ScalarOp.MUL, R_WORK, a=R_WORK, b=epsilon)
         asm.vector(
             "output gate", VectorOp.GATE, d, b=R_ONE, b_register=1, result=R_H_PEAK,
             space=Space.STATES, source=n * beats, operand=0, address=t, dest=other,
         )  # fmt: skip
+        asm.vector(
+            "g energy", VectorOp.NORM, d, a=R_SUMS, b=R_ONE, b_register=1, result=R_WORK,
+            shift=PLAIN_SHIFT, space=Space.MULTIPLICANDS,
+        )  # fmt: skip
         of_o = asm.gained(f"{attn}.o", R_H_PEAK, other, d, R_PEAK)
         asm.norm("o", f"{attn}.o.norm", R_H_PEAK, other, d)
+        epsilon = units.epsilon(model.scale(f"{attn}.o.epsilon"))
+        asm.scalar("o epsilon", ScalarOp.MUL, R_WORK, a=R_WORK, b=epsilon)
         asm.inverse(of_o)
         asm.quantise(of_o, 0)
         asm.scalar("o epsilon", ScalarOp.ADD, R_ENERGY, a=R_ENERGY, b=R_WORK)
         asm.root("o")
         asm.product("o", model.trits(f"{attn}.o"), 0, 0, Space.SUMS)
+        asm.ratio(of_o, R_SIGMA)
         asm.sigma(f"{attn}.o", of_o, R_SIGMA, units.residual_exponent(t))
         residual("o", R_SUMS)
 
         of_gate = asm.gained(f"{mlp}.gate", R_X_PEAK, x, d, R_PEAK)
-        asm.norm("mlp", f"{mlp}.norm", R_X_PEAK, x, d)
         asm.inverse(of_gate)
         asm.quantise(of_gate, 0)
-        asm.root("mlp")
         gate = model.trits(f"{mlp}.gate")
         asm.product("gate", gate[:m], 0, 0, Space.SUMS)
+        asm.norm("mlp", f"{mlp}.norm", R_X_PEAK, x, d)
         asm.product("up", gate[m:], 0, 0, Space.MULTIPLICANDS)
+        asm.root("mlp")
+        asm.ratio(of_gate, R_SIGMA)
         asm.sigma(f"{mlp}.gate", of_gate, R_SIGMA)
         asm.vector(
             "gated unit", VectorOp.GATE, m, b=R_SIGMA, result=R_H_PEAK, operand=0, address=t,
@@ -247,6 +254,7 @@ def compile_mmfree(model: IntegerModel, geometry: Geometry) -> Image:
         asm.scalar("down epsilon", ScalarOp.ADD, R_ENERGY, a=R_ENERGY, b=R_WORK)
         asm.root("down")
         asm.product("down", model.trits(f"{mlp}.down"), 0, 0, Space.SUMS)
+        asm.ratio(of_down, R_SIGMA)
         asm.sigma(f"{mlp}.down", of_down, R_SIGMA, units.residual_exponent(units.middle_shift))
         residual("down", R_MIDDLE_SUMS)
 
@@ -258,6 +266,7 @@ def compile_mmfree(model: IntegerModel, geometry: Geometry) -> Image:
     asm.quantise(of_head, 0)
     asm.root("head")
     asm.product("head", model.trits("head"), 0, 0, Space.SUMS)
+    asm.ratio(of_head, R_HEAD_SIGMA)
     asm.sigma("head", of_head, R_HEAD_SIGMA)
     asm.scalar("temperature", ScalarOp.MUL, R_SIGMA, a=R_HEAD_SIGMA, b=INVERSE_TEMPERATURE)
     asm.vector(
