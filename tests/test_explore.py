@@ -54,9 +54,9 @@ def test_a_board_is_told_of_in_full(capsys):
     assert out.endswith(f"{timing('stories-tiny', 'ulx3s_85f').report()}\n")
     assert main(["icebreaker"]) == 0
     out = capsys.readouterr().out
-    luts = estimate(board("icebreaker"))["lut4"]
-    assert luts > 5280
-    assert f"\nmachine does not fit: lut4 needs about {luts} of 5280: reduce " in out
+    multipliers = estimate(board("icebreaker"))["dsp"]
+    assert multipliers > 8
+    assert f"\nmachine does not fit: dsp needs about {multipliers} of 8: reduce " in out
     assert max(map(len, out.splitlines())) <= 80
     assert main(["sim_tiny"]) == 0
     assert capsys.readouterr().out.startswith("stories-small on sim_tiny: ")

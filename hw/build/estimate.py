@@ -2,7 +2,7 @@
 
 Block RAM and DSP blocks are counted, memory by memory and multiplier by multiplier. LUTs and
 flip-flops are a linear model of lanes, rows, elements, and what lies beside them. Its constants are
-those of the units of machines of 16 to 512 lanes and 1 or 2 elements, synthesised for ECP5 by
+those of the units of machines of 16 to 512 lanes and 1 to 8 elements, synthesised for ECP5 by
 yosys 0.70 and packed by nextpnr: each that of the unit that it is of, the fixed part what is left.
 `hw.build.compare` tells how far a routed board is from it; boards that were are within 3 %.
 """
@@ -37,7 +37,7 @@ REMEDIES = {
 }
 """What of a geometry makes each resource smaller."""
 
-LUTS_PER_ELEMENT, LUTS_PER_LANE, LUTS_PER_ROW = 2100, 23.2, 42
+LUTS_PER_ELEMENT, LUTS_PER_LANE, LUTS_PER_ROW = 1100, 23.2, 42
 FLIP_FLOPS_PER_ELEMENT, FLIP_FLOPS_PER_LANE, FLIP_FLOPS_PER_ROW = 1350, 13.4, 34.5
 # Of memories that are deeper than one block RAM, or made of parts: what chooses among these.
 LUTS_PER_BANK_BIT, FLIP_FLOPS_PER_BANK_BIT = 1.2, 0.3
@@ -56,7 +56,7 @@ FLIP_FLOPS_OF_FEATURES = {
     Feature.SAMPLING: 100,
 }
 LUTS_OF_LOADER, FLIP_FLOPS_OF_LOADER, FLIP_FLOPS_PER_LOADED_BIT = 55, 100, 2
-FIXED_LUTS, FIXED_FLIP_FLOPS = 5400, 2900
+FIXED_LUTS, FIXED_FLIP_FLOPS = 5400, 3000
 
 
 def arrange(
