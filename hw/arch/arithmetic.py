@@ -54,13 +54,6 @@ def minimum(value, limit: int):
     return value.clip(None, limit) if hasattr(value, "clip") else min(value, limit)
 
 
-def maximum(value, limit: int):
-    """``max(value, limit)`` for a constant limit."""
-    if isinstance(value, Value | ValueCastable):
-        return Mux(value < limit, limit, value)
-    return value.clip(limit, None) if hasattr(value, "clip") else max(value, limit)
-
-
 def saturate(value, bits: int):
     """``value`` limited to ``bits`` bits of two's complement."""
     low, high = -(1 << (bits - 1)), (1 << (bits - 1)) - 1
