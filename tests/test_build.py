@@ -838,7 +838,7 @@ def test_synthesis_says_by_how_much_a_machine_is_too_large(tools, tmp_path, monk
     assert not tools()
     assert program.main(options) == 1
     assert re.fullmatch(
-        r"icebreaker does not fit iCE40UP5K: lut4 needs about \d+ of 5280: .*\n",
+        r"icebreaker does not fit iCE40UP5K: dsp needs about 10 of 8: .*\n",
         capsys.readouterr().err,
     )
 

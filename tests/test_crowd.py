@@ -15,8 +15,8 @@ from weights.files import ZOO
 
 pytestmark = pytest.mark.whole
 CLIENTS = 32
-TOKENS = 16
-"""More than a slice has, which is about 12 here."""
+TOKENS = 32
+"""More than a slice has, which is about 15 here."""
 
 
 @pytest.fixture(scope="module")

@@ -116,7 +116,7 @@ class Link:
 
 def shown(address, value):
     """What is read of a state's half-word that was written."""
-    return (value & 0x7F ^ 0x40) - 0x40 & 0xFFFF if address % 2 else value
+    return (value & 0xFF ^ 0x80) - 0x80 & 0xFFFF if address % 2 else value
 
 
 @pytest.mark.parametrize("seed, elements", [(0, 1), (1, 2), (2, 4)])

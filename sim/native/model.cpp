@@ -103,7 +103,7 @@ inline int64_t saturate(int64_t value, int bits) {
 
 // Of the four places from `first` on, four apart, the one that stands for a shift by `amount`.
 inline int place(int amount, int first) {
-    return first + least(most((amount - first + 2) >> 2 << 2, 0), 12);
+    return first + least(most((amount - first + 2) & ~3, 0), 12);
 }
 
 inline int32_t shifted(int32_t value, int amount) {
