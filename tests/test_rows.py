@@ -7,6 +7,7 @@ import pytest
 from host.device import LinkDevice
 from host.urls import open_device
 from hw.arch.geometry import Geometry
+from hw.arch.program import Unit
 from hw.boards import board
 from hw.core import Core
 from hw.machine import Machine, Stores
@@ -74,7 +75,8 @@ def test_tokens_equal_golden(name, model):
         list(device.generate(PROMPT[:1], 6))
         on_time, counted = predict(device.image, machine).totals(chosen=6), device.totals()
         assert counted.engine_cycles == on_time.engine_cycles  # a row each
-        assert 0 < counted.cycles - on_time.cycles <= memory.longest * on_time.engine_cycles
+        # The vector unit may hide all of it.
+        assert 0 <= counted.cycles - on_time.cycles <= memory.longest * on_time.engine_cycles
 
 
 def check_to_the_cycle(machine: Machine, model: IntegerModel) -> Timing:
@@ -94,9 +96,13 @@ def check_to_the_cycle(machine: Machine, model: IntegerModel) -> Timing:
 @pytest.mark.whole
 @pytest.mark.parametrize("chain", [2, 8])
 def test_cascades_equal_golden(chain, model):
-    """Every step takes what is predicted, which is longer the longer the cascades are."""
+    """Every step takes what is predicted; products are longer the longer the cascades are."""
     timing = check_to_the_cycle(Machine(geometry=MACHINES["12x8x1"], chain=chain), model)
-    assert timing.cycles > predict(timing.image).cycles
+
+    def worked(timing: Timing) -> int:
+        return sum(step.idle - step.issued for step in timing.steps if step.unit == Unit.ENGINE)
+
+    assert worked(timing) > worked(predict(timing.image))
 
 
 @pytest.mark.whole

@@ -143,7 +143,7 @@ def test_every_state_of_a_machine_can_be_read_and_written(url):
         for count in (1, 1, 2, 3, 5, 8):
             first = int(random.integers(geometry.states - count))
             words[first : first + count] ^= (1 << 24) - 1
-            words = words << 9 >> 9
+            words = words << 8 >> 8
             link.write(MemorySpace.STATES, 2 * first, words[first : first + count].tobytes())
             assert (read(first, count) == words[first : first + count]).all()
         assert (read(0, geometry.states) == words).all()
