@@ -126,10 +126,15 @@ class Exchange:
         ports = self.ports
         with m.State("IDENTITY"):
             m.d.comb += [ports.header.valid.eq(1), self.identifying.eq(1)]
+            m.next = "IDENTITY READ"
+        with m.State("IDENTITY READ"):
+            # From a register: what comes out of the buffer is late, and the sender escapes bytes.
+            m.d.comb += [ports.header.valid.eq(1), self.identifying.eq(1)]
+            m.d.sync += self.word[:8].eq(ports.data)
             m.next = "IDENTITY BYTE"
         with m.State("IDENTITY BYTE"):
             m.d.comb += self.identifying.eq(1)
-            self._send(m, ports.data)
+            self._send(m, self.word[:8])
             with m.If(ports.payload.ready):
                 m.d.sync += self.offset.eq(self.offset + 1)
                 m.next = "IDENTITY"
