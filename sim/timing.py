@@ -17,12 +17,10 @@ from functools import cached_property
 
 from host.compiler import Image
 from hw.arch.operations import OPERATIONS, VectorOp
-from hw.arch.program import ANY, ControlOp, Descriptor, ScalarOp, Unit, unroll
+from hw.arch.program import ANY, UNITS, ControlOp, Descriptor, ScalarOp, Unit, unroll
 from hw.arch.protocol import Totals
 from hw.control.sequencer import Sequencer
 from hw.machine import Machine, RowStoreParameters
-
-UNITS = (Unit.ENGINE, Unit.VECTOR, Unit.SCALAR)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -348,15 +346,11 @@ def predict(image: Image, machine: Machine | None = None) -> Timing:
         looked = fetched + Sequencer.FETCH_CYCLES
         if descriptor.unit == Unit.SCALAR and descriptor.layered:
             looked += Sequencer.CONSTANT_CYCLES
-        bounds = {
-            Unit.ENGINE: descriptor.engine_left,
-            Unit.VECTOR: descriptor.vector_left,
-            Unit.SCALAR: descriptor.scalar_left,
-        }
+        left = descriptor.left
         # Of steps that end together, one of its own unit is the reason.
         free, blocker = looked, None
         for unit in sorted(UNITS, key=lambda unit: unit == descriptor.unit):
-            flight = clock.left(unit, bounds[unit])
+            flight = clock.left(unit, left[unit])
             if flight is not None and flight.idle >= free and flight.idle > looked:
                 free, blocker = flight.idle, flight.number
         issued = free + Sequencer.READ_CYCLES

@@ -9,12 +9,10 @@ from dataclasses import dataclass, replace
 from host.compiler.layout import ceil_div
 from hw.arch.geometry import Geometry
 from hw.arch.operations import OPERATIONS, Table, VectorOp
-from hw.arch.program import ANY, ControlOp, Descriptor, ScalarOp, Space, Unit, unroll
+from hw.arch.program import ANY, UNITS, ControlOp, Descriptor, ScalarOp, Space, Unit, unroll
 
 Span = tuple[str, int, int]
 """Words ``[start, end)`` of a memory, or registers."""
-
-UNITS = (Unit.ENGINE, Unit.VECTOR, Unit.SCALAR)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,12 +125,4 @@ def ordered(program: Sequence[Descriptor], geometry: Geometry) -> list[Descripto
             for _ in range(later[unit] - allowed[unit] if allowed[unit] < ANY else 0):
                 under_way.remove(next(earlier for earlier in under_way if earlier.unit == unit))
         under_way.append(uses)
-    return [
-        replace(
-            step,
-            engine_left=allowed[Unit.ENGINE],
-            vector_left=allowed[Unit.VECTOR],
-            scalar_left=allowed[Unit.SCALAR],
-        )
-        for step, allowed in zip(program, left, strict=True)
-    ]
+    return [step.leaving(allowed) for step, allowed in zip(program, left, strict=True)]

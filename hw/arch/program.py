@@ -19,7 +19,7 @@ them. What differs from layer to layer lies at addresses that move on by a `Stri
 """
 
 import enum
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -35,6 +35,10 @@ class Unit(enum.IntEnum):
     ENGINE = 1
     VECTOR = 2
     SCALAR = 3
+
+
+UNITS = (Unit.ENGINE, Unit.VECTOR, Unit.SCALAR)
+"""Those that work beside each other, and of which steps may be under way."""
 
 
 class ControlOp(enum.IntEnum):
@@ -86,6 +90,9 @@ FIELDS = (
 ANY = 3
 """As many steps left as there may be: a step does not wait for that unit."""
 
+LEFT = {unit: f"{unit.name.lower()}_left" for unit in UNITS}
+"""The field with the steps that may be left of each unit."""
+
 INVERSE_TEMPERATURE = 15
 """Register that a run presets to 1/T; programs only read it."""
 
@@ -130,6 +137,16 @@ class Descriptor:
             low = -(1 << (width - 1)) if signed else 0
             if not low <= getattr(self, name) < low + (1 << width):
                 raise ValueError(f"{name} must fit {width} bits, not {getattr(self, name)!r}")
+
+    @property
+    def left(self) -> dict[Unit, int]:
+        """How many steps of each unit may be under way when this one is issued."""
+        return {unit: getattr(self, name) for unit, name in LEFT.items()}
+
+    def leaving(self, left: Mapping[Unit, int]) -> "Descriptor":
+        """The same step with other bounds of that kind."""
+        bounds: dict[str, Any] = {name: left[unit] for unit, name in LEFT.items()}
+        return replace(self, **bounds)
 
     def to_bytes(self) -> bytes:
         value = position = 0
