@@ -114,9 +114,9 @@ def test_bytes_of_an_identity():
         digest=bytes(range(16)),
         features=0x80000001,
     )
-    sizes = (8, 8, 4, 96, 100, 12, 32, 32, 32, 32, 32, 24, 20, 4)
+    sizes = (8, 8, 4, 96, 100, 12, 32, 32, 32, 32, 32, 24, 20, 4, 1)
     assert identity.to_bytes() == bytes.fromhex(
-        "54524954 0600 0004 40787d01 01000080 000102030405060708090a0b0c0d0e0f"
+        "54524954 0700 0004 40787d01 01000080 000102030405060708090a0b0c0d0e0f"
         "612d626f6172645f31 0000000000000000000000000000000000000000000000"
     ) + b"".join(size.to_bytes(4, "little") for size in sizes)
 

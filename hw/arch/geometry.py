@@ -12,6 +12,7 @@ LARGEST = {
     **dict.fromkeys(("descriptors", "activations"), 1 << 20),
     **dict.fromkeys(("sums", "multiplicands", "vectors", "states"), 1 << 22),
     "tokens": (1 << 16) - 1,
+    "contexts": 1 << 4,
     "trits_per_byte": MANY,
 }
 """Largest value of each field: what a descriptor or the link can address at most, and beyond that
@@ -39,6 +40,10 @@ class Geometry:
         Elements in the two banks that receive the engine's sums.
     vectors, states, activations, tokens : int
         Elements of the vector memory, hidden states, activation codes, and token buffer entries.
+    contexts : int
+        Sequences that go through the program side by side: a power of two. What is said of the
+        memories that change is of one of them, whose part of a memory has powers of two of words
+        if there are several.
     embedding_words : int
         Words of ``elements`` 16-bit entries in a memory of embedding rows alone. None: they lie
         among the tables.
@@ -60,6 +65,7 @@ class Geometry:
     tokens: int
     embedding_words: int = 0
     trits_per_byte: int = FEW
+    contexts: int = 1
 
     def __post_init__(self):
         for field in fields(self):
@@ -73,7 +79,7 @@ class Geometry:
                 )
         if self.tokens < 2:
             raise ValueError("tokens must be at least 2, a prompt's and the next, not 1")
-        for name in ("elements", "columns"):
+        for name in ("elements", "columns", "contexts"):
             value = getattr(self, name)
             if value & (value - 1):
                 raise ValueError(f"{name} must be a power of two, not {value!r}")
@@ -89,6 +95,19 @@ class Geometry:
                 raise ValueError(f"{name} must be a multiple of elements, not {value!r}")
         if self.activations % self.columns:
             raise ValueError(f"activations must be a multiple of columns, not {self.activations!r}")
+        if self.contexts > 1:
+            self._check_contexts()
+
+    def _check_contexts(self):
+        """A context is in the upper bits of an address."""
+        words = dict.fromkeys(("sums", "multiplicands", "vectors", "states"), self.elements)
+        for name, size in (words | {"activations": self.columns, "tokens": 1}).items():
+            value = getattr(self, name)
+            if (value // size) & (value // size - 1):
+                raise ValueError(
+                    f"{name} must be a power of two, as there are {self.contexts} contexts, "
+                    f"not {value!r}"
+                )
 
     @property
     def lanes(self) -> int:

@@ -69,6 +69,8 @@ class Memory:
         Bits of an item for the host, sign-extended; those that it has unless given.
     feature : Feature
         Without which the host does not see it.
+    contexts : int
+        Sequences that have a part of the words each, one after the other.
     """
 
     kind: Kind
@@ -81,6 +83,12 @@ class Memory:
     access: HostAccess = HostAccess.NONE
     shown: int | None = None
     feature: Feature = NO_FEATURES
+    contexts: int = 1
+
+    @property
+    def own(self) -> int:
+        """Words of a context."""
+        return self.words // self.contexts
 
     @property
     def bits(self) -> int:
@@ -111,11 +119,11 @@ def memories(
     What is there for the host alone is not there without its feature. ``max_payload`` is that of
     a frame, whose buffer also has what the device says of itself.
     """
-    g, v = geometry, geometry.elements
+    g, v, n = geometry, geometry.elements, geometry.contexts
     counted = Feature.COUNTERS in features
     read, always = HostAccess.READ, HostAccess.READ | HostAccess.ALWAYS
     store = partial(Memory, kind=Kind.STORE, item=HALF_WORD_BITS, access=read | HostAccess.WRITE)
-    bank = partial(Memory, kind=Kind.BANK)
+    bank = partial(Memory, kind=Kind.BANK, contexts=n)
     part = partial(Memory, kind=Kind.PART)
     space, row = MemorySpace, 8 * g.row_bytes // HALF_WORD_BITS
     rows = {
@@ -127,14 +135,15 @@ def memories(
         "tokens": part(
             space=space.TOKENS,
             access=always | HostAccess.WRITE,
-            words=g.tokens,
+            words=n * g.tokens,
+            contexts=n,
             item=HALF_WORD_BITS,
             copies=2,
         ),
         "sums": bank(
             space=space.SUMS,
             access=read,
-            words=g.sums // v,
+            words=n * g.sums // v,
             item=SUM_BITS,
             items=v,
             shown=32,
@@ -143,7 +152,8 @@ def memories(
         "registers": part(
             space=space.REGISTERS,
             access=read,
-            words=REGISTERS,
+            words=n * REGISTERS,
+            contexts=n,
             item=MANTISSA_BITS + EXPONENT_BITS,
             shown=32,
             feature=Feature.RESULTS,
@@ -162,7 +172,7 @@ def memories(
         "states": bank(
             space=space.STATES,
             access=read | HostAccess.WRITE,
-            words=g.states // v,
+            words=n * g.states // v,
             item=HIDDEN_BITS,
             items=v,
             shown=32,
@@ -170,11 +180,14 @@ def memories(
             feature=Feature.STATES,
         ),
         "embedding": store(space=space.EMBEDDING, words=g.embedding_words, items=v),
-        "multiplicands": bank(words=g.multiplicands // v, item=SUM_BITS, items=v),
-        "vectors": bank(words=g.vectors // v, item=RESIDUAL_BITS, items=v),
+        "multiplicands": bank(words=n * g.multiplicands // v, item=SUM_BITS, items=v),
+        "vectors": bank(words=n * g.vectors // v, item=RESIDUAL_BITS, items=v),
         # A beat of codes is the part of a row that is written at once.
         "activations": bank(
-            words=g.activations // g.columns, item=CODE_BITS * v, items=g.columns // v, parts=True
+            words=n * g.activations // g.columns,
+            item=CODE_BITS * v,
+            items=g.columns // v,
+            parts=True,
         ),
         "frame": part(words=2 * max_payload, item=8),
         "functions": part(words=2 * TABLE_SEGMENTS, item=BASE_BITS + DELTA_BITS, copies=v),

@@ -59,7 +59,7 @@ from hw.arch.frames import MAX_PAYLOAD
 from hw.arch.geometry import Geometry
 from weights.fixed import Scale
 
-VERSION = 6
+VERSION = 7
 MAGIC = b"TRIT"
 MIN_PAYLOAD = 64
 """Least that a device must take and give, so that its identity's geometry is of use."""
