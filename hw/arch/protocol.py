@@ -18,7 +18,7 @@ READ      space u8, address u32, count u16             ``count`` half-words
 CHECKSUM  space u8, address u32, count u32             u32: CRC-32 of the half-words' bytes
 RUN       `RunRequest`
 POLL      context u8, start u16                        `PollReply`
-STOP
+STOP      context u8
 RESET
 CLAIM     session u32
 ========= ============================================ ==========================================
@@ -31,23 +31,31 @@ does not tell. So a host CLAIMs it before it loads a model, with a session numbe
 not 0; the device keeps it as long as the memories, and has 0 otherwise. Whoever CLAIMs later takes
 the device over.
 
-RUN starts a run over the prompt in TOKENS; if its id is that of the last run started, it is only
-acknowledged. It is refused as LOST unless it names the session, and unless it starts from the zero
-state or a state is there: that of a run of the session, or one that was written to STATES. POLL
-waits until there are more than ``start`` tokens in the buffer or nothing runs, at most
-`POLL_CYCLES`; it answers what there is. Any other frame that arrives meanwhile ends the waiting
-without a response. STOP ends the run after its current token. RESET ends it at once, whatever it is
-doing, and forgets the last run's id; after it, as after CLAIM, no state is there until a run resets
-it or a WRITE to STATES brings one. While a run is active, WRITE and CLAIM are refused as BUSY, and
-so are READ and CHECKSUM of every space except TOKENS and TOTALS.
+A context is a sequence with a state and a token buffer of its own. A device has
+`Geometry.contexts` of them; RUN, POLL and STOP name one, and are refused as BAD_VALUE for one
+beyond. Of the spaces TOKENS, STATES, SUMS and REGISTERS each context has its part, which begins at
+its number times the size that the geometry states.
 
-STATES holds the hidden states as the last run left them, which are those after all tokens but the
-last one chosen. What was read there and is written back later lets a run go on as if nothing had
-come between. A WRITE takes whole elements; one that begins or ends within one is refused as
-BAD_RANGE.
+RUN starts a run over the prompt in the context's buffer; if its id is that of the last run started
+there, it is only acknowledged. While that context runs another one it is refused as BUSY. Runs of
+other contexts go on: the new one joins them with their next token, and what each chooses is what it
+would choose alone. RUN is refused as LOST unless it names the session, and unless it starts from
+the zero state or a state is there: that of a run of the session in this context, or one that was
+written to its STATES. POLL tells of one context: it waits until there are more than ``start``
+tokens in its buffer or it does not run, at most `POLL_CYCLES`, and answers what there is. Any other
+frame that arrives meanwhile ends the waiting without a response. STOP ends the context's run after
+its current token. RESET ends all runs at once, whatever they are doing, and forgets the last ones'
+ids; after it, as after CLAIM, no state is there until a run resets it or a WRITE to STATES brings
+one.
 
-A context is a sequence with a state and a buffer of its own. A device has one, 0; RUN and POLL of
-another are refused as BAD_VALUE.
+While anything runs, CLAIM and WRITE are refused as BUSY, and so are READ and CHECKSUM of every
+space except TOKENS and TOTALS. A WRITE to TOKENS is not, if it lies within the buffer of one
+context that does not run.
+
+STATES holds the hidden states as each context's last run left them, which are those after all
+tokens but the last one chosen. What was read there and is written back later, there or in another
+context's part, lets a run go on as if nothing had come between. A WRITE takes whole elements; one
+that begins or ends within one is refused as BAD_RANGE.
 """
 
 import enum
@@ -92,7 +100,7 @@ class Reason(enum.IntEnum):
 
     BAD_COMMAND = 1
     BAD_LENGTH = 2  # the payload is too short, too long, or not whole half-words
-    BUSY = 3  # a run is active
+    BUSY = 3  # something runs
     BAD_SPACE = 4  # no such memory in this device, or it cannot be written
     BAD_RANGE = 5  # beyond the end of the memory, or of a frame; a part of an element
     BAD_VALUE = 6  # no prompt, nothing to generate, more than the buffer holds; session 0; context;
@@ -106,11 +114,11 @@ class MemorySpace(enum.IntEnum):
     WEIGHTS = 0
     TABLES = 1
     PROGRAM = 2
-    TOKENS = 3  # token buffer: prompt, then what is generated
+    TOKENS = 3  # token buffers: prompt, then what is generated
     SUMS = 4  # 2 half-words per element, sign-extended to 32 bits
     REGISTERS = 5  # mantissa, sign-extended exponent of the 16 scale registers
-    COUNTERS = 6  # cycles per descriptor since the run began, u32
-    TOTALS = 7  # `Totals` since the run began
+    COUNTERS = 6  # cycles per descriptor since nothing ran, u32
+    TOTALS = 7  # `Totals` since nothing ran
     STATES = 8  # 2 half-words per element, sign-extended to 32 bits; the upper 9 count for no write
     EMBEDDING = 9  # where embedding rows have a memory of their own
 
@@ -153,7 +161,7 @@ ARGUMENTS: dict[Command, tuple[tuple[str, str], ...]] = {
         ("noise", "I"),
     ),
     Command.POLL: (("context", "B"), ("start", "H")),
-    Command.STOP: (),
+    Command.STOP: (("context", "B"),),
     Command.RESET: (),
     Command.CLAIM: (("session", "I"),),
 }
@@ -338,9 +346,9 @@ class RunRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class PollReply:
-    """Payload of POLL's response: id of the last run started u32 (0 before the first), running u8,
-    produced u16 (tokens in the buffer, prompt included), then the tokens from ``start`` on, u16
-    each, as many as there are and fit the frame."""
+    """Payload of POLL's response, all of one context: id of the last run started u32 (0 before the
+    first), running u8, produced u16 (tokens in the buffer, prompt included), then the tokens from
+    ``start`` on, u16 each, as many as there are and fit the frame."""
 
     run_id: int
     running: bool
@@ -371,9 +379,10 @@ class PollReply:
 
 @dataclass(frozen=True, kw_only=True)
 class Totals:
-    """Contents of `MemorySpace.TOTALS`: cycles u64 of the run, cycles u64 in which the engine
-    worked, tokens u32 that went through the model (those of the prompt, too, but not the last
-    one chosen). While a run is active its numbers change between the half-words."""
+    """Contents of `MemorySpace.TOTALS`, since nothing ran: cycles u64, cycles u64 in which the
+    engine worked, tokens u32 of all contexts that went through the model (those of prompts, too,
+    but not the last one that a run chose). While anything runs the numbers change between the
+    half-words."""
 
     cycles: int = 0
     engine_cycles: int = 0

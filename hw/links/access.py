@@ -1,10 +1,12 @@
 """WRITE, READ and CHECKSUM: the host's access to the memories."""
 
-from amaranth.hdl import Module, Signal
+from amaranth.hdl import Module, Mux, Signal, ValueLike
+from amaranth.utils import exact_log2
 
 from hw.arch.memories import HostAccess
 from hw.arch.protocol import (
     Command,
+    MemorySpace,
     Reason,
     argument_struct,
 )
@@ -90,15 +92,22 @@ class Access:
             | ((command == Command.WRITE) & self.paired & (self.start[0] | self.count[0]))
         ):
             exchange.refuse(m, Reason.BAD_RANGE)
-        with m.Elif(
-            self.ports.control.running & ~((command != Command.WRITE) & self.always_readable)
-        ):
-            exchange.refuse(m, Reason.BUSY)
         with m.Else():
             m.next = "RANGE"
 
+    def _at_rest(self) -> ValueLike:
+        """Whether a range of TOKENS lies in the buffer of one context, which does not run."""
+        exchange, running = self.exchange, self.ports.control.running
+        if exchange.contexts == 1:
+            return ~running
+        first, low = exchange.owner(MemorySpace.TOKENS, self.start), exact_log2(exchange.tokens)
+        end = exchange.end[low : low + len(first) + 1]
+        filled = (exchange.end[:low] == 0) & (end == first + 1)
+        return ((end == first) | filled) & ~running.bit_select(first, 1)
+
     def execute(self, m: Module):
-        """The states that check the range, write, and sum up; reading is left to the answer."""
+        """The states that check the range and the runs, write, and sum up; reading is left to the
+        answer."""
         self._range(m)
         self._write(m)
         self._checksum(m)
@@ -106,8 +115,15 @@ class Access:
     def _range(self, m: Module):
         exchange = self.exchange
         with m.State("RANGE"):
+            allowed = Mux(
+                exchange.command == Command.WRITE,
+                (self.space == MemorySpace.TOKENS) & self._at_rest(),
+                self.always_readable,
+            )
             with m.If(exchange.end > self.size):
                 exchange.refuse(m, Reason.BAD_RANGE)
+            with m.Elif(self.ports.control.running.any() & ~allowed):
+                exchange.refuse(m, Reason.BUSY)
             with m.Else():
                 m.next = "START"
         with m.State("START"):

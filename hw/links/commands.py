@@ -40,7 +40,7 @@ class CommandProcessor(wiring.Component):
     header, payload : the `FrameSender`
     crc : Out(CrcSignature())
     bus : Out(BusSignature())
-    control : Out(RunControlSignature())
+    control : Out(RunControlSignature(contexts)), as many as the identity's geometry has
 
     Raises
     ------
@@ -64,7 +64,7 @@ class CommandProcessor(wiring.Component):
                 "payload": Out(stream.Signature(8)),
                 "crc": Out(CrcSignature()),
                 "bus": Out(BusSignature()),
-                "control": Out(RunControlSignature()),
+                "control": Out(RunControlSignature(identity.geometry.contexts)),
             }
         )
 

@@ -1,7 +1,7 @@
 """One command and its answer: what the states of all commands share."""
 
-from amaranth.hdl import Cat, Module, Signal
-from amaranth.utils import bits_for
+from amaranth.hdl import Cat, Const, Module, Signal
+from amaranth.utils import bits_for, exact_log2
 
 from hw.arch.memories import spaces
 from hw.arch.protocol import (
@@ -38,6 +38,7 @@ class Exchange:
         self.features = Feature(identity.features)
         self.memories = spaces(identity.geometry, self.features)
         self.tokens = identity.geometry.tokens
+        self.contexts = identity.geometry.contexts
         self.max_payload = identity.max_payload
         self.identity_bytes = len(identity.to_bytes())
         self.address_bits = bits_for(max(memory.size for memory in self.memories.values()))
@@ -64,6 +65,14 @@ class Exchange:
         """A field of the command's arguments."""
         offset, size = argument_offset(command, name)
         return self.arguments[8 * offset : 8 * (offset + size)]
+
+    def owner(self, space: MemorySpace, address):
+        """The context that has the half-word at an address of a space in which each has a part."""
+        if self.contexts == 1:
+            return Const(0)
+        memory = self.memories[space]
+        low = exact_log2(memory.own * memory.half_words)
+        return address[low : low + exact_log2(self.contexts)]
 
     def advance(self, m: Module):
         """On to the next half-word of the bus."""

@@ -27,7 +27,7 @@ class Link(wiring.Component):
     rx : In(stream.Signature(8)), one byte per cycle
     tx : Out(stream.Signature(8))
     bus : Out(BusSignature())
-    control : Out(RunControlSignature())
+    control : Out(RunControlSignature(contexts)), as many as the identity's geometry has
     """
 
     def __init__(self, identity: Identity, **parameters):
@@ -38,7 +38,7 @@ class Link(wiring.Component):
                 "rx": In(stream.Signature(8)),
                 "tx": Out(stream.Signature(8)),
                 "bus": Out(BusSignature()),
-                "control": Out(RunControlSignature()),
+                "control": Out(RunControlSignature(identity.geometry.contexts)),
             }
         )
 

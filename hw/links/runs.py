@@ -1,8 +1,18 @@
 """RUN, POLL, STOP, RESET and CLAIM: the host's control over runs."""
 
 from amaranth.hdl import Cat, Const, Module, Mux, Signal
+from amaranth.lib.memory import Memory
+from amaranth.utils import exact_log2
 
-from hw.arch.protocol import Command, Feature, MemorySpace, PollReply, Reason, RunFlag
+from hw.arch.protocol import (
+    Command,
+    Feature,
+    MemorySpace,
+    PollReply,
+    Reason,
+    RunFlag,
+    argument_offset,
+)
 from hw.links.exchange import Exchange
 
 
@@ -25,8 +35,12 @@ class Runs:
         self.poll_start = exchange.argument(Command.POLL, "start")
         self.session = Signal(32)  # zero, as the memories are, until a host claims the device
         self.lost = Signal()  # a RUN is of another session, or wants a state that is not there
-        self.started = Signal()  # a run has the id that is kept
-        self.stated = Signal()  # a state is there
+        # Of each context: a run has the id that is kept, and a state is there.
+        self.started, self.stated = Signal(exchange.contexts), Signal(exchange.contexts)
+        # Of the context that is named: its number, whether it runs, and its last run's id, which is
+        # there a cycle later.
+        self.context = exchange.argument(Command.RUN, "context")[: exact_log2(exchange.contexts)]
+        self.running = Signal()
         self.run_id = Signal(32)
         self.timer = Signal(range(poll_cycles))
         self.due = Signal()  # a waiting POLL has something to tell
@@ -44,6 +58,9 @@ class Runs:
                 run.payload.noise.eq(argument(Command.RUN, "noise")),
             ]
         m.d.comb += [
+            run.payload.context.eq(self.context),
+            control.context.eq(self.context),
+            self.running.eq(control.running.bit_select(self.context, 1)),
             run.payload.reset.eq((flags & RunFlag.RESET).any()),
             run.payload.stop_enable.eq((flags & RunFlag.STOP_ENABLE).any()),
             *(
@@ -53,31 +70,60 @@ class Runs:
         ]
         m.d.sync += self.due.eq(
             (control.produced > self.poll_start)
-            | ~control.running
+            | ~self.running
             | (self.timer == self.poll_cycles - 1)
         )
         m.d.sync += self.lost.eq(
             (argument(Command.RUN, "session") != self.session)
             | (self.session == 0)
-            | ~(run.payload.reset | self.stated)
+            | ~(run.payload.reset | self.stated.bit_select(self.context, 1))
         )
         bus = self.ports.bus
         if MemorySpace.STATES in self.exchange.memories:
+            owner = self.exchange.owner(MemorySpace.STATES, bus.address)
             with m.If(bus.write & (bus.space == MemorySpace.STATES)):
-                m.d.sync += self.stated.eq(1)
+                m.d.sync += self.stated.bit_select(owner, 1).eq(1)
+        self._keep(m)
+
+    def _keep(self, m: Module):
+        """The ids of the last runs; one that did not start since the last reset or claim is 0."""
+        run, run_id = self.ports.control.run, self.exchange.argument(Command.RUN, "run_id")
+        taken = run.valid & run.ready
+        with m.If(taken):
+            m.d.sync += [
+                self.started.bit_select(self.context, 1).eq(1),
+                self.stated.bit_select(self.context, 1).eq(1),
+            ]
+        if self.exchange.contexts == 1:
+            with m.If(taken):
+                m.d.sync += self.run_id.eq(run_id)
+            return
+        m.submodules.run_ids = ids = Memory(shape=32, depth=self.exchange.contexts, init=[])
+        write, read = ids.write_port(), ids.read_port()
+        m.d.comb += [
+            write.addr.eq(self.context),
+            write.data.eq(run_id),
+            write.en.eq(taken),
+            read.addr.eq(self.context),
+            self.run_id.eq(Mux(self.started.bit_select(self.context, 1), read.data, 0)),
+        ]
 
     def check(self, m: Module):
         """The cases of the commands of this kind; three are executed on the way."""
         exchange, control = self.exchange, self.ports.control
+        beyond = exchange.argument(Command.RUN, "context")[len(self.context) :].any()
+        for command in (Command.RUN, Command.POLL, Command.STOP):
+            assert argument_offset(command, "context") == argument_offset(Command.RUN, "context")
         with m.Case(Command.RUN):
             prompt_length = exchange.argument(Command.RUN, "prompt_length")
             generate = exchange.argument(Command.RUN, "generate")
+            same = exchange.argument(Command.RUN, "run_id") == self.run_id
             m.d.sync += exchange.end.eq(prompt_length + generate)
-            with m.If(exchange.argument(Command.RUN, "context") != 0):
+            with m.If(beyond):
                 exchange.refuse(m, Reason.BAD_VALUE)
-            with m.Elif(self.started & (exchange.argument(Command.RUN, "run_id") == self.run_id)):
+            with m.Elif(self.started.bit_select(self.context, 1) & same):
                 exchange.acknowledge(m)
-            with m.Elif(control.running):
+            with m.Elif(self.running):
                 exchange.refuse(m, Reason.BUSY)
             no_noise = Feature.SAMPLING not in exchange.features
             with m.Elif((prompt_length == 0) | (generate == 0) | (self.sampled & no_noise)):
@@ -85,21 +131,24 @@ class Runs:
             with m.Else():
                 m.next = "RUN CHECK"
         with m.Case(Command.POLL):
-            with m.If(exchange.argument(Command.POLL, "context") != 0):
+            with m.If(beyond):
                 exchange.refuse(m, Reason.BAD_VALUE)
             with m.Else():
                 m.d.comb += self.ports.frame.ready.eq(1)
                 m.next = "POLL"
         with m.Case(Command.STOP):
-            m.d.comb += control.stop.eq(1)
-            exchange.acknowledge(m)
+            with m.If(beyond):
+                exchange.refuse(m, Reason.BAD_VALUE)
+            with m.Else():
+                m.d.comb += control.stop.eq(1 << self.context)
+                exchange.acknowledge(m)
         with m.Case(Command.RESET):
             m.d.comb += control.reset.eq(1)
             self._forget(m)
             exchange.acknowledge(m)
         with m.Case(Command.CLAIM):
             claim = exchange.argument(Command.CLAIM, "session")
-            with m.If(control.running):
+            with m.If(control.running.any()):
                 exchange.refuse(m, Reason.BUSY)
             with m.Elif(claim == 0):
                 exchange.refuse(m, Reason.BAD_VALUE)
@@ -109,8 +158,10 @@ class Runs:
                 exchange.acknowledge(m)
 
     def _forget(self, m: Module):
-        """The last run, and the state that it left."""
-        m.d.sync += [self.started.eq(0), self.stated.eq(0), self.run_id.eq(0)]
+        """The last runs, and the states that they left."""
+        m.d.sync += [self.started.eq(0), self.stated.eq(0)]
+        if self.exchange.contexts == 1:
+            m.d.sync += self.run_id.eq(0)
 
     def execute(self, m: Module):
         """The states that start a run, and that tell how far it has come."""
@@ -129,12 +180,13 @@ class Runs:
         with m.State("RUN"):
             m.d.comb += run.valid.eq(1)
             with m.If(run.ready):
-                m.d.sync += [
-                    self.started.eq(1),
-                    self.stated.eq(1),
-                    self.run_id.eq(exchange.argument(Command.RUN, "run_id")),
-                ]
                 exchange.acknowledge(m)
+
+    def _buffer_entry(self):
+        """Address of the first token that a POLL asks for; where there is none it is not used."""
+        if self.exchange.contexts == 1:
+            return self.poll_start
+        return Cat(self.poll_start[: exact_log2(self.exchange.tokens)], self.context)
 
     def _poll(self, m: Module):
         exchange, ports, control = self.exchange, self.ports, self.ports.control
@@ -152,7 +204,7 @@ class Runs:
                 m.d.comb += ports.enable.eq(1)
         with m.State("POLL STATE"):
             m.d.sync += [
-                exchange.reply.eq(Cat(self.run_id, control.running, Const(0, 7), control.produced)),
+                exchange.reply.eq(Cat(self.run_id, self.running, Const(0, 7), control.produced)),
                 exchange.reply_left.eq(PollReply.LAYOUT.size),
                 self.available.eq(
                     Mux(
@@ -162,7 +214,7 @@ class Runs:
                     )
                 ),
                 exchange.bus_space.eq(MemorySpace.TOKENS),
-                exchange.address.eq(self.poll_start),
+                exchange.address.eq(self._buffer_entry()),
             ]
             m.next = "POLL TOKENS"
         with m.State("POLL TOKENS"):
