@@ -187,7 +187,7 @@ class Runs:
 
     def stop(self) -> None:
         """End what is running after its current token, and wait for that."""
-        self._link.exchange(Command.STOP)
+        self._link.exchange(Command.STOP, argument_struct(Command.STOP).pack(CONTEXT))
         if self._poll(0xFFFF, self._link.attempts * POLL_CYCLES) is None:
             self._reset()
         self.active = False

@@ -11,6 +11,7 @@ import struct
 import threading
 import tty
 import zlib
+from dataclasses import dataclass
 
 from host.sampling import next_noise
 from hw.arch.frames import Deframer, Frame, encode_frame
@@ -79,8 +80,35 @@ class ToyModel:
         return [((self.state * (j + 3)) & 0xFFFF) - 0x8000 for j in range(self.vocabulary)]
 
 
+@dataclass
+class FakeContext:
+    """A sequence: its model, and its last run.
+
+    Members
+    -------
+    buffer : slice of TOKENS that is its own
+    """
+
+    model: ToyModel
+    buffer: slice
+    run_id: int = 0
+    started: bool = False
+    stated: bool = False
+    running: bool = False
+    stopping: bool = False
+    produced: int = 0
+    end: int = 0
+    flags: int = 0
+    stop_token: int = 0
+    noise: int = 0
+
+    def forget(self):
+        self.run_id, self.started, self.stated = 0, False, False
+
+
 class FakeDevice:
-    """One device. Every POLL finds ``pace`` tokens more chosen, all of them if it is None."""
+    """One device. Every POLL finds ``pace`` tokens more chosen by each run, all of them if it is
+    None."""
 
     def __init__(
         self,
@@ -95,47 +123,62 @@ class FakeDevice:
         self.pace = pace
         self.spaces = spaces(identity.geometry, Feature(identity.features))
         self.memory = {s: [0] * memory.size for s, memory in spaces(identity.geometry).items()}
-        self.model = self.toy(self.vocabulary)
+        self.contexts = [
+            FakeContext(model=self.toy(self.vocabulary), buffer=self.part(MemorySpace.TOKENS, at))
+            for at in range(identity.geometry.contexts)
+        ]
         self.session = 0
-        self.run_id = 0
-        self.started = False
-        self.stated = False
-        self.running = False
-        self.produced = 0
+        self.taken = 0  # tokens since nothing ran
         self.runs: list[tuple[int, ...]] = []
         self.writes = 0
         self.stops = 0
 
-    def advance(self, tokens: int | None):
-        """Take the run on by so many tokens, to its end for None."""
-        buffer = self.memory[MemorySpace.TOKENS]
-        while self.running and tokens != 0:
-            token = self.model.choose(self.noise if self.flags & RunFlag.SAMPLED else None)
-            if self.flags & RunFlag.SAMPLED:
-                self.noise = next_noise(self.noise)
-            buffer[self.produced] = token
-            self.produced += 1
-            stopped = self.flags & RunFlag.STOP_ENABLE and token == self.stop_token
-            if self.produced == self.end or stopped or self.stopping:
-                self.finish()
+    @property
+    def running(self) -> bool:
+        """Whether anything runs."""
+        return any(context.running for context in self.contexts)
+
+    def part(self, space: MemorySpace, context: int) -> slice:
+        """Half-words of a memory that a context has for itself."""
+        memory = spaces(self.identity.geometry)[space]
+        size = memory.own * memory.half_words
+        return slice(context * size, (context + 1) * size)
+
+    def advance(self, number: int, tokens: int | None):
+        """Take the run of a context on by so many tokens, to its end for None."""
+        context, buffer = self.contexts[number], self.memory[MemorySpace.TOKENS]
+        while context.running and tokens != 0:
+            sampled = context.flags & RunFlag.SAMPLED
+            token = context.model.choose(context.noise if sampled else None)
+            if sampled:
+                context.noise = next_noise(context.noise)
+            buffer[context.buffer.start + context.produced] = token
+            context.produced += 1
+            stopped = context.flags & RunFlag.STOP_ENABLE and token == context.stop_token
+            if context.produced == context.end or stopped or context.stopping:
+                self.finish(number)
             else:
-                self.model.step(token)
+                context.model.step(token)
             tokens = tokens if tokens is None else tokens - 1
 
-    def finish(self):
-        self.running = False
-        count = self.vocabulary
-        sums = struct.pack(f"<{count}i", *self.model.sums())
-        self.memory[MemorySpace.STATES][:2] = self.model.state, 0
-        self.memory[MemorySpace.SUMS][: 2 * count] = struct.unpack(f"<{2 * count}H", sums)
-        scales = [0x4000, -16 & 0xFFFF] * REGISTERS  # 2^-2
-        self.memory[MemorySpace.REGISTERS][:] = scales
-        tokens = self.produced - 1
-        totals = Totals(cycles=100 * tokens, engine_cycles=60 * tokens, tokens=tokens)
-        self.memory[MemorySpace.TOTALS][:] = struct.unpack("<10H", totals.to_bytes())
+    def finish(self, number: int):
+        context = self.contexts[number]
+        context.running = False
+        self.taken += context.produced - 1
+        self.show(MemorySpace.STATES, number, struct.pack("<i", context.model.state))
+        sums = context.model.sums()
+        self.show(MemorySpace.SUMS, number, struct.pack(f"<{len(sums)}i", *sums))
+        self.show(MemorySpace.REGISTERS, number, REGISTERS * struct.pack("<Hh", 0x4000, -16))
+        totals = Totals(cycles=100 * self.taken, engine_cycles=60 * self.taken, tokens=self.taken)
+        self.show(MemorySpace.TOTALS, 0, totals.to_bytes())
         steps = self.identity.geometry.descriptors
-        counters = struct.pack(f"<{steps}I", *(i * tokens for i in range(steps)))
-        self.memory[MemorySpace.COUNTERS][:] = struct.unpack(f"<{2 * steps}H", counters)
+        counters = struct.pack(f"<{steps}I", *(i * self.taken for i in range(steps)))
+        self.show(MemorySpace.COUNTERS, 0, counters)
+
+    def show(self, space: MemorySpace, context: int, content: bytes):
+        """What the host finds at the beginning of a context's part from now on."""
+        start, count = self.part(space, context).start, len(content) // 2
+        self.memory[space][start : start + count] = struct.unpack(f"<{count}H", content)
 
     def respond(self, frame: Frame) -> Frame:
         """The answer to a frame, given at once."""
@@ -162,28 +205,36 @@ class FakeDevice:
             case Command.RUN:
                 return self._run(arguments), b""
             case Command.POLL:
-                context, start = arguments
-                if context:
-                    return Reason.BAD_VALUE, b""
-                self.advance(self.pace)
-                tokens = self.memory[MemorySpace.TOKENS][start : self.produced]
-                reply = PollReply(
-                    run_id=self.run_id,
-                    running=self.running,
-                    produced=self.produced,
-                    tokens=tuple(tokens[: PollReply.most(self.identity.max_payload)]),
-                )
-                return None, reply.to_bytes()
+                return self._poll(*arguments)
             case Command.STOP:
+                (number,) = arguments
+                if number >= len(self.contexts):
+                    return Reason.BAD_VALUE, b""
                 self.stops += 1
-                self.stopping = True
-                self.advance(1)
+                self.contexts[number].stopping = True
+                self.advance(number, 1)
             case Command.RESET:
-                self.running = self.started = self.stated = False
-                self.run_id = 0
+                for context in self.contexts:
+                    context.running = False
+                    context.forget()
             case Command.CLAIM:
                 return self._claim(*arguments), b""
         return None, b""
+
+    def _poll(self, number: int, start: int) -> tuple[Reason | None, bytes]:
+        if number >= len(self.contexts):
+            return Reason.BAD_VALUE, b""
+        for each in range(len(self.contexts)):
+            self.advance(each, self.pace)
+        context = self.contexts[number]
+        tokens = self.memory[MemorySpace.TOKENS][context.buffer][start : context.produced]
+        reply = PollReply(
+            run_id=context.run_id,
+            running=context.running,
+            produced=context.produced,
+            tokens=tuple(tokens[: PollReply.most(self.identity.max_payload)]),
+        )
+        return None, reply.to_bytes()
 
     def _access(self, command: int, arguments, data: bytes) -> tuple[Reason | None, bytes]:
         space, address, *rest = arguments
@@ -201,10 +252,16 @@ class FakeDevice:
             return Reason.BAD_RANGE, b""
         if command == Command.WRITE and odd:
             return Reason.BAD_RANGE, b""
-        if self.running and not (command != Command.WRITE and HostAccess.ALWAYS in access):
-            return Reason.BUSY, b""
         if address + count > len(memory):
             return Reason.BAD_RANGE, b""
+        owners = [c for c in self.contexts if address in range(c.buffer.start, c.buffer.stop)]
+        at_rest = space == MemorySpace.TOKENS and any(
+            address + count <= c.buffer.stop and not c.running for c in owners
+        )
+        if self.running and not (
+            at_rest if command == Command.WRITE else HostAccess.ALWAYS in access
+        ):
+            return Reason.BUSY, b""
         if command == Command.WRITE:
             self.writes += 1
             for at, value in enumerate(struct.unpack(f"<{count}H", data), address):
@@ -218,7 +275,8 @@ class FakeDevice:
     def put(self, space: MemorySpace, address: int, value: int):
         """A half-word into a memory, which keeps as much of it as it has bits."""
         if space == MemorySpace.STATES:
-            self.stated = True
+            context = address * len(self.contexts) // len(self.memory[space])
+            self.contexts[context].stated = True
             if address % 2:
                 value = (value & 0xFF ^ 0x80) - 0x80 & 0xFFFF
         self.memory[space][address] = value
@@ -228,7 +286,9 @@ class FakeDevice:
             return Reason.BUSY
         if session == 0:
             return Reason.BAD_VALUE
-        self.session, self.started, self.stated, self.run_id = session, False, False, 0
+        self.session = session
+        for context in self.contexts:
+            context.forget()
         return None
 
     def lose_power(self):
@@ -236,30 +296,35 @@ class FakeDevice:
         self.__init__(self.identity, self.pace, self.vocabulary, self.toy)
 
     def _run(self, arguments) -> Reason | None:
-        context, session, run_id, flags, prompt_length, generate, stop_token, *_, noise = arguments
-        if context:
+        number, session, run_id, flags, prompt_length, generate, stop_token, *_, noise = arguments
+        if number >= len(self.contexts):
             return Reason.BAD_VALUE
-        if self.started and run_id == self.run_id:
+        context = self.contexts[number]
+        if context.started and run_id == context.run_id:
             return None
-        if self.running:
+        if context.running:
             return Reason.BUSY
         if not prompt_length or not generate:
             return Reason.BAD_VALUE
         if prompt_length + generate > self.identity.geometry.tokens:
             return Reason.BAD_VALUE
         resets = bool(flags & RunFlag.RESET)
-        if session != self.session or session == 0 or not (resets or self.stated):
+        if session != self.session or session == 0 or not (resets or context.stated):
             return Reason.LOST
         self.runs.append(arguments)
-        self.run_id, self.flags, self.stop_token, self.noise = run_id, flags, stop_token, noise
-        self.started = self.stated = self.running = True
-        self.stopping = False
-        self.produced, self.end = prompt_length, prompt_length + generate
-        self.model = self.toy(self.vocabulary)
+        if not self.running:
+            self.taken = 0
+        context.run_id, context.flags = run_id, flags
+        context.stop_token, context.noise = stop_token, noise
+        context.started = context.stated = context.running = True
+        context.stopping = False
+        context.produced, context.end = prompt_length, prompt_length + generate
+        context.model = self.toy(self.vocabulary)
         if not resets:
-            self.model.state = self.memory[MemorySpace.STATES][0]
-        for token in self.memory[MemorySpace.TOKENS][:prompt_length]:
-            self.model.step(token)
+            states = self.part(MemorySpace.STATES, number)
+            context.model.state = self.memory[MemorySpace.STATES][states.start]
+        for token in self.memory[MemorySpace.TOKENS][context.buffer][:prompt_length]:
+            context.model.step(token)
         return None
 
 

@@ -270,7 +270,8 @@ def test_polls_that_make_no_sense(reply):
     def intercept(frame):
         if frame.command != Command.POLL:
             return None
-        payload = b"?" if reply is None else PollReply(run_id=device.run_id, **reply).to_bytes()
+        run_id = device.contexts[0].run_id
+        payload = b"?" if reply is None else PollReply(run_id=run_id, **reply).to_bytes()
         return Frame(command=RESPONSE | Command.POLL, sequence=frame.sequence, payload=payload)
 
     port.intercept = intercept

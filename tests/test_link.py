@@ -4,7 +4,7 @@ import gc
 import random
 import struct
 import zlib
-from collections import deque
+from collections import Counter, deque
 from dataclasses import replace
 
 import pytest
@@ -51,16 +51,17 @@ class Bench:
         self.link = Link(identity, poll_cycles=POLL_CYCLES)
         self.random = random.Random(seed)
         self.stall, self.gap, self.wait = stall, gap, wait
-        self.core = FakeDevice()
+        self.core = FakeDevice(identity)
+        self.first = self.core.contexts[0]
         for space, memory in self.core.memory.items():
             for address in range(len(memory)):
                 self.core.put(space, address, self.random.randrange(1 << 16))
-            assert len(memory) == spaces(GEOMETRY)[space].size
+            assert len(memory) == spaces(identity.geometry)[space].size
         self.outbox = deque()
         self.deframer = Deframer()
         self.responses = deque()
         self.received = bytearray()
-        self.requests, self.stops, self.resets, self.accesses = [], 0, 0, []
+        self.requests, self.stops, self.resets, self.accesses = [], [], 0, []
         self.sequence = 0
 
     def run(self, testbench):
@@ -86,12 +87,12 @@ class Bench:
         ticks = ctx.tick().sample(
             link.rx.ready, link.tx.valid, link.tx.payload, bus.read, bus.write, bus.space,
             bus.address, bus.write_data, control.run.valid, control.run.payload, control.stop,
-            control.reset, bus.start, bus.last,
+            control.reset, control.context, bus.start, bus.last,
         )  # fmt: skip
-        tx_ready = False
+        tx_ready, run_ready = False, True
         async for (
             _, _, rx_ready, tx_valid, tx_byte, read, write, space, address, data, run_valid,
-            run, stop, reset, start, last,
+            run, stop, reset, context, start, last,
         ) in ticks:  # fmt: skip
             if offered is not None and rx_ready:
                 offered = None
@@ -131,20 +132,26 @@ class Bench:
             ctx.set(bus.read_valid, result is not None)
             ctx.set(bus.read_data, result if result is not None else 0xDEAD)
 
-            if run_valid and not core.running:
-                self.requests.append(
-                    {name: int(run[name]) for name in ("prompt_length", "generate", "stop_token",
-                     "mantissa", "exponent", "noise", "reset", "sampled", "stop_enable")}
-                )  # fmt: skip
-                core.running = True
-                core.produced = run.prompt_length
-            self.stops += stop
+            if run_valid:
+                named = core.contexts[run.context]
+                assert not named.running
+                if run_ready:
+                    self.requests.append(
+                        {name: int(run[name]) for name in ("context", "prompt_length", "generate",
+                         "stop_token", "mantissa", "exponent", "noise", "reset", "sampled",
+                         "stop_enable")}
+                    )  # fmt: skip
+                    named.running, named.produced = True, run.prompt_length
+            if stop:
+                self.stops.append(stop)
             self.resets += reset
-            if reset:
-                core.running = False
-            ctx.set(control.run.ready, not core.running)
-            ctx.set(control.running, core.running)
-            ctx.set(control.produced, core.produced)
+            for each in core.contexts if reset else ():
+                each.running = False
+            run_ready = self.random.random() >= self.wait
+            ctx.set(control.run.ready, run_ready)
+            running = sum(each.running << at for at, each in enumerate(core.contexts))
+            ctx.set(control.running, running)
+            ctx.set(control.produced, core.contexts[context].produced)
 
     def send(self, command, payload=b"", sequence=None) -> Frame:
         self.sequence = (self.sequence + 1) % 256 if sequence is None else sequence
@@ -305,7 +312,7 @@ def test_refusals_touch_nothing():
         (len(Command) + 1, b"abc", Reason.BAD_COMMAND),
         (0xFE, b"", Reason.BAD_COMMAND),
         (Command.IDENTIFY, b"x", Reason.BAD_LENGTH),
-        (Command.STOP, b"x", Reason.BAD_LENGTH),
+        (Command.STOP, b"", Reason.BAD_LENGTH),
         (write, b"", Reason.BAD_LENGTH),
         (write, b"123", Reason.BAD_LENGTH),
         (write, arguments(write, 0, 0, data=b"x"), Reason.BAD_LENGTH),
@@ -333,6 +340,7 @@ def test_refusals_touch_nothing():
         (Command.RUN, struct.pack("<xIIBHH10x", 1, 1, 0, 3, 0), Reason.BAD_VALUE),
         *((Command.RUN, run_payload(1, context=context), Reason.BAD_VALUE) for context in OTHERS),
         *((Command.POLL, poll(0, context), Reason.BAD_VALUE) for context in OTHERS),
+        *((Command.STOP, bytes((context,)), Reason.BAD_VALUE) for context in OTHERS),
         (Command.CLAIM, bytes(4), Reason.BAD_VALUE),
         # Nobody has claimed the device, not even with the session that it has then.
         (Command.RUN, run_payload(1), Reason.LOST),
@@ -363,7 +371,7 @@ def test_runs():
             assert response.command == Command.RUN | RESPONSE
         assert bench.requests == [
             dict(
-                prompt_length=4, generate=20, stop_token=9, mantissa=ONE.mantissa,
+                context=0, prompt_length=4, generate=20, stop_token=9, mantissa=ONE.mantissa,
                 exponent=ONE.exponent, noise=0xDEADBEEF, reset=1, sampled=1, stop_enable=1,
             )
         ]  # fmt: skip
@@ -378,9 +386,9 @@ def test_runs():
             ctx, Command.WRITE, arguments(Command.WRITE, MemorySpace.TOKENS, 0, data=b"xy")
         )
         assert refusal(response) == Reason.BUSY
-        await bench.ask(ctx, Command.STOP)
-        assert bench.stops == 1 and core.running
-        core.running = False
+        await bench.ask(ctx, Command.STOP, bytes(1))
+        assert bench.stops == [1] and core.running
+        bench.first.running = False
         await ctx.tick().repeat(2)
         # Ended, and repeated after its end: still only acknowledged.
         assert (await bench.ask(ctx, Command.RUN, payload)).command != ERROR
@@ -398,12 +406,11 @@ def test_runs():
 def test_sessions():
     """A run starts only in the session of the model, and only from a state that is there."""
     bench = Bench(seed=4)
-    core = bench.core
 
     async def testbench(ctx, bench):
         async def run(number, **fields):
             response = await bench.ask(ctx, Command.RUN, run_payload(number, **fields))
-            core.running = False
+            bench.first.running = False
             await ctx.tick().repeat(2)
             return refusal(response) if response.command == ERROR else None
 
@@ -441,7 +448,7 @@ def test_a_state_that_is_written():
         async def goes_on(number, session=SESSION):
             payload = run_payload(number, session=session, reset=False)
             response = await bench.ask(ctx, Command.RUN, payload)
-            core.running = False
+            bench.first.running = False
             await ctx.tick().repeat(2)
             assert response.command != ERROR or refusal(response) == Reason.LOST
             return response.command != ERROR
@@ -498,7 +505,7 @@ def test_long_poll():
         # Nothing new: the answer waits for a token.
         sent = bench.send(Command.POLL, poll(3))
         await bench.silence(ctx, POLL_CYCLES // 2)
-        core.produced = 5
+        bench.first.produced = 5
         response = await bench.response(ctx)
         assert response.sequence == sent.sequence
         reply = PollReply.from_bytes(response.payload)
@@ -513,7 +520,7 @@ def test_long_poll():
         # The end of the run is an answer, too; a start beyond the tokens is harmless.
         bench.send(Command.POLL, poll(0xFFFF))
         await bench.silence(ctx, 100)
-        core.running = False
+        bench.first.running = False
         reply = PollReply.from_bytes((await bench.response(ctx)).payload)
         assert (reply.running, reply.produced, reply.tokens) == (False, 5, ())
         reply = PollReply.from_bytes((await bench.ask(ctx, Command.POLL, poll(0))).payload)
@@ -522,25 +529,69 @@ def test_long_poll():
     bench.run(testbench)
 
 
+SEVERAL = replace(IDENTITY, geometry=replace(GEOMETRY, tokens=16, contexts=4))
+"""A device of four contexts."""
+
+
+def test_a_context_of_several():
+    """Runs of contexts begin, are told of and end each for itself."""
+    bench = Bench(seed=7, wait=0.3, identity=SEVERAL)
+    core = bench.core
+    tokens = core.memory[MemorySpace.TOKENS]
+
+    async def testbench(ctx, bench):
+        async def told(start, context):
+            response = await bench.ask(ctx, Command.POLL, poll(start, context))
+            return PollReply.from_bytes(response.payload)
+
+        await bench.ask(ctx, Command.CLAIM, claim())
+        for context, run_id in ((2, 77), (0, 55), (3, 77)):
+            payload = run_payload(run_id, context=context, prompt_length=context + 1)
+            assert (await bench.ask(ctx, Command.RUN, payload)).command != ERROR
+        assert [run["context"] for run in bench.requests] == [2, 0, 3]
+        core.contexts[2].produced, core.contexts[3].produced = 16, 6
+        reply = PollReply(run_id=77, running=True, produced=16, tokens=tuple(tokens[32:48]))
+        assert await told(0, 2) == reply
+        assert (await told(5, 3)).tokens == (tokens[53],)
+        assert await told(0, 1) == PollReply(run_id=0, running=False, produced=0)
+        assert await told(15, 2) == replace(reply, tokens=(tokens[47],))
+        # One context's tokens and end are none of another one's.
+        bench.send(Command.POLL, poll(1, 0))
+        core.contexts[2].running = False
+        await bench.silence(ctx, POLL_CYCLES // 2)
+        core.contexts[0].produced = 2
+        reply = PollReply.from_bytes((await bench.response(ctx)).payload)
+        assert reply == PollReply(run_id=55, running=True, produced=2, tokens=(tokens[1],))
+        assert not (await told(16, 2)).running
+        # A stop ends one, a reset all.
+        await bench.ask(ctx, Command.STOP, bytes((3,)))
+        assert bench.stops == [1 << 3]
+        assert refusal(await bench.ask(ctx, Command.CLAIM, claim())) == Reason.BUSY
+        await bench.ask(ctx, Command.RESET)
+        assert not core.running
+        assert await told(16, 3) == PollReply(run_id=0, running=False, produced=6)
+
+    bench.run(testbench)
+
+
 def test_a_frame_supersedes_a_waiting_poll():
     bench = Bench()
-    core = bench.core
 
     async def testbench(ctx, bench):
         await bench.ask(ctx, Command.CLAIM, claim())
         await bench.ask(ctx, Command.RUN, run_payload(1))
         bench.send(Command.POLL, poll(3))
         await bench.silence(ctx, 60)
-        response = await bench.ask(ctx, Command.STOP)
+        response = await bench.ask(ctx, Command.STOP, bytes(1))
         assert response.command == Command.STOP | RESPONSE
-        core.produced = 4
+        bench.first.produced = 4
         await bench.silence(ctx, 2 * POLL_CYCLES)  # the poll is forgotten
         # A repeat, after half the wait, has its own sequence number and answer.
         first = bench.send(Command.POLL, poll(4))
         await bench.silence(ctx, POLL_CYCLES // 2)
         second = bench.send(Command.POLL, poll(4), sequence=first.sequence)
         await bench.silence(ctx, 60)
-        core.produced = 5
+        bench.first.produced = 5
         answer = await bench.response(ctx)
         assert answer.sequence == second.sequence
         await bench.silence(ctx, 2 * POLL_CYCLES)
@@ -589,6 +640,61 @@ def test_same_as_the_device_in_python(seed):
             sent = bench.send(kind, payload)
             assert await bench.response(ctx) == twin.respond(sent), sent
         assert bench.core.memory == twin.memory
+
+    bench.run(testbench)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_several_contexts_same_as_in_python(seed):
+    """Random commands of all contexts while their runs come and go."""
+    bench = Bench(seed=seed, wait=0.2 * seed, identity=SEVERAL)
+    twin = FakeDevice(SEVERAL, pace=0)
+    for space in MemorySpace:
+        twin.memory[space][:] = bench.core.memory[space]
+    rng = random.Random(seed)
+    answers = Counter()
+
+    def command():
+        kinds = (Command.RUN, Command.POLL, Command.WRITE, Command.READ, Command.CHECKSUM)
+        kind = rng.choices((*kinds, Command.RESET, Command.CLAIM), (9, 3, 12, 2, 2, 1, 1))[0]
+        space = rng.choice((MemorySpace.TOKENS, MemorySpace.TOKENS, MemorySpace.STATES))
+        size = len(twin.memory[space]) // 4
+        address = rng.randrange(5) * size + rng.choice((0, 0, 2, size - 4, size - 1))
+        count = rng.choice((0, 2, 4, size - 2, size, size + 2, 4 * size))
+        match kind:
+            case Command.RUN:
+                run_id, session = rng.randrange(3), rng.choice((SESSION, SESSION, 5))
+                return kind, run_payload(
+                    run_id, context=rng.randrange(5), session=session, reset=rng.random() < 0.5,
+                    prompt_length=rng.randrange(1, 4), generate=rng.randrange(1, 16),
+                )  # fmt: skip
+            case Command.POLL:
+                return kind, poll(rng.randrange(5), rng.randrange(5))
+            case Command.WRITE:
+                return kind, arguments(kind, space, address, data=rng.randbytes(2 * count))
+            case Command.CLAIM:
+                return kind, claim(rng.choice((SESSION, SESSION, 0)))
+            case Command.RESET:
+                return kind, b""
+        return kind, arguments(kind, space, address, count)
+
+    async def testbench(ctx, bench):
+        await bench.ask(ctx, Command.CLAIM, claim())
+        twin.session = SESSION
+        for _ in range(120):
+            kind, payload = command()
+            sent = bench.send(kind, payload)
+            response = await bench.response(ctx)
+            assert response == twin.respond(sent), (kind, payload)
+            answers[kind, refusal(response) if response.command == ERROR else None] += 1
+            assert bench.core.running == twin.running
+            context = rng.randrange(4)
+            if rng.random() < 0.3:
+                twin.contexts[context].running = bench.core.contexts[context].running = False
+                await ctx.tick().repeat(2)
+        assert bench.core.memory == twin.memory
+        assert answers[Command.WRITE, None] and answers[Command.WRITE, Reason.BUSY]
+        assert answers[Command.RUN, None] and answers[Command.RUN, Reason.BUSY]
 
     bench.run(testbench)
 

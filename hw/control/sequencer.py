@@ -18,7 +18,7 @@ from hw.arch.program import (
 )
 from hw.control.counters import StepCounters
 from hw.control.layers import DescriptorLayout, Layers
-from hw.control.run import RunCommand
+from hw.control.run import run_command
 from hw.memory.signatures import PROGRAM_LATENCY
 from hw.units.commands import (
     EngineCommand,
@@ -57,7 +57,7 @@ class Sequencer(wiring.Component):
 
     Members
     -------
-    run : In(stream.Signature(RunCommand)), taken when no run is under way
+    run : In(stream.Signature(run_command(contexts))), taken when no run is under way
     stop : In(1), ends the run after the current token
     running : Out(1)
     produced : Out(16), tokens in the buffer, prompt included
@@ -97,7 +97,7 @@ class Sequencer(wiring.Component):
         token_address = range(geometry.tokens)
         super().__init__(
             {
-                "run": In(stream.Signature(RunCommand)),
+                "run": In(stream.Signature(run_command(geometry.contexts))),
                 "stop": In(1),
                 "running": Out(1),
                 "produced": Out(16),
@@ -129,7 +129,7 @@ class Sequencer(wiring.Component):
         g = self._geometry
         m.submodules.layers = layers = Layers(g)
         m.submodules.counters = counters = StepCounters(g.descriptors, self._counted)
-        run = Signal(RunCommand)
+        run = Signal(run_command(g.contexts))
         position = Signal(16)
         token = Signal(16)
         first = Signal()
