@@ -2,8 +2,9 @@
 
 from typing import Any
 
-from amaranth.hdl import Module, Mux, ResetInserter, Signal
+from amaranth.hdl import Module, Mux, ResetInserter, Signal, Value
 from amaranth.lib import stream, wiring
+from amaranth.lib.fifo import SyncFIFO
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out, connect
 from amaranth.utils import exact_log2
@@ -67,8 +68,11 @@ class Core(wiring.Component):
             max_payload=machine.max_payload,
         )
         self.link = Link(identity)
-        self.sequencer = Sequencer(g, counted=Feature.COUNTERS in machine.features)
-        self.registers = RegisterFile()
+        self.sequencer = Sequencer(
+            g, counted=Feature.COUNTERS in machine.features, queued=machine.queued
+        )
+        self.registers = RegisterFile(g.contexts)
+        self.queued = machine.queued
         self.engine = machine.engine.create()
         self.vector = VectorUnit(machine.vector)
         self.scalar = machine.scalar.create()
@@ -123,11 +127,12 @@ class Core(wiring.Component):
         """Steps and tokens, and the scales that steps leave behind."""
         sequencer, registers, normaliser = self.sequencer, self.registers, self.normaliser
         engine, vector, scalar = self.engine, self.vector, self.scalar
-        connect(m, sequencer.engine, engine.command)
-        connect(m, sequencer.vector, vector.command)
-        connect(m, sequencer.scalar, scalar.command)
+        self._commands(m, "engine", sequencer.engine, engine.command)
+        self._commands(m, "vector", sequencer.vector, vector.command)
+        self._commands(m, "scalar", sequencer.scalar, scalar.command)
         connect(m, sequencer.preset, registers.preset)
         connect(m, scalar.result, registers.scalar)
+        connect(m, vector.choice, sequencer.choice)
         connect(m, vector.statistic, normaliser.raw)
         connect(m, normaliser.result, registers.vector)
         m.d.comb += [
@@ -137,12 +142,27 @@ class Core(wiring.Component):
                 vector.done | (registers.vector.valid & registers.vector.ready)
             ),
             sequencer.scalar_done.eq(registers.scalar.valid & registers.scalar.ready),
-            sequencer.choice.eq(vector.choice),
             sequencer.register_value.eq(registers.value),
             self.program.read.address.eq(sequencer.program_address),
             sequencer.program_data.eq(self.program.read.data),
             self.token_read.addr.eq(sequencer.token_address),
             sequencer.token_data.eq(self.token_read.data),
+        ]
+
+    def _commands(self, m, name, source, unit):
+        """A unit's commands, some of which may wait before it."""
+        if not self.queued:
+            connect(m, source, unit)
+            return
+        queue = SyncFIFO(width=Value.cast(source.payload).shape().width, depth=self.queued)
+        m.submodules[f"{name}_queue"] = ResetInserter(self.link.control.reset)(queue)
+        m.d.comb += [
+            queue.w_data.eq(source.payload),
+            queue.w_en.eq(source.valid),
+            source.ready.eq(queue.w_rdy),
+            unit.payload.eq(queue.r_data),
+            unit.valid.eq(queue.r_rdy),
+            queue.r_en.eq(unit.ready),
         ]
 
     def _operands(self, m):
@@ -183,8 +203,9 @@ class Core(wiring.Component):
         m.d.comb += [
             sequencer.stop.eq(control.stop),
             control.running.eq(sequencer.running),
+            sequencer.asked.eq(control.context),
             control.produced.eq(sequencer.produced),
-            self.busy.eq(sequencer.running),
+            self.busy.eq(sequencer.running.any()),
         ]
 
     def _host(self, m):
@@ -193,7 +214,7 @@ class Core(wiring.Component):
         Synthesis leaves out what is there for a host that does not see it.
         """
         bus, sequencer, registers = self.link.bus, self.sequencer, self.registers
-        running = sequencer.running
+        running = sequencer.running.any()
         seen = spaces(self.geometry, self.features)
         hosts = {
             row.space: self.embedding.embedding_host
@@ -206,16 +227,20 @@ class Core(wiring.Component):
         window.connect(m)
         request = window.request
         address = window.address
+        hosts_token = Signal()
         m.d.comb += [
             self.sums.read.address.eq(self.vector.sums.address),
             self.vector.sums.data.eq(self.sums.read.data),
             registers.address.eq(sequencer.register_address),
             self.host_token_read.addr.eq(address(MemorySpace.TOKENS)),
-            self.token_write.addr.eq(Mux(running, sequencer.token_address, request.address)),
-            self.token_write.data.eq(Mux(running, sequencer.token_write_data, request.write_data)),
-            self.token_write.en.eq(
-                sequencer.token_write | (request.write & (request.space == MemorySpace.TOKENS))
+            # The host writes, too, while contexts run in which it does not; it cannot wait.
+            hosts_token.eq(request.write & (request.space == MemorySpace.TOKENS)),
+            sequencer.token_ready.eq(~hosts_token),
+            self.token_write.addr.eq(Mux(hosts_token, request.address, sequencer.token_address)),
+            self.token_write.data.eq(
+                Mux(hosts_token, request.write_data, sequencer.token_write_data)
             ),
+            self.token_write.en.eq(sequencer.token_write | hosts_token),
         ]
         if Feature.RESULTS in self.features:
             with m.If(~running):
@@ -245,7 +270,7 @@ class Core(wiring.Component):
             return
         # From a register, as it goes to every bit: no access is as near to a run's begin or end.
         running = Signal(name="run_has_states", attrs=KEEP)
-        m.d.sync += running.eq(self.sequencer.running)
+        m.d.sync += running.eq(self.sequencer.running.any())
         beat, enables, item = window.writes(m, space)
         write, own = states.write, vector.states_write
         m.d.comb += [

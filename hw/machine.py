@@ -147,6 +147,9 @@ class Machine:
         Of `EngineParameters`.
     digits_per_cycle : int
         Of `ScalarParameters`.
+    queued : int
+        Steps that wait before each unit at most, so that another unit can be given the next ones:
+        of several contexts. 0: a step is issued when its unit takes it.
     stores : Stores
     features : Feature
         What the host can do beside running a model; a small machine goes without.
@@ -158,6 +161,7 @@ class Machine:
     fanout: int = EngineParameters.fanout
     chain: int = EngineParameters.chain
     digits_per_cycle: int = ScalarParameters.digits_per_cycle
+    queued: int = 0
     stores: Stores = Stores()
     features: Feature = ALL_FEATURES
     max_payload: int = MAX_PAYLOAD

@@ -113,7 +113,7 @@ class Placement:
     def busy(self) -> dict[str, int]:
         """Cycles of a token in which each unit works, and that its weights take, by name."""
         units = {
-            name: sum(s.idle - s.issued - 1 for s in self.timing.steps if s.unit == unit)
+            name: sum(s.idle - s.begun - 1 for s in self.timing.steps if s.unit == unit)
             for unit, name in UNITS.items()
         }
         pace = self.board.machine.weights.row_cycles

@@ -253,7 +253,7 @@ class Profile:
 
 
 def _worked(step: TimedStep) -> int:
-    return 0 if step.unit == Unit.CONTROL else step.idle - step.issued - 1
+    return 0 if step.unit == Unit.CONTROL else step.idle - step.begun - 1
 
 
 def _table(title: str, rows: list[Row]) -> Iterator[str]:

@@ -203,7 +203,7 @@ class _Band:
     def _work(self, step: TimedStep) -> Iterator[str]:
         if step.unit == Unit.CONTROL:
             return
-        start = step.issued + 1
+        start = step.begun + 1
         note = (
             f"{step.name} ({operation(step)}): cycles {start:,} to {step.idle - 1:,}, "
             f"{step.idle - start:,} in all"

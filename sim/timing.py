@@ -1,11 +1,11 @@
 """How long a token takes, from the program alone.
 
-The sequencer issues steps in order, those of a layer once for each, and no step's duration depends
-on data, so that a token is a fixed timetable: this replays it with the cycles that each unit states
-of itself. Where weights come from a
-memory beside the chip, they are late by what it needs on average. All units are
-idle between tokens, hence every token that chooses takes the same time, and every prompt token
-before them takes that of the program's first part.
+The sequencer issues steps in order, those of a layer once for each, every one of them once for each
+context that runs, and no step's duration depends on data, so that a token is a fixed timetable:
+this replays it with the cycles that each unit states of itself. Where weights come from a memory
+beside the chip, they are late by what it needs on average. All units are idle between tokens, hence
+every token that chooses takes the same time, and every prompt token before them takes that of the
+program's first part.
 """
 
 from __future__ import annotations
@@ -42,14 +42,18 @@ class TimedStep:
     ready : int
         It could be issued if every unit were idle.
     issued : int
-        It is issued. Its unit works from the cycle after.
+        It is issued.
+    begun : int
+        Its unit takes it, and works from the cycle after; later only where it was queued.
     idle : int
         First cycle in which all that it does is done and its result can be used.
     freed : int
         First cycle in which what it waited for was over: the blocker's ``idle``, or that in which
-        the unit could take the step while the blocker was under way.
+        the unit, or the queue before it, could take the step while the blocker was under way.
     blocker : TimedStep or None
         The step that it waited for longest.
+    context : int
+        Whose it is, counted from 0 among those that run.
     """
 
     number: int
@@ -59,9 +63,11 @@ class TimedStep:
     fetched: int
     ready: int
     issued: int
+    begun: int
     idle: int
     freed: int
     blocker: TimedStep | None = field(repr=False, compare=False)  # a chain as long as the program
+    context: int = 0
 
     @property
     def unit(self) -> Unit:
@@ -150,6 +156,8 @@ class Flight:
     ----------
     number : int
         In the order in which steps are executed.
+    begun : int
+        The unit takes it.
     idle : int
         First cycle in which all that it does is done.
     ready : int
@@ -159,6 +167,7 @@ class Flight:
     """
 
     number: int
+    begun: int
     idle: int
     ready: int
     to_register: bool = False
@@ -177,13 +186,30 @@ class UnitClock:
         self._supply = Supply(machine.weights)
         self.flights: dict[Unit, list[Flight]] = {unit: [] for unit in UNITS}
 
-    def left(self, unit: Unit, steps: int) -> Flight | None:
+    def left(self, unit: Unit, steps: int | None) -> Flight | None:
         """The step of a unit that must be over so that no more than some are under way."""
         flights = self.flights[unit]
-        return flights[-1 - steps] if steps != ANY and steps < len(flights) else None
+        return flights[-1 - steps] if steps is not None and steps < len(flights) else None
 
-    def issue(self, number: int, step: Descriptor, cycle: int) -> None:
+    def place(self, unit: Unit, cycle: int) -> tuple[int, Flight | None]:
+        """First cycle from this one on in which a step for a unit is taken, by it or by the queue
+        before it, and the step that is in the way."""
+        flights, queued = self.flights.get(unit, ()), self._machine.queued
+        if len(flights) <= max(0, queued - 1):
+            return cycle, None
+        before = flights[-max(1, queued)]
+        free = before.begun + 1 if queued else before.ready
+        return (free, before) if free > cycle else (cycle, None)
+
+    def issue(self, number: int, step: Descriptor, cycle: int) -> int:
+        """A step goes to its unit or to the queue before that; the cycle in which the unit takes
+        it."""
         units = self._machine
+        if step.unit not in UNITS:
+            return cycle
+        if units.queued:
+            waiting = self.flights[step.unit]
+            cycle = max([cycle + 1, *(flight.ready for flight in waiting[-1:])])
         match step.unit:
             case Unit.ENGINE:
                 engine = units.engine
@@ -192,16 +218,17 @@ class UnitClock:
                 late = self._supply.take(step.address, rows, cycle, least) - least
                 flight = Flight(
                     number=number,
+                    begun=cycle,
                     idle=cycle + late + least + engine.latency,
                     ready=cycle + late + engine.spacing(step.length, step.operand),
                 )
             case Unit.SCALAR:
                 idle = cycle + units.scalar.cycles(ScalarOp(step.op))
-                flight = Flight(number=number, idle=idle, ready=idle)
+                flight = Flight(number=number, begun=cycle, idle=idle, ready=idle)
                 # The register file takes the scalar unit's result first.
                 for other in self.flights[Unit.VECTOR]:
                     other.idle += other.to_register and other.idle == idle
-            case Unit.VECTOR:
+            case _:
                 op = VectorOp(step.op)
                 vector = units.vector
                 idle = cycle + vector.cycles(step.length, op, step.operand) + 1
@@ -211,33 +238,37 @@ class UnitClock:
                     idle += any(other.idle == idle for other in self.flights[Unit.SCALAR])
                 flight = Flight(
                     number=number,
+                    begun=cycle,
                     idle=idle,
                     ready=cycle + vector.period(step.length, op, step.operand),
                     to_register=OPERATIONS[op].measured,
                 )
-            case _:
-                return
         self.flights[step.unit].append(flight)
+        return cycle
 
 
 @dataclass(frozen=True, kw_only=True)
 class Timing:
-    """The timetable of a token.
+    """The timetable of a token, or of one in each of several contexts.
 
     Parameters
     ----------
     image : Image
     steps : tuple of TimedStep
-        Of a token after which one is chosen, in order; those of a layer are there for each.
+        Of a token after which one is chosen, in order; those of a layer are there for each, and
+        those of a unit for each context.
+    contexts : int
+        That run side by side.
     """
 
     image: Image
     steps: tuple[TimedStep, ...]
+    contexts: int = 1
 
     @property
     def cycles(self) -> int:
-        """Cycles of a token after which one is chosen."""
-        return self.steps[-1].issued + 1 + Sequencer.END_CYCLES
+        """Cycles of a token after which one is chosen, in each context."""
+        return self.steps[-1].issued + 1 + self.contexts * Sequencer.END_CYCLES
 
     @cached_property
     def prefill(self) -> tuple[TimedStep, ...]:
@@ -249,7 +280,7 @@ class Timing:
     @property
     def prefill_cycles(self) -> int:
         """Cycles of a prompt token after which nothing is chosen."""
-        return self.prefill[-1].issued + 1 + Sequencer.END_CYCLES
+        return self.prefill[-1].issued + 1 + self.contexts * Sequencer.END_CYCLES
 
     @property
     def engine_cycles(self) -> int:
@@ -259,7 +290,8 @@ class Timing:
     @property
     def utilization(self) -> float:
         """Ternary weights of a token to what the lanes could take in its time."""
-        return self.image.geometry.utilization(self.image.trits_per_token, self.cycles)
+        trits = self.contexts * self.image.trits_per_token
+        return self.image.geometry.utilization(trits, self.cycles)
 
     def counters(self, *, chosen: int, read: int = 0) -> list[int]:
         """What the device counts at each step of the program in runs of so many tokens.
@@ -278,13 +310,16 @@ class Timing:
         return counts
 
     def totals(self, *, chosen: int, read: int = 0, runs: int = 1) -> Totals:
-        """The device's totals of such runs, all of which ended by themselves."""
+        """The device's totals of such runs, all of which ended by themselves.
+
+        Runs of several contexts begin and end together here.
+        """
         return Totals(
             cycles=runs * Sequencer.run_cycles(self.image.geometry)
             + chosen * self.cycles
             + read * self.prefill_cycles,
             engine_cycles=chosen * self.engine_cycles + read * _active(self.prefill),
-            tokens=chosen + read,
+            tokens=self.contexts * (chosen + read),
         )
 
     def critical_path(self) -> list[Span]:
@@ -312,7 +347,7 @@ class Timing:
 
     def engine_waits(self) -> Iterator[Span]:
         """The parts of the critical path in which the engine runs nothing."""
-        running = [(s.issued + 1, s.idle) for s in self.steps if s.unit == Unit.ENGINE]
+        running = [(s.begun + 1, s.idle) for s in self.steps if s.unit == Unit.ENGINE]
         for span in self.critical_path():
             start = span.start
             for begin, end in [*running, (span.end, span.end)]:
@@ -328,52 +363,56 @@ def _active(steps: tuple[TimedStep, ...]) -> int:
     return sum(product.length * product.operand for product in products)
 
 
-def predict(image: Image, machine: Machine | None = None) -> Timing:
+def predict(image: Image, machine: Machine | None = None, contexts: int = 1) -> Timing:
     """The timetable of an image on a machine, by default the usual one of its geometry.
 
     Raises
     ------
     ValueError
-        The machine has another geometry.
+        The machine has another geometry, or not so many contexts.
     """
     machine = machine or Machine(geometry=image.geometry)
     if machine.geometry != image.geometry:
         raise ValueError(f"machine must have the image's {image.geometry}, not {machine.geometry}")
+    if not 1 <= contexts <= image.geometry.contexts:
+        raise ValueError(
+            f"contexts must be from 1 to the machine's {image.geometry.contexts}, not {contexts!r}"
+        )
     clock = UnitClock(machine)
     rows: list[dict] = []
-    fetched = Sequencer.TOKEN_CYCLES
+    fetched = contexts * Sequencer.TOKEN_CYCLES
     for number, layer, descriptor in unroll(image.program()):
         looked = fetched + Sequencer.FETCH_CYCLES
         if descriptor.unit == Unit.SCALAR and descriptor.layered:
             looked += Sequencer.CONSTANT_CYCLES
-        left = descriptor.left
-        # Of steps that end together, one of its own unit is the reason.
-        free, blocker = looked, None
-        for unit in sorted(UNITS, key=lambda unit: unit == descriptor.unit):
-            flight = clock.left(unit, left[unit])
-            if flight is not None and flight.idle >= free and flight.idle > looked:
-                free, blocker = flight.idle, flight.number
-        issued = free + Sequencer.READ_CYCLES
-        own = clock.flights.get(descriptor.unit)
-        if own and own[-1].ready > issued:
-            free = issued = own[-1].ready
-            blocker = own[-1].number
-        rows.append(
-            {
-                "number": number,
-                "layer": layer,
-                "kind": image.steps[number],
-                "descriptor": descriptor,
-                "fetched": fetched,
-                "ready": looked + Sequencer.READ_CYCLES,
-                "issued": issued,
-                "idle": issued + 1,
-                "freed": free,
-                "blocker": blocker,
-            }
-        )
-        clock.issue(len(rows) - 1, descriptor, issued)
-        fetched = issued + 1
+        for context in range(contexts if descriptor.unit in UNITS else 1):
+            left = _left_beside(descriptor, context, contexts)
+            # Of steps that end together, one of its own unit is the reason.
+            free, blocker = looked, None
+            for unit in sorted(UNITS, key=lambda unit: unit == descriptor.unit):
+                flight = clock.left(unit, left[unit])
+                if flight is not None and flight.idle >= free and flight.idle > looked:
+                    free, blocker = flight.idle, flight.number
+            issued, before = clock.place(descriptor.unit, free + Sequencer.READ_CYCLES)
+            if before is not None:
+                free, blocker = issued, before.number
+            rows.append(
+                {
+                    "number": number,
+                    "layer": layer,
+                    "kind": image.steps[number],
+                    "descriptor": descriptor,
+                    "fetched": fetched,
+                    "ready": looked + Sequencer.READ_CYCLES,
+                    "issued": issued,
+                    "begun": clock.issue(len(rows), descriptor, issued),
+                    "idle": issued + 1,
+                    "freed": free,
+                    "blocker": blocker,
+                    "context": context,
+                }
+            )
+            fetched = looked = issued + 1
     # Only now is it known when each step was over: a later one may delay an earlier one's result.
     for flights in clock.flights.values():
         for flight in flights:
@@ -382,4 +421,19 @@ def predict(image: Image, machine: Machine | None = None) -> Timing:
     for row in rows:
         blocker = row.pop("blocker")
         steps.append(TimedStep(**row, blocker=None if blocker is None else steps[blocker]))
-    return Timing(image=image, steps=tuple(steps))
+    return Timing(image=image, steps=tuple(steps), contexts=contexts)
+
+
+def _left_beside(step: Descriptor, context: int, contexts: int) -> dict[Unit, int | None]:
+    """How many steps of each unit may be under way when a step is issued for a context.
+
+    Of the steps that it need not wait for there is one for each context, and those of its last
+    one's that were issued for others since.
+    """
+    others, after = contexts - 1, contexts - 1 - context
+    if step.unit not in UNITS:
+        after = 0
+    return {
+        unit: None if left == ANY else left * contexts + (others if unit == step.unit else after)
+        for unit, left in step.left.items()
+    }

@@ -35,12 +35,14 @@ WIDTHS = {
 READ = ("tables", "vectors", "sums", "multiplicands", "states")
 WRITTEN = ("vectors", "states", "activations")
 BEATS = 64
+CONTEXTS = 2
 PARAMETERS = {
     elements: VectorParameters(
         elements=elements,
         columns=8,
         table_words=BEATS,
         **{name: BEATS * elements for name in WIDTHS if name != "tables"},
+        contexts=CONTEXTS,
         read_latency=latency,
     )
     for elements, latency in ((1, 3), (2, 3), (4, 4))
@@ -67,10 +69,29 @@ class Bench:
         self.p = parameters
         self.dut = VectorUnit(parameters)
         self.rng = random.Random(seed)
-        self.memories = {name: self.values(name, BEATS * parameters.elements) for name in WIDTHS}
+        self.context = 0  # that of the next step
+        self.memories = {
+            name: self.values(name, self.beats(name) * parameters.elements) for name in WIDTHS
+        }
         self.writes = {}
         self.operands = set()
         self.statistics = []
+        self.choices = []
+
+    @staticmethod
+    def beats(name):
+        """Of all contexts together."""
+        return BEATS * (1 if name == "tables" else CONTEXTS)
+
+    def base(self, name, context):
+        """Where the part of a context begins."""
+        return 0 if name == "tables" else context * BEATS * self.p.elements
+
+    def of_context(self, memories, context):
+        """The parts of memories that a step of a context sees."""
+        size = BEATS * self.p.elements
+        at = {name: self.base(name, context) for name in memories}
+        return {name: memories[name][at[name] : at[name] + size] for name in memories}
 
     def values(self, name, count):
         """Integers of all magnitudes and both extremes."""
@@ -83,8 +104,9 @@ class Bench:
             for _ in range(count)
         ]
 
-    def fill(self, name, values, beat=0):
-        start = beat * self.p.elements
+    def fill(self, name, values, beat=0, context=None):
+        start = self.base(name, self.context if context is None else context)
+        start += beat * self.p.elements
         self.memories[name][start : start + len(values)] = values
 
     async def serve(self, ctx):
@@ -114,7 +136,7 @@ class Bench:
                     assert self.operands is None or (name, address) not in self.writes
                     beat = unpack(word, WIDTHS[name], elements)
                     self.writes[name, address] = beat
-                    self.fill(name, beat, address)
+                    self.fill(name, beat, address, context=0)
 
     async def issue(self, ctx, **fields):
         """Run one step and compare everything that it leaves behind."""
@@ -126,6 +148,7 @@ class Bench:
             "b": ZERO,
             "noise": 1,
             "result": self.rng.randrange(16),
+            "context": self.context,
             **fields,
         }
         command = SimpleNamespace(**fields)
@@ -138,13 +161,14 @@ class Bench:
         main = {Space(command.space).name.lower()} if row.table != Table.ROW else set()
         tables = {"tables"} if row.table != Table.NOTHING else set()
         self.operands = {*main, *tables, *row.reads}
-        expected = p.compute(command, {name: self.memories[name] for name in self.operands})
+        seen = self.of_context(self.memories, command.context)
+        expected = p.compute(command, {name: seen[name] for name in self.operands})
         assert bool(expected.elements) == (row.writes is not None)
         assert (expected.value is not None) == row.measured
         assert (expected.choice is not None) == (row.statistic == Statistic.CHOICE)
-        previous_choice = ctx.get(dut.choice)
         self.writes.clear()
         self.statistics.clear()
+        self.choices.clear()
 
         for _ in range(self.rng.choice((0, 0, 1, 3))):
             await ctx.tick()
@@ -162,19 +186,20 @@ class Bench:
         assert self.statistics == self.expected_statistics(command, expected), name
         assert cycles == p.cycles(command.length, command.op), name
         assert ready[0] == p.period(command.length, command.op), name
-        choice = previous_choice if expected.choice is None else expected.choice
-        assert ctx.get(dut.choice) == choice, name
+        assert self.choices == self.expected_choices(command, expected), name
         if expected.elements:
             target = row.writes
             dest = command.dest
             if target == "activations":
                 dest *= p.columns // p.elements
+            dest += self.base(target, command.context) // p.elements
             beats = -(-command.length // p.elements)
             assert set(self.writes) == {(target, dest + i) for i in range(beats)}, name
             written = [v for i in range(beats) for v in self.writes[target, dest + i]]
             assert written[: command.length] == expected.elements, name
         else:
             assert not self.writes, name
+        self.context = self.rng.randrange(CONTEXTS)
 
     async def offer(self, ctx, fields):
         """A command, until it is taken."""
@@ -195,7 +220,12 @@ class Bench:
     def expected_statistics(command, expected):
         if expected.value is None:
             return []
-        return [(expected.value, expected.exponent, command.result)]
+        register = command.result + 16 * command.context
+        return [(expected.value, expected.exponent, register)]
+
+    @staticmethod
+    def expected_choices(command, expected):
+        return [] if expected.choice is None else [(command.context, expected.choice)]
 
     def run(self, steps):
         async def bench(ctx):
@@ -209,13 +239,17 @@ class Bench:
         simulator.run()
 
     async def listen(self, ctx):
-        """Statistics, in the only cycle in which they are there."""
-        offered = self.dut.statistic
-        payload = offered.payload
+        """Statistics and choices, in the only cycle in which they are there."""
+        offered, chosen = self.dut.statistic, self.dut.choice
+        payload, choice = offered.payload, chosen.payload
         sampled = offered.valid, payload.value, payload.exponent, payload.register
-        async for _, _, valid, *statistic in ctx.tick().sample(*sampled):
+        sampled += chosen.valid, choice.context, choice.token
+        async for _, _, *values in ctx.tick().sample(*sampled):
+            valid, *statistic, is_chosen, context, token = values
             if valid:
                 self.statistics.append(tuple(statistic))
+            if is_chosen:
+                self.choices.append((context, token))
 
     # Operands as programs make them.
 
@@ -228,7 +262,7 @@ class Bench:
         return self.rng.randrange(BEATS - -(-length // self.p.elements) + 1)
 
     def at(self, name, beat, length):
-        start = beat * self.p.elements
+        start = self.base(name, self.context) + beat * self.p.elements
         return self.memories[name][start : start + length]
 
     def peak(self, name, beat, length):
@@ -289,7 +323,7 @@ def test_norms(elements, op):
                 }  # fmt: skip
                 if op == VectorOp.QUANT:
                     command = SimpleNamespace(**{**fields, "op": VectorOp.PEAK, "b": ZERO})
-                    peak = bench.p.compute(command, bench.memories)
+                    peak = bench.p.compute(command, bench.of_context(bench.memories, bench.context))
                     fields["b"] = FULL_SCALE / Scale.from_int(peak.value, peak.exponent)
                     beats_per_row = bench.p.columns // elements
                     beats = -(-length // elements)
@@ -369,13 +403,13 @@ def test_choose(elements, greedy):
             for case in range(4):
                 source = bench.place(length)
                 if case == 1:  # draws
-                    bench.memories["sums"] = [bench.rng.randint(-2, 2) for _ in range(size)]
+                    bench.fill("sums", [bench.rng.randint(-2, 2) for _ in range(size)])
                 elif case == 2:  # all equal and least
-                    bench.memories["sums"] = [limits("sums")[0]] * size
+                    bench.fill("sums", [limits("sums")[0]] * size)
                 elif case == 3:  # an element just behind the last is larger
-                    bench.memories["sums"] = bench.values("sums", size)
+                    bench.fill("sums", bench.values("sums", size))
                     end = source * elements + length
-                    bench.memories["sums"][end : end + 1] = [limits("sums")[1]] * (end < size)
+                    bench.fill("sums", [limits("sums")[1]] * (end < size), end // elements)
                 await bench.issue(
                     ctx, op=VectorOp.CHOOSE, length=length, space=Space.SUMS, source=source,
                     shift=-KEY_FRACTION, greedy=greedy, noise=bench.rng.randrange(1, 1 << 32),
@@ -388,6 +422,7 @@ EIGHT = dataclasses.replace(
     PARAMETERS[2],
     elements=8,
     **{name: 8 * BEATS for name in WIDTHS if name != "tables"},
+    contexts=CONTEXTS,
 )
 
 
@@ -403,7 +438,7 @@ def random_step(bench, number):
         "dest": 32 + rng.randrange(16), "result": rng.randrange(16), "a": bench.scale(-4, 16),
         "b": bench.scale(-40, -20), "shift": rng.randint(-24, -8), "address": rng.randrange(16),
         "noise": rng.randrange(1, 1 << 32), "greedy": rng.getrandbits(1),
-        "first": rng.getrandbits(1), "space": rng.choice(list(Space)),
+        "first": rng.getrandbits(1), "space": rng.choice(list(Space)), "context": bench.context,
     }  # fmt: skip
     if row.scaled:
         fields["space"] = Space.SUMS
@@ -414,7 +449,7 @@ def random_step(bench, number):
         fields["shift"] = NORM_SHIFT if op == VectorOp.NORM else GAIN_SHIFT
     if op == VectorOp.QUANT:
         command = SimpleNamespace(**{**fields, "op": VectorOp.PEAK, "b": ZERO})
-        peak = bench.p.compute(command, bench.memories)
+        peak = bench.p.compute(command, bench.of_context(bench.memories, bench.context))
         fields["b"] = FULL_SCALE / Scale.from_int(peak.value, peak.exponent)
         fields["dest"] = rng.randint(0, (BEATS - 16) // (bench.p.columns // elements))
     if op == VectorOp.GATE:
@@ -436,28 +471,29 @@ def test_steps_follow_each_other(parameters, eager):
         bench.operands = None
         ctx.set(dut.statistic.ready, 1)
         seen = bench.statistics = []
-        offered, wanted, choice = [], [], None
+        wanted, choices = [], []
         memories = {name: list(values) for name, values in bench.memories.items()}
         for number in range(60):
+            bench.context = bench.rng.randrange(CONTEXTS)
             command = random_step(bench, number)
             row = OPERATIONS[command.op]
-            outcome = p.compute(command, memories)
+            outcome = p.compute(command, bench.of_context(memories, command.context))
             wanted += bench.expected_statistics(command, outcome)
-            choice = choice if outcome.choice is None else outcome.choice
+            choices += bench.expected_choices(command, outcome)
             if row.writes:
                 beats = -(-command.length // p.elements)
                 start = command.dest * (p.columns if row.writes == "activations" else p.elements)
+                start += bench.base(row.writes, command.context)
                 end = start + beats * p.elements
                 memories[row.writes][start:end] = [None] * (end - start)
                 memories[row.writes][start : start + command.length] = outcome.elements
             await bench.offer(ctx, vars(command))
-            offered.append(command)
             while not eager and bench.rng.random() < 0.8:
                 await ctx.tick()
         while ctx.get(dut.busy):
             await ctx.tick()
         assert seen == wanted
-        assert ctx.get(dut.choice) == choice
+        assert bench.choices == choices
         for name in WRITTEN:
             for place, value in enumerate(memories[name]):
                 assert value in (None, bench.memories[name][place]), (name, place)

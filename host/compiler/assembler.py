@@ -191,9 +191,8 @@ class Assembler:
             vocabulary=self.model.shape.vocabulary,
             state_shape=(self.model.shape.layers, self.model.shape.hidden),
             head_scale_register=head_scale_register,
-            token_cycles=sum(
-                _most_cycles(step, self.geometry) for _, _, step in unroll(self.program)
-            ),
+            token_cycles=self.geometry.contexts
+            * sum(_most_cycles(step, self.geometry) for _, _, step in unroll(self.program)),
         )
 
 

@@ -1,79 +1,96 @@
 """Runs the program once per token: fetches steps and issues them to the units."""
 
-from amaranth.hdl import Cat, Module, Mux, Signal
+from amaranth.hdl import Cat, Const, Module, Mux, Signal
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
-from amaranth.utils import exact_log2
+from amaranth.utils import ceil_log2, exact_log2
 
 from hw.arch.geometry import Geometry
+from hw.arch.memories import memories
 from hw.arch.program import (
     ANY,
     CONSTANT_BITS,
     CONSTANTS_PER_ROW,
     DESCRIPTOR_BITS,
     INVERSE_TEMPERATURE,
+    LEFT,
     REGISTERS,
+    UNITS,
     ControlOp,
     Unit,
 )
+from hw.control.contexts import Contexts
 from hw.control.counters import StepCounters
 from hw.control.layers import DescriptorLayout, Layers
-from hw.control.run import run_command
+from hw.control.run import context_bits, run_command
+from hw.control.turns import Turns
 from hw.memory.signatures import PROGRAM_LATENCY
 from hw.units.commands import (
+    REGISTER_BITS,
+    ChoiceLayout,
     EngineCommand,
     ScalarCommand,
     ScalarResult,
     ScaleLayout,
     VectorCommand,
 )
-from weights.noise import TOKEN_STEP, xorshift
 
 TotalsLayout = data.StructLayout({"cycles": 64, "engine_cycles": 64, "tokens": 32})
 """``hw.arch.protocol.Totals``."""
 
 
 class Sequencer(wiring.Component):
-    """Generates tokens: for each one, the program's steps in order.
+    """Generates tokens: for each one, the program's steps in order, for every running context.
 
     A step waits until no more of the units' steps are under way than it allows, reads its two
-    registers and is issued as soon as its unit takes it, while the next one is fetched;
-    ``STEP_CYCLES`` is what a step costs beside the time it waits. Units run beside each other, and
-    take a step while those before are under way: the order is what the program says, no more.
+    registers and is issued as soon as its unit takes it; then the same step is issued for the next
+    context, and after the last one the following step, which is fetched meanwhile. ``STEP_CYCLES``
+    is what a step costs beside the time it waits, and ``CONTEXT_CYCLES`` what every other context
+    adds. Units run beside each other, and take a step while those before are under way: the order
+    is what the program says, no more.
+
+    What a step allows to be left is said of the steps of its context. As units take and end steps
+    in order, those of other contexts that were issued in between are left beside it.
 
     Steps between REPEAT and the one that it names are those of every layer: their addresses move on
     as `hw.arch.program.unroll` says.
 
-    A run takes the ``prompt_length`` tokens at the start of the token buffer through the program,
-    chooses a token after the last of them, appends it, and goes on until ``generate`` tokens are
-    chosen, the stop token is, or ``stop`` was raised; the last chosen token is not taken through.
-    Steps after ``PREFILL_END`` run only for tokens after which one is chosen.
+    A run takes the ``prompt_length`` tokens at the start of its context's token buffer through the
+    program, chooses a token after the last of them, appends it, and goes on until ``generate``
+    tokens are chosen, the stop token is, or ``stop`` was raised; the last chosen token is not taken
+    through. Steps after ``PREFILL_END`` run only for contexts in which a token is chosen. A run
+    that is taken while others are under way begins beside their next tokens.
 
     Parameters
     ----------
     geometry : Geometry
     counted : bool
         Whether there are counters of steps.
+    queued : int
+        Steps that wait before each unit at most.
 
     Members
     -------
-    run : In(stream.Signature(run_command(contexts))), taken when no run is under way
-    stop : In(1), ends the run after the current token
-    running : Out(1)
-    produced : Out(16), tokens in the buffer, prompt included
+    run : In(stream.Signature(run_command(contexts))), of a context that does not run
+    stop : In(contexts), end its run after the current token
+    running : Out(contexts)
+    asked, produced : In(context_bits(contexts)) and, a cycle later, Out(16), tokens in its buffer
     program_address, program_data : a row of the program, and its data ``PROGRAM_LATENCY`` later
-    token_address, token_data, token_write, token_write_data : token buffer, one cycle of latency
+    token_address, token_data, token_write, token_write_data : token buffers, one behind the other;
+        one cycle of latency
+    token_ready : In(1), the buffer takes what is written
     engine, vector, scalar : command streams of the units
     engine_done, vector_done, scalar_done : In(1), the last cycle of a step; steps end in order
-    choice : In(16), the vector unit's choice, read when all units are idle
+    engine_active : In(1), the engine works
+    choice : In(stream.Signature(ChoiceLayout, always_ready=True)), the vector unit's
     register_address, register_value : the register file's read port
-    preset : Out(stream.Signature(ScalarResult)), to the register file
-    counter_address, counter_value : cycles spent at each step since the run began; read while idle
-    totals : Out(TotalsLayout), since the run began
+    preset : Out(stream.Signature(ScalarResult, always_ready=True)), to the register file
+    counter_address, counter_value : cycles spent at each step since nothing ran; read while idle
+    totals : Out(TotalsLayout), since nothing ran; tokens of all contexts
     """
 
     UNDER_WAY = 7
-    """Most steps of a unit that may be under way."""
+    """Most steps of a unit that may be under way, beside those that wait before it."""
     READ_CYCLES = 2
     """From the cycle in which a step may be issued to that in which it is."""
     FETCH_CYCLES = PROGRAM_LATENCY - READ_CYCLES
@@ -83,30 +100,34 @@ class Sequencer(wiring.Component):
     """The same beside it, for a step that takes a constant from the program memory: the fetch of
     the next one begins later."""
     STEP_CYCLES = FETCH_CYCLES + READ_CYCLES + 1
+    CONTEXT_CYCLES = READ_CYCLES + 1
     TOKEN_CYCLES, END_CYCLES = 2, 2
-    """Before a token's first step, and after its last one."""
+    """Before the first step of a token, and after its last one; for each context."""
 
     @staticmethod
     def run_cycles(geometry: Geometry) -> int:
-        """Of a run, beside those of its tokens: the counters are cleared, a register is preset."""
+        """From idleness to the first token: the counters are cleared."""
         return geometry.descriptors + 1
 
-    def __init__(self, geometry: Geometry, counted: bool = True):
+    def __init__(self, geometry: Geometry, counted: bool = True, queued: int = 0):
         self._geometry = geometry
         self._counted = counted
-        token_address = range(geometry.tokens)
+        self._queued = queued
+        n = geometry.contexts
         super().__init__(
             {
-                "run": In(stream.Signature(run_command(geometry.contexts))),
-                "stop": In(1),
-                "running": Out(1),
+                "run": In(stream.Signature(run_command(n))),
+                "stop": In(n),
+                "running": Out(n),
+                "asked": In(context_bits(n)),
                 "produced": Out(16),
                 "program_address": Out(range(geometry.descriptors)),
                 "program_data": In(DESCRIPTOR_BITS),
-                "token_address": Out(token_address),
+                "token_address": Out(range(n * geometry.tokens)),
                 "token_data": In(16),
                 "token_write": Out(1),
                 "token_write_data": Out(16),
+                "token_ready": In(1, init=1),
                 "engine": Out(stream.Signature(EngineCommand)),
                 "vector": Out(stream.Signature(VectorCommand)),
                 "scalar": Out(stream.Signature(ScalarCommand)),
@@ -114,10 +135,10 @@ class Sequencer(wiring.Component):
                 "vector_done": In(1),
                 "scalar_done": In(1),
                 "engine_active": In(1),
-                "choice": In(16),
-                "register_address": Out(range(REGISTERS)),
+                "choice": In(stream.Signature(ChoiceLayout, always_ready=True)),
+                "register_address": Out(range(n * REGISTERS)),
                 "register_value": In(ScaleLayout),
-                "preset": Out(stream.Signature(ScalarResult)),
+                "preset": Out(stream.Signature(ScalarResult, always_ready=True)),
                 "counter_address": In(range(geometry.descriptors)),
                 "counter_value": Out(32),
                 "totals": Out(TotalsLayout),
@@ -129,40 +150,31 @@ class Sequencer(wiring.Component):
         g = self._geometry
         m.submodules.layers = layers = Layers(g)
         m.submodules.counters = counters = StepCounters(g.descriptors, self._counted)
-        run = Signal(run_command(g.contexts))
-        position = Signal(16)
-        token = Signal(16)
-        first = Signal()
-        noise = Signal(32)
+        m.submodules.contexts = contexts = self._contexts(m)
+        m.submodules.turns = turns = Turns(g.contexts)
+        members = Signal(g.contexts)  # the contexts of this token
+        choosing = Signal(g.contexts)  # and those in which one is chosen after it
         number = Signal(range(g.descriptors))
         step = Signal(DescriptorLayout)
+        moved = Signal()  # it is as it is executed in this layer
         operand = Signal(ScaleLayout)
         is_constant = step.layered & (step.unit == Unit.SCALAR)
-        m.d.comb += layers.step.eq(step)
-
-        choosing = Signal()
-        m.d.comb += choosing.eq(position + 1 >= run.prompt_length)
+        position = contexts.progress.position
         following = Signal.like(number)
         age, constant = self._fetch(m, layers.moved, is_constant, following)
-        self._offer(m, step, operand, Mux(is_constant, constant, step.address))
+        self._offer(m, step, operand, Mux(is_constant, constant, step.address), contexts)
         m.d.comb += [
+            layers.step.eq(step),
+            contexts.context.eq(turns.number),
             counters.step.eq(number),
-            counters.reading.eq(~self.running),
+            counters.reading.eq(~self.running.any()),
             counters.address.eq(self.counter_address),
             self.counter_value.eq(counters.value),
-            self.preset.payload.register.eq(INVERSE_TEMPERATURE),
-            self.preset.payload.value.mantissa.eq(run.mantissa),
-            self.preset.payload.value.exponent.eq(run.exponent),
-            self.token_address.eq(position),
-            self.token_write_data.eq(self.choice),
-            self.register_address.eq(step.a),
-            self.vector.payload.token.eq(token),
-            self.vector.payload.first.eq(first),
-            self.vector.payload.greedy.eq(~run.sampled),
-            self.vector.payload.noise.eq(noise),
+            self.token_address.eq(self._token(turns.number, position)),
+            self.token_write_data.eq(contexts.choice),
+            self.register_address.eq(Cat(step.a, turns.number)),
         ]
-        last = self._last(m, run, position, choosing)
-        blocked = self._blocked(m, step)
+        blocked = self._blocked(m, step, turns)
 
         def after_this():
             with m.If(layers.again & (step.unit == Unit.CONTROL) & (step.op == ControlOp.REPEAT)):
@@ -171,42 +183,46 @@ class Sequencer(wiring.Component):
                 m.d.comb += following.eq(number + 1)
 
         def take_step():
-            m.d.sync += [number.eq(following), step.eq(self.program_data), age.eq(0)]
+            m.d.sync += [number.eq(following), step.eq(self.program_data), age.eq(0), moved.eq(0)]
 
-        m.d.comb += self.running.eq(1)
-        with m.If(self.running):
-            m.d.sync += self.totals.cycles.eq(self.totals.cycles + 1)
+        def begin_with(those):
+            m.d.comb += [turns.members.eq(those), turns.load.eq(1)]
+
         m.d.sync += self.totals.engine_cycles.eq(self.totals.engine_cycles + self.engine_active)
+        with m.If(self.running.any()):
+            m.d.sync += self.totals.cycles.eq(self.totals.cycles + 1)
+        with m.Elif(self.run.valid):
+            m.d.sync += self.totals.eq(0)
 
         with m.FSM():
             with m.State("IDLE"):
-                m.d.comb += [self.running.eq(0), self.run.ready.eq(1)]
-                m.d.sync += [number.eq(0), position.eq(0)]
-                with m.If(self.run.valid):
-                    m.d.sync += [
-                        run.eq(self.run.payload),
-                        noise.eq(self.run.payload.noise),
-                        first.eq(self.run.payload.reset),
-                        self.produced.eq(self.run.payload.prompt_length),
-                        self.totals.eq(0),
-                    ]
+                m.d.sync += number.eq(0)
+                with m.If(self.running.any()):
                     m.next = "CLEAR"
             with m.State("CLEAR"):
                 m.d.comb += counters.clear.eq(1)
-                m.d.sync += number.eq(number + 1)
+                m.d.sync += [number.eq(number + 1), members.eq(self.running)]
+                begin_with(self.running)
                 with m.If(number == g.descriptors - 1):
-                    m.next = "PRESET"
-            with m.State("PRESET"):
-                m.d.comb += self.preset.valid.eq(1)
-                with m.If(self.preset.ready):
                     m.next = "TOKEN"
             with m.State("TOKEN"):  # the first step's fetch began in the cycle before
                 m.next = "TOKEN_READ"
             with m.State("TOKEN_READ"):
-                m.d.comb += counters.begin.eq(1)
-                m.d.sync += token.eq(self.token_data)
-                take_step()
-                m.next = "WAIT"
+                m.d.comb += [
+                    contexts.read.eq(1),
+                    contexts.read_token.eq(self.token_data),
+                ]
+                m.d.sync += choosing.eq(
+                    Mux(contexts.choosing, choosing | turns.own, choosing & ~turns.own)
+                )
+                with m.If(turns.after != 0):
+                    m.d.comb += turns.next.eq(1)
+                    m.next = "TOKEN"
+                with m.Else():
+                    begin_with(members)
+                    m.d.comb += counters.begin.eq(1)
+                    take_step()
+                    m.next = "WAIT"
             with m.State("WAIT"):
                 after_this()
                 with m.If(
@@ -215,13 +231,16 @@ class Sequencer(wiring.Component):
                     m.next = "READ"
             with m.State("READ"):
                 after_this()
-                m.d.comb += self.register_address.eq(step.b)
-                m.d.sync += [operand.eq(self.register_value), step.eq(layers.moved)]
+                m.d.comb += self.register_address.eq(Cat(step.b, turns.number))
+                m.d.sync += [operand.eq(self.register_value), moved.eq(1)]
+                with m.If(~moved):
+                    m.d.sync += step.eq(layers.moved)
                 m.next = "ISSUE"
             with m.State("ISSUE"):
                 after_this()
-                m.d.comb += self.register_address.eq(step.b)
-                done = Signal()
+                m.d.comb += self.register_address.eq(Cat(step.b, turns.number))
+                is_control = step.unit == Unit.CONTROL
+                done, last = Signal(), Signal()
                 with m.Switch(step.unit):
                     with m.Case(Unit.ENGINE):
                         m.d.comb += [self.engine.valid.eq(1), done.eq(self.engine.ready)]
@@ -231,34 +250,74 @@ class Sequencer(wiring.Component):
                         m.d.comb += [self.scalar.valid.eq(1), done.eq(self.scalar.ready)]
                     with m.Case(Unit.CONTROL):
                         m.d.comb += done.eq(1)
-                m.d.comb += counters.done.eq(done)
+                m.d.comb += [
+                    last.eq(done & (is_control | (turns.after == 0))),
+                    counters.done.eq(last),
+                    turns.next.eq(done & ~last),
+                ]
                 with m.If(done):
-                    take_step()
                     m.next = "WAIT"
-                    with m.If(step.unit == Unit.CONTROL):
+                with m.If(last):
+                    take_step()
+                    begin_with(turns.taking)
+                    with m.If(is_control):
                         with m.Switch(step.op):
                             with m.Case(ControlOp.REPEAT):
                                 m.d.comb += layers.repeat.eq(1)
                             with m.Case(ControlOp.PREFILL_END):
-                                with m.If(~choosing):
+                                with m.If((members & choosing).any()):
+                                    begin_with(members & choosing)
+                                with m.Else():
+                                    begin_with(members)
                                     m.next = "END"
                             with m.Default():
+                                begin_with(members)
                                 m.next = "END"
             with m.State("END"):
-                m.d.sync += [first.eq(0), self.totals.tokens.eq(self.totals.tokens + 1)]
-                with m.If(choosing):
-                    m.d.comb += [self.token_write.eq(1), self.token_address.eq(position + 1)]
-                    m.d.sync += self.produced.eq(self.produced + 1)
-                    with m.If(run.sampled):
-                        m.d.sync += noise.eq(xorshift(noise, TOKEN_STEP))
-                m.next = "NEXT"
+                m.d.comb += [
+                    self.token_write.eq(contexts.choosing),
+                    self.token_address.eq(self._token(turns.number, position + 1)),
+                ]
+                with m.If(~contexts.choosing | self.token_ready):
+                    m.d.comb += contexts.append.eq(contexts.choosing)
+                    m.d.sync += self.totals.tokens.eq(self.totals.tokens + 1)
+                    m.next = "NEXT"
             with m.State("NEXT"):
-                m.d.sync += position.eq(position + 1)
-                with m.If(last):
-                    m.next = "IDLE"
+                m.d.comb += contexts.advance.eq(1)
+                with m.If(turns.after != 0):
+                    m.d.comb += turns.next.eq(1)
+                    m.next = "END"
                 with m.Else():
+                    m.d.sync += members.eq(contexts.staying)
+                    begin_with(contexts.staying)
                     m.next = "TOKEN"
+                    with m.If(~contexts.staying.any()):
+                        m.next = "IDLE"
         return m
+
+    def _contexts(self, m) -> Contexts:
+        """What is kept of the contexts; a run's temperature is in its register from its begin."""
+        contexts = Contexts(self._geometry)
+        wiring.connect(m, wiring.flipped(self.run), contexts.run)
+        run, preset = self.run.payload, self.preset
+        m.d.comb += [
+            contexts.stop.eq(self.stop),
+            self.running.eq(contexts.running),
+            contexts.asked.eq(self.asked),
+            self.produced.eq(contexts.produced),
+            contexts.chosen.eq(self.choice.valid),
+            contexts.chosen_context.eq(self.choice.payload.context),
+            contexts.chosen_token.eq(self.choice.payload.token),
+            preset.valid.eq(self.run.valid & self.run.ready),
+            preset.payload.register.eq(Cat(Const(INVERSE_TEMPERATURE, REGISTER_BITS), run.context)),
+            preset.payload.value.mantissa.eq(run.mantissa),
+            preset.payload.value.exponent.eq(run.exponent),
+        ]
+        return contexts
+
+    def _token(self, context, position):
+        """Where a context's token lies."""
+        return Cat(position[: ceil_log2(self._geometry.tokens)], context)
 
     def _fetch(self, m, moved, is_constant, following):
         """Reads the program: the step's constant first, if it has one, then the ``following`` step.
@@ -278,8 +337,14 @@ class Sequencer(wiring.Component):
             m.d.sync += constant.eq(self.program_data.word_select(lane, CONSTANT_BITS))
         return age, constant
 
-    def _offer(self, m, step, operand, immediate):
+    def _offer(self, m, step, operand, immediate, contexts):
         """The step to every unit; only the one that it names sees it offered."""
+        context, progress = contexts.context, contexts.progress
+        beats = {name: row.own for name, row in memories(self._geometry).items()}
+
+        def of(memory, address):
+            return Cat(address[: ceil_log2(beats[memory])], context)
+
         operand_b = Mux(
             (step.unit == Unit.SCALAR) & ~step.b_register,
             Cat(immediate[:15], immediate[16:26]),
@@ -289,13 +354,15 @@ class Sequencer(wiring.Component):
             self.engine.payload.groups.eq(step.length),
             self.engine.payload.chunks.eq(step.operand),
             self.engine.payload.weights.eq(step.address),
-            self.engine.payload.activations.eq(step.source),
-            self.engine.payload.dest.eq(step.dest),
+            self.engine.payload.activations.eq(of("activations", step.source)),
+            self.engine.payload.dest.eq(
+                Mux(step.space[1], of("multiplicands", step.dest), of("sums", step.dest))
+            ),
             self.engine.payload.bank.eq(step.space[1]),
             self.scalar.payload.op.eq(step.op),
             self.scalar.payload.a.eq(operand),
             self.scalar.payload.b.as_value().eq(operand_b),
-            self.scalar.payload.result.eq(step.result),
+            self.scalar.payload.result.eq(Cat(step.result, context)),
             *(
                 getattr(self.vector.payload, name).eq(getattr(step, name))
                 for name in (
@@ -305,32 +372,30 @@ class Sequencer(wiring.Component):
             ),
             self.vector.payload.a.eq(operand),
             self.vector.payload.b.as_value().eq(operand_b),
+            self.vector.payload.context.eq(context),
+            self.vector.payload.token.eq(contexts.token),
+            self.vector.payload.first.eq(progress.first),
+            self.vector.payload.greedy.eq(~contexts.order.sampled),
+            self.vector.payload.noise.eq(progress.noise),
         ]
 
-    def _blocked(self, m, step):
-        """Whether more steps are under way than the step allows."""
+    def _blocked(self, m, step, turns):
+        """Whether more steps are under way than the step allows.
+
+        Of the steps of n contexts at least n times as many are left, and those that others of them
+        have had issued after this one's last: of its own unit by all others, of another unit by
+        those that come after.
+        """
         blocked = Signal()
-        for name in ("engine", "vector", "scalar"):
-            command, left = getattr(self, name), step[f"{name}_left"]
-            under_way = Signal(range(self.UNDER_WAY + 1), name=f"{name}_under_way")
+        most = self.UNDER_WAY + self._queued
+        for unit, name in ((u, u.name.lower()) for u in UNITS):
+            command, left = getattr(self, name), step[LEFT[unit]]
+            under_way = Signal(range(most + 1), name=f"{name}_under_way")
             issued = command.valid & command.ready
             m.d.sync += under_way.eq(under_way + issued - getattr(self, f"{name}_done"))
-            with m.If((left != ANY) & (under_way > left)):
+            beside = Mux(step.unit == unit, turns.others, turns.after)
+            own = Mux(left[0], turns.others + 1, 0) + Mux(left[1], (turns.others + 1) << 1, 0)
+            allowed = own + Mux(step.unit == Unit.CONTROL, 0, beside)
+            with m.If((left != ANY) & (under_way > allowed)):
                 m.d.comb += blocked.eq(1)
         return blocked
-
-    def _last(self, m, run, position, choosing):
-        """Whether the run ends with the token under way."""
-        stopping = Signal()
-        with m.If(~self.running):
-            m.d.sync += stopping.eq(0)
-        with m.Elif(self.stop):
-            m.d.sync += stopping.eq(1)
-        last = Signal()
-        m.d.comb += last.eq(
-            stopping
-            | (self.produced == run.prompt_length + run.generate)
-            | (choosing & (position + 1 == self._geometry.tokens - 1))
-            | (choosing & run.stop_enable & (self.choice == run.stop_token))
-        )
-        return last

@@ -8,6 +8,12 @@ from weights.fixed import EXPONENT_BITS, MANTISSA_BITS
 
 REGISTER_BITS = 4
 
+CONTEXT_BITS = 4
+"""Of a context; of those that a machine does not have, synthesis leaves nothing."""
+
+RESULT_BITS = REGISTER_BITS + CONTEXT_BITS
+"""Of a register of a context, which the upper bits tell."""
+
 INDEX_BITS = 16
 """Of lengths, elements and tokens."""
 
@@ -21,8 +27,8 @@ EngineCommand = data.StructLayout(
         "groups": 16,  # of rows, at least 1
         "chunks": 16,  # of columns in each group, at least 1
         "weights": 32,  # first row of the weight store
-        "activations": 16,  # first row of the activation memory
-        "dest": 16,  # first beat of the bank
+        "activations": 20,  # first row of the activation memory
+        "dest": 20,  # first beat of the bank
         "bank": 1,  # 0: sums, 1: multiplicands
     }
 )
@@ -41,6 +47,7 @@ VectorCommand = data.StructLayout(
         "a": ScaleLayout,  # P
         "b": ScaleLayout,  # K
         "result": REGISTER_BITS,
+        "context": CONTEXT_BITS,
         "token": TOKEN_BITS,
         "first": 1,  # hidden states read as zero
         "greedy": 1,
@@ -50,11 +57,15 @@ VectorCommand = data.StructLayout(
 """A descriptor with the values of its registers; ``hw.arch.program`` has the fields' meaning."""
 
 ScalarCommand = data.StructLayout(
-    {"op": 4, "a": ScaleLayout, "b": ScaleLayout, "result": REGISTER_BITS}
+    {"op": 4, "a": ScaleLayout, "b": ScaleLayout, "result": RESULT_BITS}
 )
 """``op`` is a ``hw.arch.program.ScalarOp``; ``result`` is passed along."""
 
-ScalarResult = data.StructLayout({"register": REGISTER_BITS, "value": ScaleLayout})
+ScalarResult = data.StructLayout({"register": RESULT_BITS, "value": ScaleLayout})
+
+
+ChoiceLayout = data.StructLayout({"context": CONTEXT_BITS, "token": TOKEN_BITS})
+"""The token that a context is to go on with."""
 
 
 def raw_layout(width: int) -> data.StructLayout:
@@ -63,6 +74,6 @@ def raw_layout(width: int) -> data.StructLayout:
         {
             "value": unsigned(width),
             "exponent": signed(EXPONENT_BITS),
-            "register": REGISTER_BITS,
+            "register": RESULT_BITS,
         }
     )

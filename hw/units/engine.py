@@ -34,6 +34,8 @@ class EngineParameters:
         Depth of the memories that the engine reads.
     beats : int
         Depth of the deeper one of the banks that it writes.
+    contexts : int
+        Parts of those memories, one after the other: no product takes codes of two of them.
     read_latency : int
         Cycles from an address of the activation memory to its data.
     row_latency : int
@@ -55,6 +57,7 @@ class EngineParameters:
     row_latency: int = READ_LATENCY
     fanout: int = 16
     chain: int = 1
+    contexts: int = 1
 
     def __post_init__(self):
         require_positive(self)
@@ -82,6 +85,7 @@ class EngineParameters:
             weight_rows=words["weights"],
             activation_rows=words["activations"],
             beats=max(words["sums"], words["multiplicands"]),
+            contexts=geometry.contexts,
             **options,
         )
 
@@ -148,9 +152,8 @@ class EngineParameters:
     def create_row(self) -> TernaryRow | CascadeRow:
         if self.chain == 1:
             return TernaryRow(self.columns)
-        return CascadeRow(
-            self.columns, chain=self.chain, bits=sum_bits(self.activation_rows * self.columns)
-        )
+        terms = self.activation_rows // self.contexts * self.columns
+        return CascadeRow(self.columns, chain=self.chain, bits=sum_bits(terms))
 
 
 class TernaryEngine(wiring.Component):

@@ -66,9 +66,11 @@ class VectorParameters:
     table_words : int
         Words of ``elements`` table entries.
     sums, multiplicands, vectors, states, activations : int
-        Elements of the memories.
+        Elements of the memories, for each context.
     read_latency : int
         Cycles from an address to its data, of all memories; at least 3.
+    contexts : int
+        Parts of those memories, one after the other.
     embedding : EmbeddingParameters or None
         The memory of embedding rows, where they do not lie in the table store.
     """
@@ -82,6 +84,7 @@ class VectorParameters:
     states: int
     activations: int
     read_latency: int = READ_LATENCY
+    contexts: int = 1
     embedding: EmbeddingParameters | None = None
 
     def __post_init__(self):

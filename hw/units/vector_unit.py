@@ -1,9 +1,9 @@
 """The vector unit: norms, quantisation, gates, recurrence, residual and choice."""
 
-from amaranth.hdl import Array, Module, Mux, Signal, signed
+from amaranth.hdl import Array, Cat, Module, Mux, Signal, signed
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
-from amaranth.utils import exact_log2
+from amaranth.utils import ceil_log2, exact_log2
 
 from hw.arch.arithmetic import (
     BLOCK_SHIFTS,
@@ -21,7 +21,14 @@ from hw.arch.operations import LATE, Statistic, Table, VectorOp, late_reads
 from hw.arch.program import Space
 from hw.memory.signatures import ReadSignature, WriteSignature
 from hw.pipeline import KEEP, delay
-from hw.units.commands import INDEX_BITS, TOKEN_BITS, VectorCommand, raw_layout
+from hw.units.commands import (
+    CONTEXT_BITS,
+    INDEX_BITS,
+    TOKEN_BITS,
+    ChoiceLayout,
+    VectorCommand,
+    raw_layout,
+)
 from hw.units.embedding import EmbeddingRow
 from hw.units.lane import PLACES, USES, Factor, LaneControl, Stage, VectorLane, has
 from hw.units.noise import NoiseParameters
@@ -57,10 +64,11 @@ class VectorUnit(wiring.Component):
         The last cycle of a step that leaves no statistic.
     busy : Out(1)
         Until the last cycle of all steps that were taken.
-    choice : Out(16)
-        Of the last CHOOSE, from the end of its ``busy`` on.
+    choice : Out(stream.Signature(ChoiceLayout, always_ready=True))
+        Of a CHOOSE, in its last cycle.
     tables, vectors, sums, multiplicands, states : Out(ReadSignature), in beats
     vectors_write, states_write : Out(WriteSignature), in beats
+        Of all of these but the tables the command's ``context`` is the upper bits of an address.
     activations_write : Out(WriteSignature)
         In beats of ``elements`` codes; row r begins at beat ``r * columns / elements``.
     embedding : Out(FetchSignature), if embedding rows have a memory of their own
@@ -70,6 +78,11 @@ class VectorUnit(wiring.Component):
     def __init__(self, parameters: VectorParameters):
         self.parameters = p = parameters
         v = p.elements
+        self._beats = {
+            name: getattr(p, name) // v
+            for name in ("sums", "multiplicands", "vectors", "states", "activations")
+        }
+        words = {name: p.contexts * beats for name, beats in self._beats.items()}
 
         def read(depth: int, width: int):
             return Out(ReadSignature(depth, data.ArrayLayout(signed(width), v)))
@@ -86,15 +99,17 @@ class VectorUnit(wiring.Component):
                 "statistic": Out(stream.Signature(raw_layout(STATISTIC_BITS))),
                 "done": Out(1),
                 "busy": Out(1),
-                "choice": Out(INDEX_BITS),
+                "choice": Out(stream.Signature(ChoiceLayout, always_ready=True)),
                 "tables": read(p.table_words, HALF_WORD_BITS),
-                "vectors": read(p.vectors // v, RESIDUAL_BITS),
-                "sums": read(p.sums // v, SUM_BITS),
-                "multiplicands": read(p.multiplicands // v, SUM_BITS),
-                "states": read(p.states // v, HIDDEN_BITS),
-                "vectors_write": Out(WriteSignature(p.vectors // v, signed(RESIDUAL_BITS), v)),
-                "states_write": Out(WriteSignature(p.states // v, signed(HIDDEN_BITS), v)),
-                "activations_write": Out(WriteSignature(p.activations // v, signed(CODE_BITS), v)),
+                "vectors": read(words["vectors"], RESIDUAL_BITS),
+                "sums": read(words["sums"], SUM_BITS),
+                "multiplicands": read(words["multiplicands"], SUM_BITS),
+                "states": read(words["states"], HIDDEN_BITS),
+                "vectors_write": Out(WriteSignature(words["vectors"], signed(RESIDUAL_BITS), v)),
+                "states_write": Out(WriteSignature(words["states"], signed(HIDDEN_BITS), v)),
+                "activations_write": Out(
+                    WriteSignature(words["activations"], signed(CODE_BITS), v)
+                ),
             }
         )
 
@@ -160,11 +175,14 @@ class VectorUnit(wiring.Component):
         odd = self._addresses(m, command, beat[0], late_beat, row, scale)
         self._embedding(m, constants, lanes, scale, odd)
         written = known_at(p.write_delay, "written", ("op",))
-        self._writes(m, written.op, beat[p.write_delay], late.dest, first[p.write_delay - 1])
+        self._writes(m, written.op, beat[p.write_delay], late, first[p.write_delay - 1])
         squared = known_at(data_at + Stage.GATED, "squared", ("present",))
         counted = known_at(data_at + Stage.RESULT, "counted", ("op", "present"))
         self._report(
-            m, known_at(p.latency, "report", ("op", "exponent", "result")), last, statistics
+            m,
+            known_at(p.latency, "report", ("op", "exponent", "result", "context")),
+            last,
+            statistics,
         )
         m.d.comb += [
             noise.load.eq(first[data_at + Stage.WORD - noise.LATENCY - 1]),
@@ -266,10 +284,11 @@ class VectorUnit(wiring.Component):
             self.done.eq(ends & ~(is_energy | is_peak)),
             self.statistic.payload.value.eq(Mux(is_energy, statistics.energy, statistics.peak)),
             self.statistic.payload.exponent.eq(report.exponent),
-            self.statistic.payload.register.eq(report.result),
+            self.statistic.payload.register.eq(Cat(report.result, report.context)),
+            self.choice.valid.eq(ends & has(report.op, statistic=Statistic.CHOICE)),
+            self.choice.payload.context.eq(report.context),
+            self.choice.payload.token.eq(statistics.index),
         ]
-        with m.If(ends & has(report.op, statistic=Statistic.CHOICE)):
-            m.d.sync += self.choice.eq(statistics.index)
 
     def _lane_control(self, m, command):
         """What a step needs to know, up to three cycles after its acceptance."""
@@ -284,6 +303,7 @@ class VectorUnit(wiring.Component):
                     "dest": self._dest_bits,
                     "exponent": signed(EXPONENT_BITS),  # of the statistic
                     "result": command.shape()["result"].shape,
+                    "context": CONTEXT_BITS,
                 }
             ),
             name="early",
@@ -339,6 +359,7 @@ class VectorUnit(wiring.Component):
             reach.eq(command.shift + block_shift),
             step.exponent.eq(Mux(is_norm, reach << 1, Mux(of_gained, reach, 0))),
             step.result.eq(command.result),
+            step.context.eq(command.context),
         ]
         return step
 
@@ -357,8 +378,9 @@ class VectorUnit(wiring.Component):
             (base,) = set(late_ops.values()) or {"source"}
             is_late = Signal()
             with m.If(self.command.ready):
+                begin = Mux(late, offered[base], offered.source)
                 m.d.sync += [
-                    port.address.eq(Mux(late, offered[base], offered.source)),
+                    port.address.eq(self._of(memory, offered.context, begin)),
                     is_late.eq(late),
                 ]
             with m.Elif(Mux(is_late, late_beat[Stage.LATE], beat)):
@@ -416,18 +438,23 @@ class VectorUnit(wiring.Component):
         with m.If(delay(m, scale, self.parameters.read_latency, name="scale", reset_less=False)):
             m.d.sync += [constant.eq(self.tables.data[0]) for constant in constants]
 
-    def _writes(self, m, op, written, dest, load):
+    def _of(self, memory: str, context, address):
+        """A context's address of a memory."""
+        return Cat(address[: ceil_log2(self._beats[memory])], context)
+
+    def _writes(self, m, op, written, step, load):
         """Write enables, and the one address that all written memories share."""
         address = Signal(self._dest_bits, name="write_address", reset_less=True)
+        context = Signal(CONTEXT_BITS, name="write_context", reset_less=True)
         with m.If(load):
-            m.d.sync += address.eq(dest)
+            m.d.sync += address.eq(step.dest), context.eq(step.context)
         with m.Elif(written):
             m.d.sync += address.eq(address + 1)
         for memory in ("vectors", "states", "activations"):
             port = getattr(self, f"{memory}_write")
             m.d.comb += [
                 port.enable.eq(written & has(op, writes=memory)),
-                port.address.eq(address),
+                port.address.eq(self._of(memory, context, address)),
             ]
 
 

@@ -1,0 +1,146 @@
+"""What is kept of every context: its run, and how far it has come."""
+
+from amaranth.hdl import Module, Mux, Signal
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.memory import Memory
+from amaranth.lib.wiring import In, Out
+
+from hw.arch.geometry import Geometry
+from hw.control.run import context_bits, run_command
+from hw.units.commands import CONTEXT_BITS, TOKEN_BITS
+from weights.noise import TOKEN_STEP, xorshift
+
+OrderLayout = data.StructLayout(
+    {
+        "sampled": 1,
+        "stop_enable": 1,
+        "prompt_length": 16,
+        "generate": 16,
+        "stop_token": TOKEN_BITS,
+    }
+)
+"""What stays of a ``run_command``."""
+
+ProgressLayout = data.StructLayout({"position": 16, "first": 1, "noise": 32})
+"""What a token changes: its place in the buffer, whether it begins from the zero state, and the
+noise for the choice after it."""
+
+
+class Contexts(wiring.Component):
+    """Runs of all contexts.
+
+    A run is taken at any time but while another one is moved on, and its context has been given its
+    temperature before it runs.
+
+    Parameters
+    ----------
+    geometry : Geometry
+
+    Members
+    -------
+    run : In(stream.Signature(run_command(contexts))), of a context that does not run
+    stop : In(contexts), end its run after the current token
+    running : Out(contexts), from the cycle after ``run`` was taken
+    staying : Out(contexts), the same after this cycle's ``advance``
+    asked, produced : In(context_bits(contexts)) and, a cycle later, Out(16), tokens in its buffer
+    context : In(CONTEXT_BITS), of which are the following ones
+    order, progress, token, choice : Out, its run, and what of it is under way
+    choosing : Out(1), a token is chosen after this one
+    read, read_token : In(1) and In(16), this is its token
+    chosen, chosen_context, chosen_token : In, whose choice is what
+    append : In(1), its choice is a token of its buffer
+    advance : In(1), in the cycle after: on to the next token, or to the end of its run
+    """
+
+    def __init__(self, geometry: Geometry):
+        self._geometry = geometry
+        n = geometry.contexts
+        super().__init__(
+            {
+                "run": In(stream.Signature(run_command(n))),
+                "stop": In(n),
+                "running": Out(n),
+                "staying": Out(n),
+                "asked": In(context_bits(n)),
+                "produced": Out(16),
+                "context": In(CONTEXT_BITS),
+                "order": Out(OrderLayout),
+                "progress": Out(ProgressLayout),
+                "token": Out(TOKEN_BITS),
+                "choice": Out(TOKEN_BITS),
+                "choosing": Out(1),
+                "read": In(1),
+                "read_token": In(TOKEN_BITS),
+                "chosen": In(1),
+                "chosen_context": In(CONTEXT_BITS),
+                "chosen_token": In(TOKEN_BITS),
+                "append": In(1),
+                "advance": In(1),
+            }
+        )
+
+    def elaborate(self, platform):
+        m = Module()
+        n = self._geometry.contexts
+        order, progress, here = self.order, self.progress, self.context
+        taken = Signal()
+        m.d.comb += [
+            self.run.ready.eq(~self.append & ~self.advance),
+            taken.eq(self.run.valid & self.run.ready),
+            self.choosing.eq(progress.position + 1 >= order.prompt_length),
+        ]
+        at = Mux(taken, self.run.payload.context, here)
+        run = self.run.payload
+        kept = Signal(OrderLayout)
+        moved = Signal(ProgressLayout)
+        m.d.comb += [getattr(kept, name).eq(getattr(run, name)) for name in OrderLayout.members]
+        with m.If(taken):
+            m.d.comb += [moved.first.eq(run.reset), moved.noise.eq(run.noise)]
+        with m.Else():
+            drawn = xorshift(progress.noise, TOKEN_STEP)
+            m.d.comb += [
+                moved.position.eq(progress.position + 1),
+                moved.noise.eq(Mux(self.choosing & order.sampled, drawn, progress.noise)),
+            ]
+        self._keep(m, "order", order, taken, at, kept)
+        self._keep(m, "progress", progress, taken | self.advance, at, moved)
+        self._keep(m, "token", self.token, self.read, here, self.read_token)
+        self._keep(m, "choice", self.choice, self.chosen, self.chosen_context, self.chosen_token)
+        produced = Signal(16)
+        more = Mux(taken, run.prompt_length, produced + 1)
+        written = taken | self.append
+        told = self._keep(m, "produced", produced, written, at, more)
+        asked = told.read_port(domain="comb")
+        m.d.comb += asked.addr.eq(self.asked)
+        m.d.sync += self.produced.eq(asked.data)
+
+        stopping = Signal(n)
+        own, new = Signal(n), Signal(n)
+        m.d.comb += [own.eq(1 << here), new.eq(taken << run.context)]
+        m.d.sync += stopping.eq(self.running & (stopping | self.stop))
+        ends = Signal()
+        m.d.comb += [
+            ends.eq(
+                (stopping & own).any()
+                | (produced == order.prompt_length + order.generate)
+                | (self.choosing & (progress.position + 1 == self._geometry.tokens - 1))
+                | (self.choosing & order.stop_enable & (self.choice == order.stop_token))
+            ),
+            self.staying.eq(self.running & ~Mux(self.advance & ends, own, 0)),
+        ]
+        m.d.sync += self.running.eq(self.staying | new)
+        return m
+
+    def _keep(self, m, name: str, value, write, at, new) -> Memory:
+        """A memory of one value for each context, of which ``value`` is that at ``context``."""
+        kept = Memory(shape=value.shape(), depth=self._geometry.contexts, init=[])
+        m.submodules[name] = kept
+        reader, writer = kept.read_port(domain="comb"), kept.write_port()
+        m.d.comb += [
+            reader.addr.eq(self.context),
+            value.eq(reader.data),
+            writer.en.eq(write),
+            writer.addr.eq(at),
+            writer.data.eq(new),
+        ]
+        return kept

@@ -1,0 +1,193 @@
+"""Several sequences in a machine, each against the golden model, all against the timetable."""
+
+from __future__ import annotations
+
+import itertools
+import random
+import struct
+from collections.abc import Iterator
+
+import pytest
+from amaranth.sim import Simulator
+
+from host.compiler import compile_image
+from host.device import LinkDevice
+from host.request import Request
+from hw.arch.geometry import Geometry
+from hw.arch.protocol import (
+    Command,
+    MemorySpace,
+    PollReply,
+    RunRequest,
+    Totals,
+    argument_struct,
+)
+from hw.control.sequencer import Sequencer
+from hw.control.turns import Turns
+from hw.core import Core
+from hw.machine import Machine
+from sim.checkpoints import RandomCheckpoint
+from sim.device import SimulatedPort
+from sim.golden_device import GoldenDevice
+from sim.timing import predict
+from weights.checkpoint import Checkpoint, ModelShape
+from weights.model import IntegerModel
+from weights.quantise import convert
+
+SHAPE = ModelShape(hidden=37, layers=2, intermediate=61, vocabulary=301)
+GEOMETRY = Geometry(
+    rows=4, columns=4, elements=2, weight_rows=4096, table_words=8192, descriptors=128, sums=512,
+    multiplicands=128, vectors=256, states=128, activations=256, tokens=64, contexts=4,
+)  # fmt: skip
+MACHINES = [
+    Machine(geometry=GEOMETRY, queued=4),
+    Machine(geometry=GEOMETRY, digits_per_cycle=4),
+]
+
+
+@pytest.mark.parametrize("contexts", [1, 2, 4, 8])
+def test_turns(contexts):
+    """All members of a set in rising order, and how many there are beside and after each."""
+    dut = Turns(contexts)
+
+    async def bench(ctx):
+        for members in range(1, 1 << contexts):
+            ctx.set(dut.members, members)
+            ctx.set(dut.load, 1)
+            await ctx.tick()
+            ctx.set(dut.load, 0)
+            ctx.set(dut.members, 0)
+            own = [context for context in range(contexts) if members >> context & 1]
+            for place, context in enumerate(own):
+                assert (ctx.get(dut.number), ctx.get(dut.own)) == (context, 1 << context)
+                assert ctx.get(dut.taking) == members
+                assert ctx.get(dut.others) == len(own) - 1
+                assert ctx.get(dut.after) == len(own) - 1 - place
+                await ctx.tick()
+                ctx.set(dut.next, 1)
+                await ctx.tick()
+                ctx.set(dut.next, 0)
+
+    simulator = Simulator(dut)
+    simulator.add_clock(1e-6)
+    simulator.add_testbench(bench)
+    simulator.run()
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> IntegerModel:
+    folder = tmp_path_factory.mktemp("model")
+    RandomCheckpoint(shape=SHAPE, dtype="fp32", seed=3).write(folder)
+    return convert(Checkpoint(folder))
+
+
+@pytest.fixture(scope="module", params=MACHINES, ids=["queued", "at once"])
+def device(request, model) -> Iterator[LinkDevice]:
+    core = Core(machine=request.param, board_name="several", clock_hz=10**8, digest=bytes(16))
+    with LinkDevice(SimulatedPort(core)) as opened:
+        opened.machine = request.param
+        opened.load(model)
+        yield opened
+
+
+def start(device: LinkDevice, context: int, request: Request, run_id: int) -> None:
+    link, prompt = device.link, request.prompt
+    at = context * GEOMETRY.tokens
+    link.write(MemorySpace.TOKENS, at, struct.pack(f"<{len(prompt)}H", *prompt))
+    order = RunRequest(
+        context=context,
+        session=device._runs._session,
+        run_id=run_id,
+        prompt_length=len(prompt),
+        generate=request.tokens,
+        reset=True,
+        sampled=request.sampled,
+        inverse_temperature=request.inverse_temperature,
+        noise=request.noise,
+    )
+    link.exchange(Command.RUN, order.to_bytes())
+
+
+def rest(device: LinkDevice, context: int, begin: int) -> list[int]:
+    """All tokens of a context from a place in its buffer on, once its run is over."""
+    tokens: list[int] = []
+    while True:
+        poll = argument_struct(Command.POLL).pack(context, begin + len(tokens))
+        reply = PollReply.from_bytes(device.link.exchange(Command.POLL, poll))
+        tokens += reply.tokens
+        if not reply.running and begin + len(tokens) == reply.produced:
+            return tokens
+
+
+@pytest.mark.whole
+def test_each_context_is_as_it_would_be_alone(device, model):
+    """Runs of all lengths, greedy and sampled, that begin and end while others go on."""
+    golden = GoldenDevice()
+    golden.load(model)
+    draw = random.Random(1)
+    for turn in range(3):
+        requests = [
+            Request.of(
+                [draw.randrange(SHAPE.vocabulary) for _ in range(draw.randrange(1, 12))],
+                draw.randrange(1, 30),
+                draw.choice((0.0, 0.7, 1.5)),
+                draw.randrange(99),
+                None,
+                vocabulary=SHAPE.vocabulary,
+            )
+            for _ in range(GEOMETRY.contexts)
+        ]
+        order = draw.sample(range(GEOMETRY.contexts), GEOMETRY.contexts)
+        for context in order:
+            start(device, context, requests[context], 10 * turn + context + 1)
+        for context, request in enumerate(requests):
+            expected = list(golden.answer(request))
+            assert rest(device, context, len(request.prompt)) == expected
+
+
+@pytest.mark.whole
+@pytest.mark.parametrize("contexts", [1, 2, 3, 4])
+def test_contexts_take_what_is_predicted(device, contexts):
+    """To the cycle: each begins with one of the first tokens of the first one."""
+    tokens = 5
+    for context in range(contexts):
+        request = Request.of([7 + context], tokens, 0.0, 0, None, vocabulary=SHAPE.vocabulary)
+        start(device, context, request, 100 + 10 * contexts + context)
+    for context in range(contexts):
+        assert len(rest(device, context, 1)) == tokens
+    data = device.link.read(MemorySpace.TOTALS, 0, Totals.LAYOUT.size // 2)
+    counted = Totals.from_bytes(data)
+    timings = {n: predict(device.image, device.machine, contexts=n) for n in range(1, contexts + 1)}
+    assert counted.tokens == contexts * tokens
+    assert counted.engine_cycles == contexts * tokens * timings[1].engine_cycles
+
+    def cycles(begins: tuple[int, ...]) -> int:
+        """Of all tokens, where each context's first one is beside that one of the first's."""
+        beside = [
+            sum(begin <= token < begin + tokens for begin in begins) for token in range(3 * tokens)
+        ]
+        run = Sequencer.run_cycles(GEOMETRY)
+        return run + sum(timings[n].cycles for n in beside if n)
+
+    begins = itertools.product(*[range(3)] * (contexts - 1))
+    assert counted.cycles in {cycles((0, *others)) for others in begins}
+
+
+def test_a_timetable_for_no_such_machine_is_refused(model):
+    image = compile_image(model, GEOMETRY)
+    with pytest.raises(ValueError, match="contexts must be from 1 to the machine's 4, not 5"):
+        predict(image, MACHINES[0], contexts=5)
+
+
+def test_several_contexts_keep_the_units_at_work(model):
+    """What one context waits for is time of the others, and of two steps one may wait."""
+    image = compile_image(model, GEOMETRY)
+    alone = predict(image, MACHINES[1])
+    at_once, queued = (predict(image, machine, contexts=4) for machine in reversed(MACHINES))
+    assert at_once.cycles < 4 * alone.cycles
+    assert queued.cycles < at_once.cycles
+    assert queued.utilization > alone.utilization
+    assert [step.number for step in queued.steps if step.context == 2] == [
+        step.number for step in alone.steps if step.unit
+    ]
+    assert all(step.begun > step.issued for step in queued.steps if step.unit)
