@@ -6,18 +6,17 @@ import contextlib
 import math
 import struct
 from collections.abc import Callable, Generator, Iterator, Sequence
-from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
 
 from host.compiler import Image, compile_image
-from host.compiler.layout import pack_states, unpack_states
-from host.errors import DeviceError, FitError, HostError, LostError, UsageError
+from host.errors import DeviceError, FitError, HostError
+from host.hold import Hold
 from host.link import Link
 from host.ports import Port
-from host.request import Request, Stop, check_state, check_tokens
-from host.runs import Runs
+from host.request import Request, Stop, check_tokens
+from host.slot import LinkSlot
 from hw.arch.memories import spaces
 from hw.arch.protocol import (
     Feature,
@@ -31,8 +30,48 @@ Progress = Callable[[int, int], None]
 """Called with the bytes that are done and the bytes in all."""
 
 
+class Slot(Protocol):
+    """One of a device's contexts: a sequence of its own beside those of the others.
+
+    All that a device has are used in one thread.
+    """
+
+    def answer(self, request: Request) -> Generator[int | None, None, None]:
+        """The tokens that a request asks for, from the state that it names, as they come.
+
+        None says that there is none yet while others may have some: answers of several slots are
+        taken in turn. Ends after ``tokens`` tokens or with a token of ``stop``. Closing the
+        iterator, or an exception such as KeyboardInterrupt within it, ends the run and leaves the
+        device usable. A slot has one state: whatever is started on it ends an answer that is
+        under way, whose iterator then raises DeviceError.
+
+        Raises UsageError for a request that resumes where the last answer was not taken to its end.
+        """
+
+    def state(self) -> np.ndarray:
+        """What the last answer left: int32 (layers, hidden) in units of 2**-16.
+
+        That is all that there is to go on from: of all tokens of a sequence but the last one
+        chosen. Raises UsageError if the last answer was not taken to its end, or if something runs
+        in another slot.
+        """
+
+    def restore(self, state: np.ndarray) -> None:
+        """Give it such a state, of whatever slot and device, for the next answer to resume.
+
+        Raises UsageError if something runs in another slot.
+        """
+
+
 class Device(Protocol):
-    """What runs a model. `HostError` is all that its methods raise for faults of the outside."""
+    """What runs a model. `HostError` is all that its methods raise for faults of the outside.
+
+    Answers and states of the device itself are those of its first slot.
+    """
+
+    @property
+    def slots(self) -> Sequence[Slot]:
+        """Its contexts. Raises UsageError before a model is loaded."""
 
     def identify(self) -> Identity | None:
         """What the device says of itself; None for one that is no machine."""
@@ -50,45 +89,41 @@ class Device(Protocol):
     ) -> Generator[int, None, None]:
         """The tokens that follow a prompt, as they come, from the zero state.
 
-        Ends after ``tokens`` tokens or with a token of ``stop``. Temperature 0 is greedy. Closing
-        the iterator, or an exception such as KeyboardInterrupt within it, ends the run and
-        leaves the device usable. A device has one state: whatever is started on it ends an answer
-        that is under way, whose iterator then raises DeviceError.
+        Ends after ``tokens`` tokens or with a token of ``stop``. Temperature 0 is greedy; else as
+        `Slot.answer`.
         """
 
     def answer(self, request: Request) -> Generator[int, None, None]:
-        """`generate` of a request that was made before, from the state that it names.
-
-        Raises UsageError for one that resumes where the last answer was not taken to its end.
-        """
+        """`Slot.answer`, which waits for each token."""
 
     def state(self) -> np.ndarray:
-        """What the last answer left: int32 (layers, hidden) in units of 2**-16.
-
-        That is all that there is to go on from: of all tokens of a sequence but the last one
-        chosen. Raises UsageError if the last answer was not taken to its end.
-        """
+        """See `Slot.state`."""
 
     def restore(self, state: np.ndarray) -> None:
-        """Give it such a state, of whatever device, for the next answer to resume."""
+        """See `Slot.restore`."""
 
     def logits(self, tokens: Sequence[int]) -> Iterator[np.ndarray]:
-        """After each token of a sequence, from the zero state, the float64 logits of the next."""
+        """After each token of a sequence, from the zero state, the float64 logits of the next.
+
+        It ends all answers.
+        """
 
     def verify(self, progress: Progress | None = None) -> None:
         """Raises DeviceError if it does not hold the model any more that was loaded.
 
-        The message names the first place, by memory, half-word and bit. Ends a turn.
+        The message names the first place, by memory, half-word and bit. It ends all answers.
         """
 
     def check(self) -> None:
-        """Raises DeviceError if it is gone or has lost its last answer's state; nothing may run."""
+        """Raises DeviceError if it is gone or has lost a state; nothing may run."""
 
     def counters(self) -> list[tuple[str, int]]:
-        """Name and cycles of each program step, over all of the last generate or logits."""
+        """Name and cycles of each program step, over all of the last answer or logits; after
+        answers side by side, since a time at which none of them ran."""
 
     def totals(self) -> Totals:
-        """Cycles and tokens over all of the last generate or logits."""
+        """Cycles and tokens of the last answer or logits, or of all answers that have run since one
+        of them was alone."""
 
     def stop(self) -> None:
         """End what is running after its current token, and wait for that."""
@@ -97,23 +132,6 @@ class Device(Protocol):
         """End what is running at once; the model stays loaded."""
 
     def close(self) -> None: ...
-
-
-@dataclass
-class _Sequence:
-    """What has led to a device's state.
-
-    Members
-    -------
-    origin : a state, None for the zero state
-    tokens : what the device has read since
-    passed : it went on beyond them: it knows but one token that ends a run, and was told late that
-        another one did
-    """
-
-    origin: np.ndarray | None = None
-    tokens: list[int] = field(default_factory=list)
-    passed: bool = False
 
 
 class LinkDevice:
@@ -130,16 +148,23 @@ class LinkDevice:
     def __init__(self, port: Port, **options: Any):
         self._link = Link(port, **options)
         self.name = self._link.name
-        self.image: Image | None = None
-        self._runs = Runs(self._link)
-        self._totals = Totals()
-        self._counters: list[int] = []
-        self._sequence = _Sequence()
+        self._hold = Hold(self._link)
+        self._slots: tuple[LinkSlot, ...] = ()  # until it is asked how many it has
 
     @property
     def link(self) -> Link:
         """The line to it, for what looks at the line and the memories alone."""
         return self._link
+
+    @property
+    def image(self) -> Image | None:
+        """The model that it holds."""
+        return self._hold.image
+
+    @property
+    def slots(self) -> tuple[LinkSlot, ...]:
+        self._hold.loaded()
+        return self._slots
 
     def identify(self) -> Identity:
         return self._link.identify()
@@ -158,8 +183,11 @@ class LinkDevice:
             Among others, the memory does not keep what was written.
         """
         geometry = self.identify().geometry
-        self.image = None
-        self._begin()
+        self._hold.image = None
+        self._slots = self._slots or tuple(
+            LinkSlot(self._hold, context) for context in range(geometry.contexts)
+        )
+        self._begin(None)
         image = compile_image(model, geometry)
         for space, content in image.sections.items():
             size = spaces(geometry)[space].size
@@ -170,15 +198,16 @@ class LinkDevice:
                     "use a smaller model or a larger device"
                 )
         step = _summed(image, progress)
-        self._runs.claim()
+        self._hold.claim()
         if self._link.fill(image.sections, step):
             self._compare(image, lambda size: None)  # what came last may have gone to the first
-        self.image = image
+        self._hold.image = image
 
     def verify(self, progress: Progress | None = None) -> None:
         """See `Device.verify`; nothing may run."""
-        image = self._loaded()
-        self._runs.begin()
+        image = self._hold.loaded()
+        for slot in self._slots:
+            slot.runs.begin()
         self._compare(image, _summed(image, progress))
 
     def _compare(self, image: Image, step: Callable[[int], None]) -> None:
@@ -187,7 +216,7 @@ class LinkDevice:
             if found:
                 address, holds, wanted = found[0]
                 bits = [str(bit) for bit in range(16) if (holds ^ wanted) >> bit & 1]
-                self.image = None
+                self._hold.image = None
                 raise DeviceError(
                     f"{self.name}: {space.name.lower()} do not keep what was loaded: half-word "
                     f"{address} holds 0x{holds:04x} instead of 0x{wanted:04x} (bit "
@@ -204,195 +233,79 @@ class LinkDevice:
     ) -> Generator[int, None, None]:
         """The tokens that follow a prompt, as they come; see `Device.generate`.
 
-        Prompt and tokens may be longer than the device's token buffer: runs of that length follow
-        each other, with the state left where it is.
-
         Raises
         ------
         UsageError
             At once, for an argument that cannot be used.
         DeviceError
-            From the iterator; among others, the device has lost the model or its state, or
-            something else was started on it.
+            From the iterator; see `LinkSlot.answer`.
         """
-        image = self._loaded()
         request = Request.of(
-            prompt_ids, tokens, temperature, seed, stop, vocabulary=image.vocabulary
+            prompt_ids, tokens, temperature, seed, stop, vocabulary=self._hold.loaded().vocabulary
         )
         return self.answer(request)
 
     def answer(self, request: Request) -> Generator[int, None, None]:
-        """The tokens that a request asks for; see `Device.answer` and `generate`."""
-        image = self._loaded()
-        if request.sampled and not self._has(Feature.SAMPLING):
-            raise UsageError(
-                f"{self.name}: its bitstream only chooses greedily; ask for a temperature of 0, or "
-                "build it with SAMPLING among its machine's features"
-            )
-        return self._answer(image, request)
-
-    def _answer(self, image: Image, request: Request) -> Generator[int, None, None]:
-        turn = self._begin(image, resume=request.resume)
-        if not request.resume:
-            self._sequence = _Sequence()
-        self._take_back(turn, image)
-        left: Request | None = request
-        while left:
-            part = left.part(image.geometry.tokens - 1)
-            chosen: list[int] = []
-            with contextlib.closing(self._run(turn, image, part)) as run:
-                for token in run:
-                    chosen.append(token)
-                    yield token
-            self._sequence.tokens += [*part.prompt, *chosen[:-1]]
-            self._sequence.passed = len(chosen) < part.tokens and chosen[-1] != part.stop[0]
-            left = left.after(part, chosen)
-        self._runs.turns.settle(turn)
-
-    def _begin(self, image: Image | None = None, resume: bool = False) -> int:
-        """A turn of its own on the device, on which nothing runs then."""
-        if self.image is not image:
-            raise DeviceError(
-                f"{self.name}: another model was loaded before this answer began; start it again"
-            )
-        turn = self._runs.begin(resume)
-        self._totals = Totals()
-        self._counters = [0] * len(image.steps if image else ())
-        return turn
-
-    def _run(self, turn: int, image: Image, request: Request) -> Generator[int, None, None]:
-        """A run of `Runs`, and then its numbers added to those of the answer."""
-        with self._trusting():
-            yield from self._runs.run(turn, image, request)
-            self._account(image)
-
-    def _take_back(self, turn: int, image: Image) -> None:
-        """Make the device have the state of its sequence where it has passed that."""
-        sequence = self._sequence
-        if not sequence.passed:
-            return
-        if sequence.origin is not None:
-            self._write_state(image, sequence.origin)
-        left: Request | None = Request.reading(sequence.tokens, resume=sequence.origin is not None)
-        while left:
-            part = left.part(image.geometry.tokens - 1)
-            with self._trusting():
-                for _ in self._runs.run(turn, image, part):
-                    pass
-            left = left.after(part, ())
-        sequence.passed = False
-
-    @contextlib.contextmanager
-    def _trusting(self) -> Iterator[None]:
-        """Within, a device that turns out to hold something else has no model from then on."""
-        try:
-            yield
-        except LostError:
-            self.image = None
-            raise
+        """The tokens that a request asks for; see `LinkSlot.answer`."""
+        return waiting(self.slots[0].answer(request))
 
     def state(self) -> np.ndarray:
-        """What the last answer left; see `Device.state`.
-
-        Raises
-        ------
-        DeviceError
-            Among others, the device was built without a way to read states.
-        """
-        image = self._loaded()
-        self._runs.turns.check_state()
-        self._require(Feature.STATES, "the state of a sequence")
-        if self._sequence.tokens:
-            turn = self._runs.begin(resume=True)
-            self._take_back(turn, image)
-            with self._trusting():
-                content = self._runs.read(image, MemorySpace.STATES, 0, image.state_halfwords)
-            state = unpack_states(content, image.state_shape, image.geometry.elements)
-            self._sequence = _Sequence(origin=state)
-            self._runs.turns.settle(turn)
-        assert self._sequence.origin is not None
-        return self._sequence.origin.copy()
+        """What the last answer left; see `LinkSlot.state`."""
+        return self.slots[0].state()
 
     def restore(self, state: np.ndarray) -> None:
-        """Give it a state to go on from; see `Device.restore`, and `state` for what is raised."""
-        image = self._loaded()
-        self._require(Feature.STATES, "the state of a sequence")
-        check_state(state, image.state_shape)
-        turn = self._runs.begin()
-        self._write_state(image, state)
-        self._sequence = _Sequence(origin=state.astype(np.int32))
-        self._runs.turns.settle(turn)
+        """Give it a state to go on from; see `LinkSlot.restore`."""
+        self.slots[0].restore(state)
 
-    def _write_state(self, image: Image, state: np.ndarray) -> None:
-        self._link.put(MemorySpace.STATES, 0, pack_states(state, image.geometry.elements))
-
-    def _require(self, feature: Feature, what: str) -> None:
-        if not self._has(feature):
-            raise DeviceError(
-                f"{self.name}: its bitstream keeps {what} to itself; "
-                f"build it with {feature.name} among its machine's features"
-            )
-
-    def _has(self, feature: Feature) -> bool:
-        return bool(self.identify().features & feature)
+    def _begin(self, image: Image | None) -> int:
+        """A turn of the first slot on a device on which nothing runs then."""
+        first, *_ = (slot.begin(image) for slot in self._slots)
+        return first
 
     def logits(self, tokens: Sequence[int]) -> Iterator[np.ndarray]:
         """Logits after each token; see `Device.logits`."""
-        image = self._loaded()
-        self._require(Feature.RESULTS, "its results")
+        image = self._hold.loaded()
+        self._hold.require(Feature.RESULTS, "its results")
         return self._logits(image, check_tokens(tokens, image.vocabulary, "sequence"))
 
     def _logits(self, image: Image, tokens: Sequence[int]) -> Iterator[np.ndarray]:
-        turn = self._begin(image)
+        turn, slot = self._begin(image), self._slots[0]
         for position, token in enumerate(tokens):
-            for _ in self._run(turn, image, Request.reading([token], resume=position > 0)):
+            for _ in slot.run(turn, image, Request.reading([token], resume=position > 0)):
                 pass
             sums = np.frombuffer(self._link.read(MemorySpace.SUMS, 0, 2 * image.vocabulary), "<i4")
             at = 2 * image.head_scale_register
-            with self._trusting():
-                register = self._runs.read(image, MemorySpace.REGISTERS, at, 2)
+            with self._hold.trusting():
+                register = slot.runs.read(image, MemorySpace.REGISTERS, at, 2)
             mantissa, exponent = struct.unpack("<Hh", register)
             yield sums.astype(np.float64) * math.ldexp(mantissa, exponent)
 
-    def _account(self, image: Image) -> None:
-        """Add the numbers of the run that has ended; the next one clears them on the device.
-
-        Of a device that counts nothing they stay zero.
-        """
-        if not self._has(Feature.COUNTERS):
-            return
-        steps = len(self._counters)
-        counts = struct.unpack(f"<{steps}I", self._link.read(MemorySpace.COUNTERS, 0, 2 * steps))
-        data = self._runs.read(image, MemorySpace.TOTALS, 0, Totals.LAYOUT.size // 2)
-        run, sums = Totals.from_bytes(data), self._totals
-        self._totals = Totals(
-            cycles=sums.cycles + run.cycles,
-            engine_cycles=sums.engine_cycles + run.engine_cycles,
-            tokens=sums.tokens + run.tokens,
-        )
-        self._counters = [a + b for a, b in zip(self._counters, counts, strict=True)]
-
     def check(self) -> None:
-        image = self._loaded()
-        with self._trusting():
-            self._runs.check(image)
+        image = self._hold.loaded()
+        with self._hold.trusting():
+            for slot in self._slots:
+                slot.runs.check(image)
 
     def counters(self) -> list[tuple[str, int]]:
-        return list(zip(self._loaded().steps, self._counters, strict=False))
+        return list(zip(self._hold.loaded().steps, self._hold.counts.steps, strict=False))
 
     def totals(self) -> Totals:
-        return self._totals
+        return self._hold.counts.totals
 
     def stop(self) -> None:
-        self._runs.stop()
+        for slot in self._slots:
+            if slot.runs.active:
+                slot.runs.stop()
 
     def reset(self) -> None:
-        self._runs.reset()
+        for slot in self._slots:
+            slot.runs.turns.begin()
+        self._hold.reset()
 
     def close(self) -> None:
         """Stop what is running, if the device still listens, and close the port."""
         try:
-            if self._runs.active:
+            if self._hold.ahead:
                 self.reset()
         except HostError:
             pass
@@ -405,10 +318,13 @@ class LinkDevice:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _loaded(self) -> Image:
-        if self.image is None:
-            raise UsageError(f"{self.name}: no model is loaded; load one first")
-        return self.image
+
+def waiting(answer: Generator[int | None, None, None]) -> Generator[int, None, None]:
+    """The tokens of a slot's answer alone."""
+    with contextlib.closing(answer):
+        for token in answer:
+            if token is not None:
+                yield token
 
 
 def _summed(image: Image, progress: Progress | None) -> Callable[[int], None]:

@@ -44,7 +44,7 @@ class Runner(Protocol):
 
 
 class SoftwareDevice:
-    """Runs any model; it has no geometry, no cycles and no program.
+    """Runs any model, one sequence at a time; it has no geometry, no cycles and no program.
 
     Parameters
     ----------
@@ -61,6 +61,11 @@ class SoftwareDevice:
         self._tokens = 0
         self._turns = Turns(name)
         self._lock = threading.Lock()  # a turn does not end within a token
+
+    @property
+    def slots(self) -> tuple[SoftwareDevice]:
+        self._loaded()
+        return (self,)
 
     def identify(self) -> None:
         """There is no machine to report."""

@@ -11,7 +11,7 @@ import struct
 import threading
 import tty
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from host.sampling import next_noise
 from hw.arch.frames import Deframer, Frame, encode_frame
@@ -55,6 +55,8 @@ IDENTITY = Identity(
     digest=bytes(range(0x70, 0x80)),
     features=ALL_FEATURES,
 )
+SEVERAL = replace(IDENTITY, geometry=replace(GEOMETRY, tokens=16, contexts=4))
+"""A device of four contexts."""
 VOCABULARY = 31
 
 
@@ -164,15 +166,19 @@ class FakeDevice:
     def finish(self, number: int):
         context = self.contexts[number]
         context.running = False
-        self.taken += context.produced - 1
+        self.count(self.taken + context.produced - 1)
         self.show(MemorySpace.STATES, number, struct.pack("<i", context.model.state))
         sums = context.model.sums()
         self.show(MemorySpace.SUMS, number, struct.pack(f"<{len(sums)}i", *sums))
         self.show(MemorySpace.REGISTERS, number, REGISTERS * struct.pack("<Hh", 0x4000, -16))
-        totals = Totals(cycles=100 * self.taken, engine_cycles=60 * self.taken, tokens=self.taken)
+
+    def count(self, taken: int):
+        """So many tokens were taken since nothing ran."""
+        self.taken = taken
+        totals = Totals(cycles=100 * taken, engine_cycles=60 * taken, tokens=taken)
         self.show(MemorySpace.TOTALS, 0, totals.to_bytes())
         steps = self.identity.geometry.descriptors
-        counters = struct.pack(f"<{steps}I", *(i * self.taken for i in range(steps)))
+        counters = struct.pack(f"<{steps}I", *(i * taken for i in range(steps)))
         self.show(MemorySpace.COUNTERS, 0, counters)
 
     def show(self, space: MemorySpace, context: int, content: bytes):
@@ -313,7 +319,7 @@ class FakeDevice:
             return Reason.LOST
         self.runs.append(arguments)
         if not self.running:
-            self.taken = 0
+            self.count(0)
         context.run_id, context.flags = run_id, flags
         context.stop_token, context.noise = stop_token, noise
         context.started = context.stated = context.running = True

@@ -23,6 +23,7 @@ from host.errors import DeviceError, FitError, UsageError
 from host.link import Link
 from host.request import Request
 from host.sampling import initial_noise, inverse_temperature, next_noise
+from host.side_by_side import side_by_side
 from host.urls import open_device
 from hw.arch.frames import Frame
 from hw.arch.protocol import (
@@ -39,6 +40,7 @@ from hw.arch.protocol import (
 from tests.fake_device import (
     GEOMETRY,
     IDENTITY,
+    SEVERAL,
     VOCABULARY,
     FakeDevice,
     FakePort,
@@ -978,3 +980,157 @@ def test_a_flipped_bit_is_named():
     device.load(None)
     device.verify()
     assert list(device.generate([1], 20)) == expected([1], 20)
+
+
+# Several contexts -------------------------------------------------------------------------------
+
+
+def several(pace: int | None = 1, **options) -> tuple[LinkDevice, FakePort]:
+    port = FakePort(FakeDevice(SEVERAL, pace=pace))
+    return loaded(port, **options), port
+
+
+def wanted(prompt, tokens, temperature=0.0, seed=0, stop=None) -> Request:
+    return Request.of(prompt, tokens, temperature, seed, stop, vocabulary=VOCABULARY)
+
+
+def collected(answers) -> dict[int, list[int]]:
+    """Tokens by number; each answer is told to have come to its end, and nothing follows that."""
+    tokens: dict[int, list[int]] = {}
+    ended = set()
+    for number, token in answers:
+        assert number not in ended
+        if token is None:
+            ended.add(number)
+        else:
+            tokens.setdefault(number, []).append(token)
+    assert ended == set(tokens)
+    return tokens
+
+
+@pytest.mark.parametrize("pace", [1, 2, None])
+def test_requests_side_by_side(pace):
+    """Each is answered as it is alone, whatever the others are, and whenever they come and go."""
+    device, port = several(pace)
+    rng = random.Random(pace)
+    cases = [
+        (
+            [rng.randrange(VOCABULARY) for _ in range(rng.randrange(1, 40))],
+            rng.randrange(1, 50),
+            rng.choice((0.0, 0.8)),
+            seed,
+        )
+        for seed in range(11)
+    ]
+    tokens = collected(side_by_side(device, [wanted(*case) for case in cases]))
+    assert [tokens[number] for number in range(11)] == [expected(*case) for case in cases]
+    assert {run[0] for run in port.device.runs} == {0, 1, 2, 3}
+    device.check()
+    assert list(device.generate([1, 2], 20)) == expected([1, 2], 20)
+    assert device.totals().tokens == 21
+
+
+def test_totals_of_answers_side_by_side():
+    """Also where the device ends one run before it gets the next."""
+    for pace in (1, None):
+        device, _ = several(pace)
+        requests = [wanted([1, 2, 3], 10), wanted([4], 12), wanted([5] * 9, 6)]
+        assert len(collected(side_by_side(device, requests))) == 3
+        totals = device.totals()
+        assert totals.tokens == 12 + 12 + 14
+        assert totals.cycles == 100 * totals.tokens
+
+
+def test_answers_come_while_another_context_reads():
+    """A long prompt keeps nobody from its tokens."""
+    device, port = several()
+    port.device.advance = lambda number, tokens, was=port.device.advance: (
+        None if number == 1 else was(number, tokens)
+    )
+    answers = [
+        slot.answer(wanted([5] * (9 if at == 1 else 1), 5)) for at, slot in enumerate(device.slots)
+    ]
+    took = [[next(answer) for _ in range(4)] for answer in answers[:1]]
+    assert [next(answers[1]) for _ in range(9)] == [None] * 9
+    took += [[next(answer) for _ in range(4)] for answer in answers[2:]]
+    assert took == 3 * [expected([5], 5)[:4]]
+    del port.device.advance
+    assert [token for token in answers[1] if token is not None] == expected([5] * 9, 5)
+    assert [list(answer) for answer in answers[2:]] == 2 * [expected([5], 5)[4:]]
+
+
+def test_one_answer_of_several_is_ended():
+    """The others know nothing of it, and one stopped late goes back where it was to be."""
+    device, port = several()
+    first, second, third, _ = device.slots
+    running = first.answer(wanted([7], 60))
+    got = [next(running) for _ in range(3)]
+    left = second.answer(wanted([8], 60))
+    next(left)
+    left.close()
+    free = expected([3], 60)
+    absent = next(token for token in range(VOCABULARY) if token not in free)
+    stops = third.answer(wanted([3], 60, stop=(absent, free[20])))
+    until = free[: free.index(free[20]) + 1]
+    assert [token for token in stops if token is not None] == until
+    again = third.answer(wanted([1], 1))
+    got += [next(running) for _ in range(3)]
+    assert list(again) == expected([1], 1)
+    assert got + list(running) == expected([7], 60)
+    assert not port.device.running
+
+
+def test_states_of_contexts():
+    """What one leaves, any of them goes on from; they are moved while nothing runs."""
+    device, _ = several()
+    first, _, third, last = device.slots
+    assert collected(side_by_side(device, [wanted([n], 9) for n in range(4)])).keys() == {*range(4)}
+    whole = expected([2, *expected([2], 8), 4], 12)  # what follows the third context's tokens
+    kept = third.state()
+    for slot in (last, first):
+        slot.restore(kept)
+        assert (slot.state() == kept).all()
+    rest = replace(wanted([4], 12), resume=True)
+    answers = [slot.answer(rest) for slot in (last, first)]
+    assert [next(answer) for answer in answers] == whole[:1] * 2
+    second = device.slots[1]
+    for move in (second.state, lambda: second.restore(kept)):
+        with pytest.raises(UsageError, match="states are read and written while nothing runs"):
+            move()
+    assert [list(answer) for answer in answers] == [whole[1:]] * 2
+    device.reset()
+    with pytest.raises(UsageError, match="it has no state to go on from"):
+        next(last.answer(rest))
+
+
+@pytest.mark.parametrize("after", [1, 9, 33])
+def test_power_lost_while_several_run(after):
+    device, port = several()
+    tokens: dict[int, list[int]] = {n: [] for n in range(4)}
+    with pytest.raises(DeviceError, match=r"no longer holds the (model|run)"):
+        for count, (number, token) in enumerate(
+            side_by_side(device, [wanted([n], 40) for n in range(4)])
+        ):
+            tokens[number].append(token)
+            if count == after:
+                port.device.lose_power()
+    for number, got in tokens.items():
+        assert got == expected([number], 40)[: len(got)] and len(got) < 40
+    device.load(None)
+    assert list(device.generate([1], 3)) == expected([1], 3)
+
+
+def test_everything_ends_with_a_failure():
+    """A run of several that chooses nothing is given up, and nothing runs then."""
+    device, port = several(0)
+    with pytest.raises(DeviceError, match="chose no token in"):
+        collected(side_by_side(device, [wanted([n], 3) for n in range(4)]))
+    assert not port.device.running
+    port.device.pace = 1
+    tokens = collected(side_by_side(device, [wanted([n], 3) for n in range(4)]))
+    assert tokens == {n: expected([n], 3) for n in range(4)}
+    answers = side_by_side(device, [wanted([n], 30) for n in range(4)])
+    for _ in range(7):
+        next(answers)
+    answers.close()
+    assert not port.device.running

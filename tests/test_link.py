@@ -30,7 +30,7 @@ from hw.arch.protocol import (
 )
 from hw.links.commands import CommandProcessor
 from hw.links.link import Link
-from tests.fake_device import GEOMETRY, IDENTITY, FakeDevice
+from tests.fake_device import GEOMETRY, IDENTITY, SEVERAL, FakeDevice
 from weights.fixed import ONE
 
 POLL_CYCLES = 300
@@ -527,10 +527,6 @@ def test_long_poll():
         assert reply.tokens == tuple(tokens[:5])
 
     bench.run(testbench)
-
-
-SEVERAL = replace(IDENTITY, geometry=replace(GEOMETRY, tokens=16, contexts=4))
-"""A device of four contexts."""
 
 
 def test_a_context_of_several():

@@ -390,6 +390,14 @@ class Totals:
 
     LAYOUT = struct.Struct("<QQI")
 
+    def __add__(self, other: "Totals") -> "Totals":
+        """Of both."""
+        return Totals(
+            cycles=self.cycles + other.cycles,
+            engine_cycles=self.engine_cycles + other.engine_cycles,
+            tokens=self.tokens + other.tokens,
+        )
+
     def to_bytes(self) -> bytes:
         return self.LAYOUT.pack(self.cycles, self.engine_cycles, self.tokens)
 
