@@ -12,7 +12,7 @@ import numpy as np
 
 from host.compiler import Image, compile_image
 from host.errors import DeviceError, FitError, HostError
-from host.hold import Hold
+from host.hold import Counts, Hold
 from host.link import Link
 from host.ports import Port
 from host.request import Request, Stop, check_tokens
@@ -118,12 +118,15 @@ class Device(Protocol):
         """Raises DeviceError if it is gone or has lost a state; nothing may run."""
 
     def counters(self) -> list[tuple[str, int]]:
-        """Name and cycles of each program step, over all of the last answer or logits; after
-        answers side by side, since a time at which none of them ran."""
+        """Name and cycles of each program step, as `totals`; after answers of several slots at
+        once, only since a time at which nothing ran."""
 
     def totals(self) -> Totals:
-        """Cycles and tokens of the last answer or logits, or of all answers that have run since one
-        of them was alone."""
+        """Cycles and tokens of the last answer or logits of the device itself, or of all answers
+        of its slots since `recount`."""
+
+    def recount(self) -> None:
+        """Count cycles and tokens from zero on; nothing may run."""
 
     def stop(self) -> None:
         """End what is running after its current token, and wait for that."""
@@ -201,7 +204,7 @@ class LinkDevice:
         self._hold.claim()
         if self._link.fill(image.sections, step):
             self._compare(image, lambda size: None)  # what came last may have gone to the first
-        self._hold.image = image
+        self._hold.image, self._hold.counts = image, Counts(len(image.steps))
 
     def verify(self, progress: Progress | None = None) -> None:
         """See `Device.verify`; nothing may run."""
@@ -247,7 +250,14 @@ class LinkDevice:
 
     def answer(self, request: Request) -> Generator[int, None, None]:
         """The tokens that a request asks for; see `LinkSlot.answer`."""
-        return waiting(self.slots[0].answer(request))
+        return self._alone(self.slots[0].answer(request))
+
+    def _alone(self, answer: Generator[int | None, None, None]) -> Generator[int, None, None]:
+        self.recount()
+        with contextlib.closing(answer):
+            for token in answer:
+                if token is not None:
+                    yield token
 
     def state(self) -> np.ndarray:
         """What the last answer left; see `LinkSlot.state`."""
@@ -270,6 +280,7 @@ class LinkDevice:
 
     def _logits(self, image: Image, tokens: Sequence[int]) -> Iterator[np.ndarray]:
         turn, slot = self._begin(image), self._slots[0]
+        self.recount()
         for position, token in enumerate(tokens):
             for _ in slot.run(turn, image, Request.reading([token], resume=position > 0)):
                 pass
@@ -291,6 +302,9 @@ class LinkDevice:
 
     def totals(self) -> Totals:
         return self._hold.counts.totals
+
+    def recount(self) -> None:
+        self._hold.counts.clear()
 
     def stop(self) -> None:
         for slot in self._slots:
@@ -317,14 +331,6 @@ class LinkDevice:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-def waiting(answer: Generator[int | None, None, None]) -> Generator[int, None, None]:
-    """The tokens of a slot's answer alone."""
-    with contextlib.closing(answer):
-        for token in answer:
-            if token is not None:
-                yield token
 
 
 def _summed(image: Image, progress: Progress | None) -> Callable[[int], None]:

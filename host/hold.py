@@ -19,15 +19,20 @@ class Counts:
     Members
     -------
     totals : of all runs since `clear`, as far as was seen
-    steps : the same of each step's cycles, for runs that have come to their ends
+    steps : the same of each step's cycles, of times at whose end nothing ran
+
+    Parameters
+    ----------
+    steps : of the program
     """
 
-    def __init__(self) -> None:
-        self.clear(0)
-
-    def clear(self, steps: int) -> None:
-        """Begin anew, for a program of so many steps."""
+    def __init__(self, steps: int = 0) -> None:
         self.steps = [0] * steps
+        self.clear()
+
+    def clear(self) -> None:
+        """Begin anew; nothing runs."""
+        self.steps = [0] * len(self.steps)
         self._before, self._now = Totals(), Totals()  # up to where nothing ran, and since
 
     @property
@@ -57,7 +62,7 @@ class Hold:
     run_ids : by context, that of the last run
     ahead : by context in which a run may be under way, how many tokens the device may have to take
         before it chooses the run's next one
-    counts : of the answers under way, or of the last ones
+    counts : of its runs
     """
 
     def __init__(self, link: Link):

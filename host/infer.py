@@ -16,7 +16,8 @@
 # ///
 """Text from a device: ``python host/infer.py --prompt "Once upon a time"``.
 
-Text goes to standard output as it comes, progress and figures to standard error. The exit status
+Text goes to standard output as it comes, that of several prompts in their order, progress and
+figures to standard error. The exit status
 is 0, 1 for a run that failed, 2 for wrong usage, 130 after Ctrl-C.
 """
 
@@ -37,6 +38,7 @@ if __name__ == "__main__" and not __package__:
 
 from weights import early as early  # isort: split
 
+import weights.errors
 from host.arguments import add_device_arguments, find_chosen_model
 from host.errors import UsageError
 from weights.commandline import OneLineParser, console, program
@@ -44,6 +46,7 @@ from weights.text import TextStream, encode_prompt, open_tokenizer
 
 if TYPE_CHECKING:
     from host.device import Device
+    from host.texts import Text
     from weights.model import IntegerModel
 
 
@@ -97,30 +100,21 @@ def figures(device: Device, model: IntegerModel, generated: int, seconds: float)
 def run(arguments: Any) -> None:
     """Load, generate, report."""
     from host.ports import simulation
-    from host.request import Request
     from host.sampling import initial_noise, inverse_temperature
+    from host.side_by_side import side_by_side
+    from host.texts import Texts
     from host.urls import open_device
-    from weights.model import MAKE_AGAIN, IntegerModel
+    from weights.model import IntegerModel
 
     profile = simulation("sim.profile") if arguments.profile else None
     inverse_temperature(arguments.temperature)  # wrong usage first, before anything slow
     initial_noise(arguments.seed)
     if arguments.tokens < 1:
         raise UsageError(f"tokens must be at least 1, not {arguments.tokens}")
-    if not arguments.prompt:
-        encode_prompt(None, "")  # type: ignore[arg-type]
+    prompts = _prompts(arguments)
     path = find_chosen_model(arguments)
     model = IntegerModel.load(path)
-    tokenizer = open_tokenizer(model.tokenizer_json, path, MAKE_AGAIN)
-    ids = encode_prompt(tokenizer, arguments.prompt, model.shape.vocabulary)
-    request = Request.of(
-        [model.start_token, *ids],
-        arguments.tokens,
-        arguments.temperature,
-        arguments.seed,
-        () if arguments.no_stop else model.end_tokens,
-        vocabulary=model.shape.vocabulary,
-    )
+    texts = _texts(arguments, prompts, model, path)
 
     with contextlib.closing(open_device(arguments.device)) as device:
         if profile:
@@ -128,36 +122,31 @@ def run(arguments: Any) -> None:
         with _progress("loading", not arguments.json) as progress:
             device.load(model, progress)
         show = (lambda text: None) if arguments.json else _print
-        show(arguments.prompt)
-        stream = TextStream(tokenizer, request.prompt)
-        tokens: list[int] = []
-        pieces: list[str] = []
         start = time.perf_counter()
-        try:
-            with contextlib.closing(device.answer(request)) as answer:
-                for token in answer:
-                    tokens.append(token)
-                    if token not in request.stop:
-                        pieces.append(stream.feed(token))
-                        show(pieces[-1])
-            seconds = time.perf_counter() - start
-        finally:  # what is held back is shown even if the device fails
-            pieces.append(stream.finish())
-            show(f"{pieces[-1]}\n")
-        speed = figures(device, model, len(tokens), seconds)
+        with (
+            contextlib.closing(Texts(texts, show)) as output,  # what is held back is shown
+            contextlib.closing(side_by_side(device, [text.request for text in texts])) as answers,
+        ):
+            for number, token in answers:
+                if token is None:
+                    output.end(texts[number])
+                else:
+                    output.take(texts[number], token)
+        seconds = time.perf_counter() - start
+        generated = sum(len(text.tokens) for text in texts)
+        speed = figures(device, model, generated, seconds)
+        said = [{"prompt": t.prompt, "text": t.answer, "tokens": t.tokens} for t in texts]
         report = {
-            "prompt": arguments.prompt,
-            "text": "".join(pieces),
-            "tokens": tokens,
+            **({"answers": said} if _several(arguments) else said[0]),
             **speed,
             "device": arguments.device,
             "model": str(path),
         }
         if not arguments.json:
-            _report(device.identify(), speed, len(tokens), seconds)
+            _report(device.identify(), speed, texts, generated, seconds)
         if profile:
             taken = profile.of_run(
-                device, model, path.stem, prompt=len(request.prompt), generated=len(tokens)
+                device, model, path.stem, prompt=len(texts[0].request.prompt), generated=generated
             )
             picture = taken.save_svg(profile.build_folder(taken.board))
             report["profile"] = {"picture": str(picture), **taken.to_json()}
@@ -172,14 +161,63 @@ def run(arguments: Any) -> None:
             _print(json.dumps(report) + "\n")
 
 
+def _several(arguments: Any) -> bool:
+    """Whether more than one prompt was asked for, or may have been."""
+    return arguments.prompts is not None or len(arguments.prompt) > 1
+
+
+def _prompts(arguments: Any) -> list[tuple[str, str]]:
+    """The prompts, and where each stands, for messages."""
+    from host.texts import read_prompts
+
+    if arguments.prompts is not None:
+        return read_prompts(arguments.prompts)
+    for prompt in arguments.prompt:
+        if not prompt:
+            encode_prompt(None, "")  # type: ignore[arg-type]
+    return [(prompt, "") for prompt in arguments.prompt]
+
+
+def _texts(
+    arguments: Any, prompts: list[tuple[str, str]], model: IntegerModel, path: Path
+) -> list[Text]:
+    """A text for each prompt, nothing of it there yet. Raises UsageError for what is none."""
+    from host.request import Request
+    from host.texts import Text
+    from weights.model import MAKE_AGAIN
+
+    tokenizer = open_tokenizer(model.tokenizer_json, path, MAKE_AGAIN)
+    texts = []
+    for prompt, place in prompts:
+        try:
+            ids = encode_prompt(tokenizer, prompt, model.shape.vocabulary)
+        except weights.errors.UsageError as error:
+            raise UsageError(f"{place}: {error}" if place else str(error)) from None
+        request = Request.of(
+            [model.start_token, *ids],
+            arguments.tokens,
+            arguments.temperature,
+            arguments.seed,
+            () if arguments.no_stop else model.end_tokens,
+            vocabulary=model.shape.vocabulary,
+        )
+        texts.append(
+            Text(prompt=prompt, request=request, stream=TextStream(tokenizer, request.prompt))
+        )
+    return texts
+
+
 def _print(text: str) -> None:
     print(text, end="", flush=True)  # nowhere, where standard output is closed
 
 
-def _report(identity: Any, speed: dict[str, Any], tokens: int, seconds: float) -> None:
+def _report(
+    identity: Any, speed: dict[str, Any], texts: list[Text], tokens: int, seconds: float
+) -> None:
     rate = speed["tokens_per_s"]
     pace = f", {rate:,.1f} tokens/s" if rate is not None else ""
-    lines = [f"{tokens} tokens in {seconds:.1f} s{pace}"]
+    of = f" of {len(texts)} texts" if len(texts) > 1 else ""
+    lines = [f"{tokens} tokens{of} in {seconds:.1f} s{pace}"]
     if (cycles := speed["cycles_per_token"]) is not None:
         lines.append(
             f"{cycles:,.0f} cycles/token, {speed['utilization']:.1%} of the engine's peak; "
@@ -209,7 +247,16 @@ def _parse(arguments: Sequence[str] | None) -> Any:
         free_text=("--prompt",),
     )
     add_device_arguments(parser)
-    parser.add_argument("--prompt", metavar="TEXT", help="the text to go on with")
+    parser.add_argument(
+        "--prompt",
+        action="append",
+        metavar="TEXT",
+        help="the text to go on with; may be there several times: side by side on a device that "
+        "has contexts for that, else one after the other",
+    )
+    parser.add_argument(
+        "--prompts", metavar="FILE", help="the same, one a line of a file; - is standard input"
+    )
     parser.add_argument(
         "--tokens", type=int, default=100, metavar="N", help="how many at most (default: 100)"
     )
@@ -247,8 +294,12 @@ def _parse(arguments: Sequence[str] | None) -> Any:
     options = parser.parse_args(arguments)
     if options.identify and not options.list_devices:
         parser.error("--identify is for --list-devices")
-    if options.prompt is None and not options.list_devices:
+    if options.prompt is None and options.prompts is None and not options.list_devices:
         parser.error("the following arguments are required: --prompt")
+    if options.prompt is not None and options.prompts is not None:
+        parser.error("--prompts is instead of --prompt; write all of them into the file")
+    if options.profile and not options.list_devices and _several(options):
+        parser.error("--profile is for one --prompt")
     return options
 
 

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 
 from host.device import Device
 from host.request import Request
 
 
-def side_by_side(device: Device, requests: Iterable[Request]) -> Iterator[tuple[int, int | None]]:
+def side_by_side(
+    device: Device, requests: Iterable[Request]
+) -> Generator[tuple[int, int | None], None, None]:
     """Number of a request and a token of its answer, as they come; None for a token at its end.
 
     As many run at once as the device has slots, the next ones as slots become free; each answer is
-    that of its request alone. Closing the iterator, or an exception within it, ends them all.
+    that of its request alone, and the device's totals are those of all. Closing the iterator, or an
+    exception within it, ends them all.
 
     Raises
     ------
@@ -22,6 +25,7 @@ def side_by_side(device: Device, requests: Iterable[Request]) -> Iterator[tuple[
     """
     free, under_way = deque(device.slots), {}
     coming = enumerate(requests)
+    device.recount()
     try:
         while True:
             while free and (one := next(coming, None)) is not None:

@@ -58,10 +58,7 @@ class LinkSlot:
                 f"{self._hold.name}: another model was loaded before this answer began; "
                 "start it again"
             )
-        turn = self.runs.begin(resume)
-        if not self._hold.ahead:
-            self._hold.counts.clear(len(image.steps if image else ()))
-        return turn
+        return self.runs.begin(resume)
 
     def answer(self, request: Request) -> Generator[int | None, None, None]:
         """The tokens that a request asks for; see `host.device.Slot.answer`.

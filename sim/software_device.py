@@ -43,6 +43,17 @@ class Runner(Protocol):
         """Real logits of the next token, float64 (vocabulary)."""
 
 
+class _Slot:
+    """See `host.device.Slot`: the one sequence of a `SoftwareDevice`."""
+
+    def __init__(self, device: SoftwareDevice):
+        self._device = device
+        self.state, self.restore = device.state, device.restore
+
+    def answer(self, request: Request) -> Generator[int | None, None, None]:
+        return self._device.answer_on(request)
+
+
 class SoftwareDevice:
     """Runs any model, one sequence at a time; it has no geometry, no cycles and no program.
 
@@ -60,12 +71,13 @@ class SoftwareDevice:
         self._runner: Runner | None = None
         self._tokens = 0
         self._turns = Turns(name)
+        self._slot = _Slot(self)
         self._lock = threading.Lock()  # a turn does not end within a token
 
     @property
-    def slots(self) -> tuple[SoftwareDevice]:
+    def slots(self) -> tuple[_Slot]:
         self._loaded()
-        return (self,)
+        return (self._slot,)
 
     def identify(self) -> None:
         """There is no machine to report."""
@@ -89,13 +101,21 @@ class SoftwareDevice:
         request = Request.of(
             prompt_ids, tokens, temperature, seed, stop, vocabulary=runner.vocabulary
         )
-        return self._answer(runner, request)
+        return self.answer(request)
 
     def answer(self, request: Request) -> Generator[int, None, None]:
-        return self._answer(self._loaded(), request)
+        return self._answer(self._loaded(), request, alone=True)
 
-    def _answer(self, runner: Runner, request: Request) -> Generator[int, None, None]:
+    def answer_on(self, request: Request) -> Generator[int, None, None]:
+        """`answer`, counted beside what was before."""
+        return self._answer(self._loaded(), request, alone=False)
+
+    def _answer(
+        self, runner: Runner, request: Request, *, alone: bool
+    ) -> Generator[int, None, None]:
         turn = self._begin(runner, request.resume)
+        if alone:
+            self.recount()
         noise = request.noise
         scale = request.inverse_temperature if request.sampled else None
         *first, token = request.prompt
@@ -133,6 +153,7 @@ class SoftwareDevice:
 
     def _logits(self, runner: Runner, tokens: Sequence[int]) -> Iterator[np.ndarray]:
         turn = self._begin(runner)
+        self.recount()
         for token in tokens:
             with self._lock:
                 self._step(runner, token, turn)
@@ -145,7 +166,6 @@ class SoftwareDevice:
             turn = self._turns.begin(resume)
             if not resume:
                 runner.start()
-            self._tokens = 0
         return turn
 
     def verify(self, progress: Progress | None = None) -> None:
@@ -159,6 +179,9 @@ class SoftwareDevice:
 
     def totals(self) -> Totals:
         return Totals(tokens=self._tokens)
+
+    def recount(self) -> None:
+        self._tokens = 0
 
     def stop(self) -> None:
         """Nothing runs between two calls."""

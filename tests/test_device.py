@@ -1025,6 +1025,7 @@ def test_requests_side_by_side(pace):
     tokens = collected(side_by_side(device, [wanted(*case) for case in cases]))
     assert [tokens[number] for number in range(11)] == [expected(*case) for case in cases]
     assert {run[0] for run in port.device.runs} == {0, 1, 2, 3}
+    assert device.totals().tokens == sum(len(ids) + count - 1 for ids, count, _, _ in cases)
     device.check()
     assert list(device.generate([1, 2], 20)) == expected([1, 2], 20)
     assert device.totals().tokens == 21

@@ -18,7 +18,7 @@ from tokenizers import Tokenizer
 from host.infer import TextStream, encode_prompt
 from host.sampling import initial_noise, next_noise
 from hw.arch.frames import Deframer, encode_frame
-from hw.arch.protocol import VERSION
+from hw.arch.protocol import VERSION, Command
 from sim.checkpoints import RandomCheckpoint, small_tokenizer
 from tests.fake_device import IDENTITY, FakeDevice, ToyModel
 from weights.checkpoint import Checkpoint, ModelShape
@@ -78,11 +78,13 @@ def command(*arguments) -> list[str]:
     return [sys.executable, str(ROOT / "host" / "infer.py"), *map(str, arguments)]
 
 
-def infer(*arguments, cwd=None, module=False):
+def infer(*arguments, cwd=None, module=False, given=None):
     line = command(*arguments)
     if module:
         line[1:2] = ["-m", "host.infer"]
-    return subprocess.run(line, capture_output=True, text=True, timeout=60, cwd=cwd)
+    return subprocess.run(
+        line, capture_output=True, text=True, timeout=60, cwd=cwd, input=given, encoding="utf-8"
+    )
 
 
 def expected(tokenizer, prompt, count, temperature=0.0, seed=0):
@@ -136,6 +138,84 @@ def test_text_and_figures(model, tmp_path):
         assert 0 < report["utilization"] < 1
 
 
+SEVERAL = replace(
+    DEVICE,
+    geometry=replace(
+        GEOMETRY, sums=512, multiplicands=512, vectors=32, states=32, tokens=16, contexts=4
+    ),
+)
+
+
+@pytest.mark.parametrize("identity", [DEVICE, SEVERAL])
+def test_several_prompts(model, tmp_path, identity):
+    """Their texts are those of each alone, in their order, with one context and with four."""
+    tokenizer = small_tokenizer(SHAPE.vocabulary)
+    prompts = ["abc", "-de", "f" * 30, "äö", "abc", "w x"]
+    ids = [expected(tokenizer, prompt, 25, 0.7, 9) for prompt in prompts]
+    file = tmp_path / "prompts.txt"
+    file.write_bytes("\ufeffabc\n-de\r\n\n{}\näö\nabc\n  \nw x".format("f" * 30).encode())
+    same = (
+        *("--model", model, "--tokens", 25, "--no-stop", "--temperature", 0.7, "--seed", 9),
+    )  # fmt: skip
+    device = FakeDevice(identity, pace=3, vocabulary=SHAPE.vocabulary)
+    with served(device) as url:
+        each = [word for prompt in prompts for word in ("--prompt", prompt)]
+        done = infer("--device", url, *same, *each)
+        assert done.returncode == 0, done.stderr
+        texts = [prompt + tokenizer.decode(of) for prompt, of in zip(prompts, ids, strict=True)]
+        assert done.stdout == "\n\n".join(texts) + "\n"
+        measured, counted = done.stderr.splitlines()
+        assert measured.startswith("150 tokens of 6 texts in ")
+        assert counted.startswith("100 cycles/token, ")
+        assert {run[0] for run in device.runs} == {*range(identity.geometry.contexts)}
+        for given, name in ((None, file), (file.read_text("utf-8"), "-")):
+            done = infer("--device", url, *same, "--prompts", name, "--json", given=given)
+            assert done.returncode == 0 and done.stderr == "", done.stderr
+            report = json.loads(done.stdout)
+            assert [answer["prompt"] for answer in report["answers"]] == prompts
+            assert [answer["tokens"] for answer in report["answers"]] == ids
+            assert report["cycles_per_token"] == 100 and report["device"] == url
+
+
+def test_prompts_that_are_none(model, tmp_path):
+    file = tmp_path / "prompts.txt"
+    for content, message in (
+        (b"abc\nd\xffe\n", f"{file}, line 2: not UTF-8; save it as UTF-8 text"),
+        (b"\n \n", f"{file}: no prompts; write one a line"),
+        (b"abc\n\na<|endoftext|>\n", f"{file}, line 3: prompt holds what the model's tokenizer"),
+    ):
+        file.write_bytes(content)
+        done = infer("--device", "golden://", "--model", model, "--prompts", file)
+        assert done.returncode == 2 and done.stdout == ""
+        assert message in one_line(done.stderr)
+
+
+def test_a_failure_among_several_prompts(model):
+    """What has come of texts that were begun is shown, whole characters or not, and no other."""
+    tokenizer = small_tokenizer(SHAPE.vocabulary)
+    device = FakeDevice(SEVERAL, pace=1, vocabulary=SHAPE.vocabulary)
+    polls = []
+
+    def respond(frame, was=device.respond):
+        polls.append(frame.command == Command.POLL)
+        if sum(polls) == 50:
+            device.lose_power()
+        return was(frame)
+
+    device.respond = respond
+    prompts = ["abc", "de", "f", "gh", "never", "begun"]
+    with served(device) as url:
+        each = [word for prompt in prompts for word in ("--prompt", prompt)]
+        done = infer("--device", url, "--model", model, "--tokens", 90, "--no-stop", *each)
+    assert done.returncode == 1
+    assert "no longer holds the" in one_line(done.stderr)
+    whole = [p + tokenizer.decode(expected(tokenizer, p, 90)) for p in prompts]
+    shown = done.stdout.removesuffix("\n").split("\n\n")
+    assert len(shown) == 4
+    for text, all_of_it in zip(shown, whole, strict=False):
+        assert all_of_it.startswith(text.rstrip("\ufffd")) and len(text) > 5
+
+
 def test_stops_at_the_end_of_the_text(model):
     class Short(ToyModel):
         def choose(self, noise):
@@ -185,12 +265,19 @@ def test_every_token_that_ends_a_text_stops(model, tmp_path):
         (["--prompt", b"\xff\xfe"], "not valid UTF-8"),
         (["--prompt", "a", "--device", "http://x"], "must be sim://BOARD"),
         (["--prompt", "a", "--bogus"], "unrecognized arguments"),
+        (["--prompt", "a", "--prompt", ""], "prompt is empty"),
+        (["--prompt", "a", "--prompts", "x"], "--prompts is instead of --prompt"),
+        (["--prompt", "a", "--prompt", "b", "--profile"], "--profile is for one --prompt"),
+        (["--prompts", "/dev/nonsense/x"], "/dev/nonsense/x: cannot be read (No such file"),
+        (["--prompts", "-"], "standard input: no prompts; write one a line"),
     ],
 )
 def test_wrong_usage(model, arguments, message):
     line = [arg.encode() if isinstance(arg, str) else arg for arg in command("--model", model)]
     line += [arg if isinstance(arg, bytes) else arg.encode() for arg in arguments]
-    done = subprocess.run(line, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        line, capture_output=True, text=True, timeout=60, stdin=subprocess.DEVNULL
+    )
     assert done.returncode == 2
     assert message in one_line(done.stderr)
     assert done.stdout == ""

@@ -79,8 +79,11 @@ class OneLineParser(argparse.ArgumentParser):
         parsed, rest = super().parse_known_args(joined, namespace)
         for option in self._free_text:
             name = option.lstrip("-").replace("-", "_")
-            if getattr(parsed, name, None) == []:  # what older argparse makes of this one word
+            value = getattr(parsed, name, None)
+            if value == []:  # what older argparse makes of this one word
                 setattr(parsed, name, "--")
+            elif isinstance(value, list):
+                setattr(parsed, name, ["--" if word == [] else word for word in value])
         return parsed, rest
 
 
