@@ -83,6 +83,7 @@ class Crowd:
     wall_s : from the first request to the last answer's end
     device_s : of these, in which the device worked for somebody
     swaps : how often one state took another's place
+    contexts : how many sessions run side by side
     slice_s, swap_s : a turn and a change of turns, as the server measured them
     """
 
@@ -91,13 +92,15 @@ class Crowd:
     wall_s: float
     device_s: float
     swaps: int
+    contexts: int
     slice_s: float
     swap_s: float
 
     @property
     def bound_s(self) -> float:
-        """How long a first turn may be awaited: everyone else's, and a change for each."""
-        return (len(self.served) - 1) * (self.slice_s + self.swap_s)
+        """How long a first turn may be awaited: everyone else's, and the changes for each."""
+        turns = (len(self.served) - 1) // self.contexts
+        return turns * (self.slice_s + self.contexts * self.swap_s)
 
 
 def orders(clients: int, tokens: int) -> list[Order]:
@@ -255,6 +258,7 @@ def gather(caller: Caller, orders: Sequence[Order]) -> Crowd:
         wall_s=wall_s,
         device_s=grown("device_seconds"),
         swaps=round(grown("state_swaps")),
+        contexts=slots["contexts"],
         slice_s=slots["slice_ms"] / 1e3,
         swap_s=(slots["swap_ms"] or 0) / 1e3,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Protocol
@@ -104,18 +105,19 @@ class SoftwareDevice:
         return self.answer(request)
 
     def answer(self, request: Request) -> Generator[int, None, None]:
-        return self._answer(self._loaded(), request, alone=True)
+        return self._alone(self.answer_on(request))
+
+    def _alone(self, answer: Generator[int, None, None]) -> Generator[int, None, None]:
+        self.recount()
+        with contextlib.closing(answer):
+            yield from answer
 
     def answer_on(self, request: Request) -> Generator[int, None, None]:
         """`answer`, counted beside what was before."""
-        return self._answer(self._loaded(), request, alone=False)
+        return self._answer(self._loaded(), request)
 
-    def _answer(
-        self, runner: Runner, request: Request, *, alone: bool
-    ) -> Generator[int, None, None]:
+    def _answer(self, runner: Runner, request: Request) -> Generator[int, None, None]:
         turn = self._begin(runner, request.resume)
-        if alone:
-            self.recount()
         noise = request.noise
         scale = request.inverse_temperature if request.sampled else None
         *first, token = request.prompt

@@ -84,8 +84,8 @@ class Gated(GoldenDevice):
         self.fault: DeviceError | None = None
         self.slow = False
 
-    def answer(self, request):
-        for token in super().answer(request):
+    def answer_on(self, request):
+        for token in super().answer_on(request):
             if self.slow:
                 assert self.open.wait(LONG)
             if self.fault:

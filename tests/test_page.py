@@ -38,14 +38,14 @@ PROMPT = "Once upon a time"
 EVIL = "<img src=x onerror='window.hurt=1'><script>window.hurt=1</script> & so"
 
 
-class Paced:
+class Paced(NativeDevice):
     """A native device that takes its time, says that it is a board, and can be pulled out."""
 
     token_s = 0.0
     fault: str | None = None
 
     def __init__(self, model: IntegerModel, *, is_board: bool):
-        self._device = NativeDevice(1)
+        super().__init__(1)
         machine = board(BOARD).machine
         geometry = machine.geometry
         self._identity = (
@@ -55,14 +55,11 @@ class Paced:
         )
         self._timing = predict(compile_image(model, geometry), machine)
 
-    def __getattr__(self, name):
-        return getattr(self._device, name)
-
     def identify(self) -> Identity | None:
         return self._identity
 
     def totals(self) -> Totals:
-        tokens = self._device.totals().tokens
+        tokens = super().totals().tokens
         if not self._identity:
             return Totals(tokens=tokens)
         cycles, engine = self._timing.cycles, self._timing.engine_cycles
@@ -74,10 +71,10 @@ class Paced:
 
     def load(self, *arguments) -> None:
         self.check()
-        self._device.load(*arguments)
+        super().load(*arguments)
 
-    def answer(self, request: Request) -> Iterator[int]:
-        for token in self._device.answer(request):
+    def answer_on(self, request: Request) -> Iterator[int]:
+        for token in super().answer_on(request):
             self.check()
             time.sleep(self.token_s)
             yield token

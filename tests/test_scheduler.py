@@ -6,10 +6,11 @@ import contextlib
 import queue
 import threading
 import time
+from dataclasses import replace
 
 import pytest
 
-from host.device import Device
+from host.device import Device, LinkDevice
 from host.errors import DeviceError, FitError, HostError, UsageError
 from host.request import Request
 from host.serve import scheduler
@@ -25,6 +26,7 @@ from host.serve.scheduler import (
 from hw.arch.protocol import Totals
 from sim.golden_device import GoldenDevice
 from sim.models import random_model
+from tests.fake_device import GEOMETRY, IDENTITY, FakeDevice, FakePort
 from weights.checkpoint import ModelShape
 
 SHAPE = ModelShape(hidden=16, layers=2, intermediate=24, vocabulary=101)
@@ -78,13 +80,9 @@ class Gate:
     def __getattr__(self, name):
         return getattr(self.device, name)
 
-    def answer(self, request):
-        self.read.append(request.prompt)
-        for token in self.device.answer(request):
-            assert self.open.wait(LONG)
-            if self.fault:
-                raise self.fault
-            yield token
+    @property
+    def slots(self):
+        return [GateSlot(self, slot) for slot in self.device.slots]
 
     def check(self):
         if self.fault:
@@ -92,6 +90,25 @@ class Gate:
 
     def close(self):
         self.closed += 1
+
+
+class GateSlot:
+    """A slot of a `Gate`."""
+
+    def __init__(self, gate, slot):
+        self.gate, self.slot = gate, slot
+        self.state, self.restore = slot.state, slot.restore
+
+    def answer(self, request):
+        self.gate.read.append(request.prompt)
+        return self._answer(request)
+
+    def _answer(self, request):
+        for token in self.slot.answer(request):
+            assert self.gate.open.wait(LONG)
+            if self.gate.fault:
+                raise self.gate.fault
+            yield token
 
 
 def ready(server: Scheduler) -> Scheduler:
@@ -265,13 +282,18 @@ def test_what_waiting_cannot_mend_is_told(model):
 
 
 def test_what_is_wrong_with_one_session_hurts_no_other(model):
-    class Picky(Gate):
+    class Picky(GateSlot):
         def answer(self, request):
             if 13 in request.prompt:
                 raise UsageError("x: not this one")
             return super().answer(request)
 
-    with serving(Picky(), model) as server:
+    class Choosy(Gate):
+        @property
+        def slots(self):
+            return [Picky(self, slot) for slot in self.device.slots]
+
+    with serving(Choosy(), model) as server:
         first, second = Collector(), Collector()
         server.submit(request([13], 3), first)
         server.submit(request([1], 3), second)
@@ -374,3 +396,134 @@ def test_figures_of_a_device_that_counts(model):
         totals = server.status().totals
         assert (totals.tokens, totals.cycles, totals.engine_cycles) == (14, 1400, 420)
         assert totals.seconds > 0
+
+
+# Several contexts --------------------------------------------------------------------------------
+
+WIDE = replace(
+    GEOMETRY,
+    weight_rows=512,
+    table_words=1024,
+    embedding_words=1024,
+    descriptors=256,
+    sums=256,
+    activations=64,
+    multiplicands=256,
+    vectors=64,
+    states=64,
+    tokens=16,
+)
+
+
+def linked(contexts: int, pace: int | None = 1) -> LinkDevice:
+    """A device of so many contexts on a line."""
+    identity = replace(IDENTITY, geometry=replace(WIDE, contexts=contexts))
+    port = FakePort(FakeDevice(identity, pace=pace, vocabulary=SHAPE.vocabulary))
+    return LinkDevice(port, patience=0.01, attempts=10, clock_hz=1e10)
+
+
+def toy_alone(model, request: Request) -> list[int]:
+    with linked(1) as device:
+        device.load(model)
+        return list(device.answer(request))
+
+
+@pytest.mark.parametrize("tokens", [1, 3, 20, 4096])
+@pytest.mark.parametrize("contexts", [2, 4])
+def test_each_session_is_as_if_alone_beside_others(model, monkeypatch, contexts, tokens):
+    """Slices of any length, more sessions than contexts, beginnings that are kept or not."""
+    monkeypatch.setattr(scheduler._Pace, "tokens", lambda self, alone: tokens)
+    monkeypatch.setattr(scheduler._Pace, "worth_keeping", lambda self, tokens: True)
+    monkeypatch.setattr(scheduler._Pace, "worth_waiting", lambda self, tokens: tokens % 2 == 0)
+    common = [70, 71, 72, 73]
+    requests = [
+        replace(each, prompt=(*common[: n % 5], *each.prompt)) for n, each in enumerate(REQUESTS)
+    ]
+    with serving(linked(contexts), model) as server:
+        assert server.status().contexts == contexts
+        sinks = [Collector() for _ in requests]
+        sessions = [server.submit(r, sink) for r, sink in zip(requests, sinks, strict=True)]
+        for wanted, sink, session in zip(requests, sinks, sessions, strict=True):
+            assert sink.result() == toy_alone(model, wanted)
+            assert sink.ending == Ending(reason=Reason.LENGTH)
+            figures = session.figures
+            read = figures.prompt - figures.reused + figures.chosen - 1
+            assert (figures.tokens, figures.cycles) == (read, 100 * read)
+        totals = server.status().totals
+        assert totals.chosen == sum(r.tokens for r in requests)
+        assert totals.read + totals.reused == sum(len(r.prompt) for r in requests)
+        assert totals.swaps == 0 if tokens == 4096 else totals.swaps > 0
+        assert totals.cycles == 100 * totals.tokens
+
+
+def test_as_many_sessions_as_contexts_run_at_once(model, monkeypatch):
+    """None waits for another one's slice, nor for its end, and no state moves."""
+    monkeypatch.setattr(scheduler, "ALONE_SECONDS", LONG)
+    with serving(linked(4), model) as server:
+        sinks = [Collector() for _ in range(4)]
+        wanted = [request([n], 1_000_000) for n in range(3)] + [request([9], 8)]
+        sessions = [server.submit(r, sink) for r, sink in zip(wanted, sinks, strict=True)]
+        for sink in sinks:
+            sink.came.get(timeout=LONG)
+        assert sinks[3].result() == toy_alone(model, wanted[3])
+        server.submit(request([8, 8], 8), late := Collector())
+        assert late.result() == toy_alone(model, request([8, 8], 8))
+        assert len(server.status().sessions) == 3
+        for session, sink in zip(sessions[:3], sinks[:3], strict=True):
+            session.cancel()
+            tokens = sink.result()
+            assert sink.ending == Ending(reason=Reason.CANCELLED)
+            assert tokens[:50] == toy_alone(model, replace(session.request, tokens=50))
+        assert server.status().totals.swaps == 0
+
+
+@pytest.mark.parametrize("worth", [True, False])
+def test_a_beginning_that_is_kept_while_others_run(model, monkeypatch, worth):
+    """Its state is put into a context once nothing runs, unless reading it again is sooner done."""
+    monkeypatch.setattr(scheduler._Pace, "tokens", lambda self, alone: 20)
+    monkeypatch.setattr(scheduler._Pace, "worth_waiting", lambda self, tokens: worth)
+    with serving(linked(4), model) as server:
+        asked = request([5, 6, 7], 12)
+        server.submit(asked, sink := Collector())
+        more = request([*asked.prompt, *sink.result(), 8, 9], 30)
+        others = [request([n], 1_000_000) for n in range(3)]
+        sinks = [Collector() for _ in others]
+        sessions = [server.submit(r, sink) for r, sink in zip(others, sinks, strict=True)]
+        for other in sinks:
+            other.came.get(timeout=LONG)
+        session = server.submit(more, sink := Collector())
+        assert sink.result() == toy_alone(model, more)
+        assert session.figures.reused == (14 if worth else 0)
+        for other, sink in zip(sessions, sinks, strict=True):
+            other.cancel()
+            assert sink.result()[:80] == toy_alone(model, replace(other.request, tokens=80))
+
+
+def test_a_device_of_several_contexts_that_fails(model, monkeypatch):
+    monkeypatch.setattr(scheduler, "RETRY_SECONDS", (0.05, 0.05))
+    device = linked(4)
+    with serving(device, model) as server:
+        sinks = [Collector() for _ in range(6)]
+        for n, sink in enumerate(sinks):
+            server.submit(request([n], 1_000_000), sink)
+        for sink in sinks:
+            sink.came.get(timeout=LONG)
+        device.link._port.device.lose_power()
+        for sink in sinks:
+            sink.result()
+            assert sink.ending.reason == Reason.FAILED
+            assert "no longer holds the" in str(sink.ending.error)
+        ready(server)
+        server.submit(REQUESTS[7], again := Collector())
+        assert again.result() == toy_alone(model, REQUESTS[7])
+
+
+def test_closing_ends_all_that_run_beside_each_other(model):
+    device = linked(4)
+    with serving(device, model) as server:
+        sinks = [Collector() for _ in range(6)]
+        for sink in sinks:
+            server.submit(request([1], 1_000_000), sink)
+        sinks[0].came.get(timeout=LONG)
+    assert [sink.ending.reason for sink in sinks] == [Reason.CANCELLED] * 6
+    assert not device.link._port.device.running and device.link._port.closed

@@ -199,6 +199,7 @@ def status(identity: Identity | None = IDENTITY, **work: float) -> Status:
         identity=identity,
         sessions=(),
         slots=8,
+        contexts=1,
         slice_s=0.02,
         swap_s=0.001,
         totals=Work(**work),  # type: ignore[arg-type]

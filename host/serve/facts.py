@@ -105,6 +105,7 @@ async def slots(service: Service, request: Request) -> Response:
     return json_response(
         Slots(
             total=status.slots,
+            contexts=status.contexts,
             slice_ms=1e3 * status.slice_s,
             swap_ms=None if math.isnan(status.swap_s) else 1e3 * status.swap_s,
             sessions=[_slot(session, status) for session in status.sessions],
@@ -147,6 +148,7 @@ def _families(status: Status) -> Iterator[Metric]:
     for name, value, text in (
         ("up", float(status.state is State.READY), "Whether the device is there"),
         ("slots", status.slots, "Sessions that there may be"),
+        ("contexts", status.contexts, "Sessions that the device runs side by side"),
         ("requests_processing", len(status.sessions), "Sessions under way"),
         ("requests_deferred", len(status.sessions) - started, "Sessions before their first work"),
         ("predicted_tokens_seconds", speed, "Mean tokens of answers per second of work"),

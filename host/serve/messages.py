@@ -426,10 +426,12 @@ class Slots(_Model):
     Members
     -------
     total : sessions that there may be
+    contexts : how many of them the device runs side by side
     slice_ms, swap_ms : a session's turn at the device while others wait, and a change of turns
     """
 
     total: int
+    contexts: int
     slice_ms: float
     swap_ms: float | None
     sessions: list[Slot]

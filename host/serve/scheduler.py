@@ -9,13 +9,13 @@ import math
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Generator
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import numpy as np
 
-from host.device import Device
+from host.device import Device, Slot
 from host.errors import DeviceError, HostError, UsageError
 from host.request import Request
 from host.serve.prefixes import Prefixes
@@ -131,8 +131,10 @@ class Status:
     state : of the device; ``error`` says why it is lost
     identity : of the device; None for one that is no machine, or not there yet
     sessions : under way, in the order of their coming; ``slots`` is how many there may be
-    slice_s : seconds of a slice while others wait; with a swap it bounds a session's wait for its
-        first one to ``(len(sessions) - 1) * (slice_s + swap_s)`` and a token
+    contexts : how many of them the device runs side by side
+    slice_s : seconds of a slice while others wait; with the swaps it bounds a session's wait for
+        its first one to ``(len(sessions) - 1) // contexts * (slice_s + contexts * swap_s)`` and a
+        token
     swap_s : seconds in which one session's state takes another's place
     """
 
@@ -141,6 +143,7 @@ class Status:
     identity: Identity | None
     sessions: tuple[Session, ...]
     slots: int
+    contexts: int
     slice_s: float
     swap_s: float
     totals: Work
@@ -182,10 +185,11 @@ class Session:
         self.cancelled = threading.Event()
         self.sink = sink
         self.left = request
+        self.prepared = False  # for its first slice
         self.read = 0  # tokens that its state has seen
         self.reused = 0
         self.branch = 0  # where the state is to be kept, if it lies ahead
-        self.state: np.ndarray | None = None  # unless the device has it
+        self.state: np.ndarray | None = None  # unless the device has it, or it is zero
         self.chosen: list[int] = []
         self.tokens = self.cycles = self.engine_cycles = 0
         self._moments = {"came": time.monotonic()}
@@ -228,9 +232,10 @@ class Session:
 
 
 class _Pace:
-    """How many tokens a slice has, from how long tokens and swaps took."""
+    """How many tokens a slice has, from how long tokens and swaps took, with so many contexts."""
 
-    def __init__(self) -> None:
+    def __init__(self, contexts: int = 1) -> None:
+        self.contexts = contexts
         self.token_s = math.nan
         self.swap_s = math.nan
 
@@ -246,7 +251,7 @@ class _Pace:
 
     @property
     def slice_s(self) -> float:
-        return max(SLICE_SECONDS, SLICE_SWAPS * self.swap_s)
+        return max(SLICE_SECONDS, SLICE_SWAPS * self.contexts * self.swap_s)
 
     def tokens(self, alone: bool) -> int:
         seconds = max(self.slice_s, ALONE_SECONDS) if alone else self.slice_s
@@ -256,21 +261,53 @@ class _Pace:
         """Whether it takes longer to read so many tokens than to keep their state."""
         return tokens * self.token_s > self.swap_s
 
+    def worth_waiting(self, tokens: int) -> bool:
+        """Whether it takes longer to read so many tokens than until nothing runs."""
+        return tokens * self.token_s > ALONE_SECONDS
+
+
+@dataclass(kw_only=True)
+class _Part:
+    """What runs of a session's answer.
+
+    Members
+    -------
+    request, answer : it, and its tokens as they come; ``chosen`` are those that have
+    left : tokens of the slice that follow it
+    start, totals : the time, and what the device had counted, at its begin
+    """
+
+    session: Session
+    request: Request
+    answer: Generator[int | None, None, None]
+    left: int
+    totals: Totals
+    start: float = field(default_factory=time.monotonic)
+    chosen: list[int] = field(default_factory=list)
+
 
 @dataclass
 class _Place:
-    """The device, and whose state it has."""
+    """A slot of the device: what runs there, and whose state it has.
 
-    device: Device
+    Members
+    -------
+    kept : a session whose state is to be kept once nothing runs, if it is still there
+    """
+
+    slot: Slot
+    part: _Part | None = None
     resident: Session | None = None
+    kept: Session | None = None
 
 
 class Scheduler:
     """Shares one device among sessions.
 
-    Those under way have the device in turn for a slice of some tokens; a short one never waits for
-    a long one's end. Between slices states are swapped through the host. A session's tokens are
-    those of its request alone on the device, to the bit.
+    As many as the device has contexts run side by side. If there are more, those under way have a
+    context in turn for a slice of some tokens; a short one never waits for a long one's end. While
+    nothing runs, states are swapped through the host. A session's tokens are those of its request
+    alone on the device, to the bit.
 
     A device that fails is opened and loaded anew until it is back; sessions under way end with its
     error.
@@ -310,6 +347,7 @@ class Scheduler:
         self._sessions: dict[int, Session] = {}
         self._waiting: deque[Session] = deque()
         self._work = Work()
+        self._counted = Totals()  # of the device, as far as it is in the work
         self._thread = threading.Thread(target=self._run, name="device", daemon=True)
 
     # Any thread ----------------------------------------------------------------------------------
@@ -361,6 +399,7 @@ class Scheduler:
                 identity=self._identity,
                 sessions=self._present(),
                 slots=self._slots,
+                contexts=self._pace.contexts,
                 slice_s=self._pace.slice_s,
                 swap_s=self._pace.swap_s,
                 totals=replace(self._work),
@@ -380,7 +419,7 @@ class Scheduler:
                 with contextlib.closing(self._open()) as device:
                     self._load(device)
                     was_ready, wait = True, RETRY_SECONDS[0]
-                    self._serve(_Place(device))
+                    self._serve(device)
             except ReportedError as error:
                 lost = error if isinstance(error, HostError) else HostError(str(error))
                 self._lose(lost)
@@ -397,15 +436,17 @@ class Scheduler:
     def _load(self, device: Device) -> None:
         """Load the model, and see that it runs, how fast, and that states can be kept."""
         device.load(self._model)
-        self._pace = pace = _Pace()
-        token = self._model.start_token
+        self._pace = pace = _Pace(len(device.slots))
+        token, slot = self._model.start_token, device.slots[0]
         for _ in range(2):  # the first time something may be made that is there from then on
             start = time.monotonic()
-            list(device.answer(Request.reading([token], resume=False)))
+            list(slot.answer(Request.reading([token], resume=False)))
             pace.token_s = time.monotonic() - start
             start = time.monotonic()
-            device.restore(device.state())
+            slot.restore(slot.state())
             pace.swap_s = time.monotonic() - start
+        device.recount()
+        self._counted = Totals()
         with self._changed:
             self._identity = device.identify()
             self._state, self._error = State.READY, None
@@ -428,122 +469,206 @@ class Scheduler:
             self._work.cancelled += ending.reason == Reason.CANCELLED
         session.sink.end(ending)
 
-    def _serve(self, place: _Place) -> None:
-        while (session := self._next(place.device)) is not None:
-            ending: Ending | None
-            try:
-                ending = self._slice(place, session)
-            except UsageError as error:  # of this session's, not of the device
-                ending = Ending(reason=Reason.FAILED, error=error)
-            if ending is None:
+    def _serve(self, device: Device) -> None:
+        places = [_Place(slot) for slot in device.slots]
+        try:
+            while not self._closing:
+                self._fill(device, places)
+                busy = [place for place in places if place.part is not None]
+                if not busy:
+                    self._wait(device)
+                start = time.monotonic()
+                for place in busy:
+                    self._advance(device, places, place)
                 with self._changed:
-                    self._waiting.append(session)
-                continue
-            self._end(session, ending)
-            if place.resident is session and self._pace.worth_keeping(session.read):
-                self._prefixes.keep(session.sequence, place.device.state())
+                    self._work.seconds += time.monotonic() - start if busy else 0.0
+        finally:
+            if any(place.part for place in places):
+                with contextlib.suppress(HostError):
+                    device.reset()
+            for place in places:
+                if place.part is not None:
+                    place.part.answer.close()
         for session in list(self._sessions.values()):
             self._end(session, Ending(reason=Reason.CANCELLED))
 
-    def _next(self, device: Device) -> Session | None:
-        """The session whose turn it is, once there is one; None at the end of all."""
-        while True:
-            with self._changed:
-                if not self._waiting and not self._closing:
-                    self._changed.wait(CHECK_SECONDS)
-                if self._closing:
-                    return None
-                if self._waiting:
-                    return self._waiting.popleft()
-            device.check()
-
-    def _slice(self, place: _Place, session: Session) -> Ending | None:
-        """Take a session a slice further; its ending, if that was the last one."""
-        if session.cancelled.is_set():
-            return Ending(reason=Reason.CANCELLED)
-        if session.read == 0:
-            self._first(session)
-        most = self._pace.tokens(alone=not self._waiting)
-        self._bring(place, session)
-        ahead = session.branch - session.read
-        if 0 < ahead < most:  # a part ends where a state is to be kept, but no slice does
-            ending = self._part(place, session, ahead)
-            if ending is not None:
-                return ending
-            most -= ahead
-        return self._part(place, session, most)
-
-    def _part(self, place: _Place, session: Session, most: int) -> Ending | None:
-        """Take the session whose state the device has so many tokens further."""
-        device, pace = place.device, self._pace
-        part = session.left.part(most)
-        start = time.monotonic()
-        reading = not session.chosen
-        chosen = []
-        place.resident = None  # until the part has come to its end
-        with contextlib.closing(device.answer(part)) as answer:
-            for token in answer:
-                if session.cancelled.is_set():
-                    return Ending(reason=Reason.CANCELLED)
-                chosen.append(token)
-                self._work.chosen += 1
-                session.choose(token)
-        place.resident = session
-        taken = len(part.prompt) + max(len(chosen) - 1, 0)
-        session.read += taken
-        seconds = time.monotonic() - start
-        pace.took(taken, seconds)
-        self._account(session, device.totals(), seconds, len(part.prompt) if reading else 0)
-        if session.read == session.branch:
-            self._prefixes.keep(session.sequence, device.state())
-        left = session.left.after(part, chosen)
-        if left is not None:
-            session.left = left
-            return None
-        stopped = chosen[-1] in session.request.stop
-        return Ending(reason=Reason.STOP if stopped else Reason.LENGTH)
-
-    def _first(self, session: Session) -> None:
-        """Before a session's first slice: what of its prompt need not be read."""
-        session.first_slice()
-        prompt = session.request.prompt
-        reused, session.state = self._prefixes.longest(prompt)
-        branch = self._prefixes.branch(prompt)
-        if branch > reused and self._pace.worth_keeping(branch - reused):
-            session.branch = branch
-        if reused:
-            session.left = replace(session.left, prompt=prompt[reused:], resume=True)
-            session.read = session.reused = reused
+    def _wait(self, device: Device) -> None:
+        """Until there is a session; a device with nothing to do is looked after."""
         with self._changed:
-            work = self._work
-            work.reused += reused
-            work.longest_wait_s = max(work.longest_wait_s, session.figures.waited_s)
+            if not self._waiting and not self._closing:
+                self._changed.wait(CHECK_SECONDS)
+            if self._waiting or self._closing:
+                return
+        device.check()
 
-    def _bring(self, place: _Place, session: Session) -> None:
-        """Have a session's state in the device, and that of the one before it here."""
-        if place.resident is session:
-            return
+    def _fill(self, device: Device, places: list[_Place]) -> None:
+        """Give free places to those who wait, in their order, as far as that can be."""
+        while free := [place for place in places if place.part is None]:
+            if len(free) == len(places):
+                self._keep(places)
+            with self._changed:
+                session = self._waiting[0] if self._waiting else None
+            if session is None:
+                return
+            place = None
+            if not session.cancelled.is_set():
+                place = self._place(session, free, alone=len(free) == len(places))
+                if place is None:
+                    return  # its turn comes when nothing runs
+            with self._changed:
+                self._waiting.popleft()
+            if place is None:
+                self._end(session, Ending(reason=Reason.CANCELLED))
+                continue
+            alone = len(self._sessions) <= len(places)
+            self._start(device, place, session, self._pace.tokens(alone=alone))
+
+    def _place(self, session: Session, free: list[_Place], *, alone: bool) -> _Place | None:
+        """A free place that has the session's state, None if it cannot yet: states are moved only
+        if it is alone there, that is while nothing runs."""
+        for place in free:
+            if place.resident is session:
+                return place
+        if not session.prepared:
+            self._prepare(session, alone)
+        place = min(free, key=self._value)
+        other = place.resident if self._value(place) > 1 else None
+        if other is None and session.state is None:
+            return place
+        if not alone:
+            return None
         start = time.monotonic()
-        other = place.resident
-        swapped = other is not None and other.number in self._sessions
-        if other is not None and swapped:
-            other.state = place.device.state()
+        if other is not None:
+            other.state = place.slot.state()
+        place.resident = place.kept = None
         if session.state is not None:
-            place.device.restore(session.state)
-            session.state = None
-            if swapped:
+            place.slot.restore(session.state)
+            session.state, place.resident = None, session
+            if other is not None:
                 self._pace.swapped(time.monotonic() - start)
                 with self._changed:
                     self._work.swaps += 1
+        return place
 
-    def _account(self, session: Session, totals: Totals, seconds: float, read: int) -> None:
-        session.tokens += totals.tokens
-        session.cycles += totals.cycles
-        session.engine_cycles += totals.engine_cycles
+    def _value(self, place: _Place) -> int:
+        """Of what a free place has, for whoever takes it: nothing, a state that may be kept, that
+        of a session that waits, the more the sooner its turn comes."""
+        other = place.resident
+        with self._changed:
+            if other in self._waiting and other is not None and not other.cancelled.is_set():
+                return 2 + len(self._waiting) - self._waiting.index(other)
+        return int(place.kept is not None)
+
+    def _keep(self, places: list[_Place]) -> None:
+        """Keep the states of those that have ended, or come to where their beginning parts from
+        that of others."""
+        for place in places:
+            if place.kept is not None:
+                self._prefixes.keep(place.kept.sequence, place.slot.state())
+                place.kept = None
+
+    def _start(self, device: Device, place: _Place, session: Session, most: int) -> None:
+        """Take a session so many tokens further, in the place that has its state."""
+        session.first_slice()
+        with self._changed:
+            longest = max(self._work.longest_wait_s, session.figures.waited_s)
+            self._work.longest_wait_s = longest
+        ahead = session.branch - session.read
+        here = ahead if 0 < ahead < most else most
+        part = session.left.part(here)
+        place.resident = place.kept = None  # until the part has come to its end
+        try:
+            answer = place.slot.answer(part)
+        except UsageError as error:  # of this session's, not of the device
+            self._end(session, Ending(reason=Reason.FAILED, error=error))
+            return
+        place.part = _Part(
+            session=session,
+            request=part,
+            answer=answer,
+            left=most - here,
+            totals=device.totals(),
+        )
+
+    def _advance(self, device: Device, places: list[_Place], place: _Place) -> None:
+        """The next token of what runs in a place, if there is one."""
+        part = place.part
+        assert part is not None
+        session, ending = part.session, None
+        try:
+            token = next(part.answer)
+        except StopIteration:
+            place.part = None
+            self._finish(device, places, place, part)
+            return
+        except UsageError as error:  # of this session's, not of the device
+            ending = Ending(reason=Reason.FAILED, error=error)
+        else:
+            if session.cancelled.is_set():
+                ending = Ending(reason=Reason.CANCELLED)
+            elif token is not None:
+                part.chosen.append(token)
+                self._work.chosen += 1
+                session.choose(token)
+        if ending is not None:
+            place.part = None
+            part.answer.close()
+            self._end(session, ending)
+
+    def _finish(self, device: Device, places: list[_Place], place: _Place, part: _Part) -> None:
+        """A part has come to its end: its session goes on, waits for its next slice, or ends."""
+        session, chosen = part.session, part.chosen
+        place.resident = session
+        reading = len(session.chosen) == len(chosen)
+        taken = len(part.request.prompt) + max(len(chosen) - 1, 0)
+        session.read += taken
+        self._pace.took(taken, time.monotonic() - part.start)
+        self._account(part, device.totals(), taken, len(part.request.prompt) if reading else 0)
+        left = session.left.after(part.request, chosen)
+        if left is None:
+            stopped = chosen[-1] in session.request.stop
+            self._end(session, Ending(reason=Reason.STOP if stopped else Reason.LENGTH))
+            place.kept = session if self._pace.worth_keeping(session.read) else None
+            return
+        session.left = left
+        place.kept = session if session.read == session.branch else None
+        if not any(other.part for other in places):
+            self._keep([place])
+        if part.left:
+            self._start(device, place, session, part.left)
+            return
+        with self._changed:
+            self._waiting.append(session)
+
+    def _prepare(self, session: Session, alone: bool) -> None:
+        """Before a session's first slice: what of its prompt need not be read."""
+        session.prepared = True
+        prompt = session.request.prompt
+        reused, state = self._prefixes.longest(prompt)
+        if not alone and not self._pace.worth_waiting(reused):
+            reused, state = 0, None
+        branch = self._prefixes.branch(prompt)
+        if branch > reused and self._pace.worth_keeping(branch - reused):
+            session.branch = branch
+        if state is not None:
+            session.state = state
+            session.left = replace(session.left, prompt=prompt[reused:], resume=True)
+            session.read = session.reused = reused
+            with self._changed:
+                self._work.reused += reused
+
+    def _account(self, part: _Part, totals: Totals, taken: int, read: int) -> None:
+        """What a part's session took: of what the device counted meanwhile, as much as of the
+        tokens."""
+        session, meanwhile = part.session, totals - part.totals
+        if meanwhile.tokens:
+            session.tokens += taken
+            session.cycles += meanwhile.cycles * taken // meanwhile.tokens
+            session.engine_cycles += meanwhile.engine_cycles * taken // meanwhile.tokens
+        new, self._counted = totals - self._counted, totals
         with self._changed:
             work = self._work
             work.read += read
-            work.seconds += seconds
-            work.tokens += totals.tokens
-            work.cycles += totals.cycles
-            work.engine_cycles += totals.engine_cycles
+            work.tokens += new.tokens
+            work.cycles += new.cycles
+            work.engine_cycles += new.engine_cycles

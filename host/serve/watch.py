@@ -96,7 +96,7 @@ class Activity:
 
     Members
     -------
-    state, error, slots : as of `host.serve.scheduler.Status`; ``streams`` are under way
+    state, error, slots, contexts : as of `host.serve.scheduler.Status`; ``streams`` are under way
     tokens_per_second : chosen in a second in which the device worked; None if none were
     cycles_per_token, engine_share, board_tokens_per_second : mean over all tokens, part of the
         cycles in which the engine took trits, and clock by mean; None where no cycles are counted
@@ -106,6 +106,7 @@ class Activity:
     error: str | None
     streams: int
     slots: int
+    contexts: int
     tokens_per_second: float | None = None
     cycles_per_token: float | None = None
     engine_share: float | None = None
@@ -138,6 +139,7 @@ class Meter:
             error=status.error,
             streams=len(status.sessions),
             slots=status.slots,
+            contexts=status.contexts,
             **figures,
         )
 

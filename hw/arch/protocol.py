@@ -398,6 +398,14 @@ class Totals:
             tokens=self.tokens + other.tokens,
         )
 
+    def __sub__(self, other: "Totals") -> "Totals":
+        """What has come since there were others."""
+        return Totals(
+            cycles=self.cycles - other.cycles,
+            engine_cycles=self.engine_cycles - other.engine_cycles,
+            tokens=self.tokens - other.tokens,
+        )
+
     def to_bytes(self) -> bytes:
         return self.LAYOUT.pack(self.cycles, self.engine_cycles, self.tokens)
 
