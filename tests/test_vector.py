@@ -7,7 +7,7 @@ from amaranth.hdl import Value
 from amaranth.sim import Simulator
 
 from hw.arch.arithmetic import HIDDEN_BITS, OPERAND_BITS, PRODUCT_PLACE, RESIDUAL_BITS, SUM_BITS
-from hw.arch.operations import OPERATIONS, Statistic, Table, VectorOp
+from hw.arch.operations import LATE, OPERATIONS, Statistic, Table, VectorOp
 from hw.arch.program import Space
 from hw.units.commands import VectorCommand
 from hw.units.vector import VectorParameters
@@ -430,7 +430,9 @@ def random_step(bench, number):
     """A step that reads nothing that those before it write: that lies from beat 32 on."""
     rng, elements = bench.rng, bench.p.elements
     others = [op for op in VectorOp if op not in (VectorOp.EMBED, VectorOp.UPDATE)]
-    op = VectorOp.UPDATE if number % 20 == 7 else rng.choice(others)
+    # What reads late is often followed by the same, which is taken while it does.
+    late = [op for op in LATE if op in others]
+    op = VectorOp.UPDATE if number % 20 in (7, 8, 9) else rng.choice(late if number & 2 else others)
     length = rng.randint(1, rng.choice((1, 2, 7, 16)) * elements)
     row = OPERATIONS[op]
     fields = {name: 0 for name in VectorCommand.members} | {
@@ -455,7 +457,8 @@ def random_step(bench, number):
     if op == VectorOp.GATE:
         fields["address"] = rng.choice((0, 4))
     if op == VectorOp.UPDATE:
-        fields["dest"] = 16 + number // 20 * 16  # where no other one writes what it does not read
+        fields["length"] = min(length, 7 * elements)
+        fields["dest"] = 7 * (number // 20 * 3 + number % 20 - 7)  # where no other one writes
     return SimpleNamespace(**fields)
 
 

@@ -21,12 +21,11 @@ class Statistics(wiring.Component):
 
     A beat's results come `EARLIER` cycles after its energies; ``valid``, ``present`` and ``choose``
     come with the results. The outputs hold all beats up to one ``latency(elements)`` cycles after
-    that beat's results, and for one cycle more if three cycles later the next step begins. One beat
-    per cycle.
+    that beat's results. One beat per cycle.
 
     Members
     -------
-    clear : In(1), the next beat is the first one of a step; never with ``valid``
+    first : In(1), the beat is the first one of a step
     choose : In(1), results are keys
     valid : In(1)
     present : In(elements), elements that count
@@ -46,7 +45,7 @@ class Statistics(wiring.Component):
         self.elements = elements
         super().__init__(
             {
-                "clear": In(1),
+                "first": In(1),
                 "choose": In(1),
                 "valid": In(1),
                 "present": In(elements),
@@ -63,9 +62,9 @@ class Statistics(wiring.Component):
         m = Module()
         levels = exact_log2(self.elements)
         # Until what comes with ``valid`` is masked and through a tree.
-        valid, clear = (
+        valid, first = (
             delay(m, each, 1 + levels, name=f"{each.name}_tree", reset_less=False)
-            for each in (self.valid, self.clear)
+            for each in (self.valid, self.first)
         )
 
         # Squares: masked, added in a tree, accumulated.
@@ -82,10 +81,8 @@ class Statistics(wiring.Component):
                 sums.append(node)
             nodes = sums
         beat_energy = delay(m, nodes[0], EARLIER, name="beat_energy")
-        with m.If(clear):
-            m.d.sync += self.energy.eq(0)
-        with m.Elif(valid):
-            m.d.sync += self.energy.eq(self.energy + beat_energy)
+        with m.If(valid):
+            m.d.sync += self.energy.eq(Mux(first, 0, self.energy) + beat_energy)
 
         # Keys or magnitudes: a tree of the larger and its lane, then the largest so far. The left
         # one wins a draw. What does not count is no more than any of them, and never the first.
@@ -113,11 +110,10 @@ class Statistics(wiring.Component):
         key, lane = nodes[0]
         best = Signal(signed(RESIDUAL_BITS), reset_less=True)
         beat = Signal(INDEX_BITS - levels, reset_less=True)
-        with m.If(clear):
-            m.d.sync += [best.eq(least), beat.eq(0), self.index.eq(0)]
-        with m.Elif(valid):
-            m.d.sync += beat.eq(beat + 1)
-            with m.If(key > best):
-                m.d.sync += [best.eq(key), self.index.eq(Cat(lane, beat))]
+        at = Mux(first, 0, beat)
+        with m.If(valid):
+            m.d.sync += beat.eq(at + 1)
+            with m.If(first | (key > best)):
+                m.d.sync += [best.eq(key), self.index.eq(Cat(lane, at))]
         m.d.comb += self.peak.eq(best + 1)
         return m

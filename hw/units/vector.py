@@ -123,17 +123,27 @@ class VectorParameters:
     def spacing(self) -> int:
         """Least cycles from a step's first beat to that of the next.
 
-        Each of the two places of a command has to last for the cycles that lie behind it.
+        Each of the two places of a command has to last for the cycles that lie behind it, and late
+        reads begin with what the first one holds.
         """
-        return max(self.handover, self.latency - self.handover)
+        return max(self.handover, self.latency - self.handover, Stage.LATE)
 
-    def period(self, length: int, op: VectorOp = VectorOp.NORM, operand: int = 0) -> int:
-        """Cycles from the acceptance of a command until the next one can be accepted.
+    def period(
+        self,
+        length: int,
+        op: VectorOp = VectorOp.NORM,
+        operand: int = 0,
+        following: VectorOp | None = None,
+    ) -> int:
+        """Cycles from the acceptance of a command until the ``following`` one can be accepted.
 
-        Operands that are needed late are read late, through ports that the next step needs.
+        Operands that are needed late are read late, through ports that a step of another operation
+        might need.
         """
-        beats = -(-length // self.elements) + (Stage.LATE if op in LATE else 0)
-        return max(beats + 2, self.spacing) + self._before(op, operand)
+        beats = -(-length // self.elements)
+        if op in LATE and following != op:
+            beats += Stage.LATE + 1
+        return max(beats, self.spacing) + self._before(op, operand)
 
     def cycles(self, length: int, op: VectorOp = VectorOp.NORM, operand: int = 0) -> int:
         """Cycles from the acceptance of a command until all is written and the statistic is given.

@@ -124,7 +124,7 @@ class VectorUnit(wiring.Component):
             m.d.sync += command.eq(offered)
 
         # When they happen: element c of these lists is c cycles after the address of a beat.
-        beat, first, last, late_beat, row, scale = self._control(m, accept)
+        beat, first, last, late_first, late_beat, row, scale = self._control(m, command, accept)
         data_at = p.read_latency
 
         # What a step needs, at first from the command, then from a copy, so that the next one can
@@ -172,7 +172,7 @@ class VectorUnit(wiring.Component):
                 self.activations_write.data[number].eq(lane.result_code),
             ]
 
-        odd = self._addresses(m, command, beat[0], late_beat, row, scale)
+        odd = self._addresses(m, command, beat[0], late_first, late_beat, row, scale)
         self._embedding(m, constants, lanes, scale, odd)
         written = known_at(p.write_delay, "written", ("op",))
         self._writes(m, written.op, beat[p.write_delay], late, first[p.write_delay - 1])
@@ -188,7 +188,7 @@ class VectorUnit(wiring.Component):
             noise.load.eq(first[data_at + Stage.WORD - noise.LATENCY - 1]),
             noise.state.eq(command.noise),
             noise.step.eq(beat[data_at + Stage.WORD - noise.LATENCY]),
-            statistics.clear.eq(first[data_at + Stage.RESULT - 1]),
+            statistics.first.eq(first[data_at + Stage.RESULT]),
             statistics.choose.eq(has(counted.op, statistic=Statistic.CHOICE)),
             statistics.valid.eq(beat[data_at + Stage.RESULT]),
         ]
@@ -203,11 +203,11 @@ class VectorUnit(wiring.Component):
             ]
         return m
 
-    def _control(self, m, accept):
+    def _control(self, m, command, accept):
         """Beats, and EMBED's row before them.
 
-        Beats, first and last ones, and beats of steps that read late, come as lists: element c is c
-        cycles after the addresses.
+        Beats, first and last ones, and the same of steps that read late, come as lists: element c
+        is c cycles after the addresses.
         """
         p = self.parameters
         levels = exact_log2(p.elements)
@@ -217,34 +217,49 @@ class VectorUnit(wiring.Component):
         bits = Signal(range(TOKEN_BITS))
         begun = Signal()
         rest = Signal(range(p.spacing))
-        reads_late = Signal()
+        is_late = Signal()
         under_way = Signal(range(p.latency // p.spacing + 3))  # steps
         m.d.comb += [last.eq(run & (beats == 0)), first.eq(run & ~begun)]
-        m.d.sync += begun.eq(run)
-        lists = {"beat": [run], "first": [first], "last": [last], "late_beat": [run & reads_late]}
+        m.d.sync += begun.eq(run & ~last)
+        lists = {"beat": [run], "first": [first], "last": [last]}
+        lists |= {"late_first": [first & is_late], "late_beat": [run & is_late]}
         for cycle in range(p.latency):
             for name, pulses in lists.items():
                 pulses.append(Signal(name=f"{name}_{cycle + 1}"))
                 m.d.sync += pulses[-1].eq(pulses[-2])
-        runs, firsts, lasts, lates = lists.values()
+        runs, firsts, lasts, late_firsts, lates = lists.values()
         m.d.sync += under_way.eq(under_way + accept - lasts[p.latency])
         m.d.comb += self.busy.eq(under_way != 0)
-        with m.If(lasts[Stage.LATE] & lates[Stage.LATE]):
-            m.d.sync += reads_late.eq(0)
+
+        # Steps that have yet to read late, all of the same operation: another one might need the
+        # same port.
+        reading = Signal(2)
+        reads = accept & offered.op.matches(*LATE)
+        m.d.sync += reading.eq(reading + reads - (lasts[Stage.LATE] & lates[Stage.LATE]))
+        free = (rest == 0) & ((reading == 0) | (offered.op == command.op))
+        with m.If(self.command.ready):
+            m.d.sync += [
+                beats.eq((offered.length - 1) >> levels),
+                bits.eq(0),
+                is_late.eq(offered.op.matches(*LATE)),
+            ]
+        with m.Elif(run):
+            m.d.sync += beats.eq(beats - 1)
+        with m.If(accept | scale):
+            m.d.sync += rest.eq(p.spacing - 1)
+        with m.Elif(rest != 0):
+            m.d.sync += rest.eq(rest - 1)
+
+        def accepting():
+            m.d.comb += self.command.ready.eq(free)
+            with m.If(accept):
+                m.next = "RUN"
+                with m.If(has(offered.op, table=Table.ROW)):
+                    m.next = "ROW"
 
         with m.FSM():
             with m.State("IDLE"):
-                m.d.comb += self.command.ready.eq(1)
-                m.d.sync += [
-                    beats.eq((offered.length - 1) >> levels),
-                    bits.eq(0),
-                    rest.eq(p.spacing - 2),
-                    reads_late.eq(accept & offered.op.matches(*LATE)),
-                ]
-                with m.If(self.command.valid):
-                    m.next = "RUN"
-                    with m.If(has(offered.op, table=Table.ROW)):
-                        m.next = "ROW"
+                accepting()
             with m.State("ROW"):
                 m.d.comb += row.eq(1)
                 m.d.sync += bits.eq(bits + 1)
@@ -262,17 +277,10 @@ class VectorUnit(wiring.Component):
                 m.next = "RUN"
             with m.State("RUN"):
                 m.d.comb += run.eq(1)
-                m.d.sync += beats.eq(beats - 1)
-                with m.If(rest != 0):
-                    m.d.sync += rest.eq(rest - 1)
                 with m.If(last):
-                    m.next = "REST"
-            with m.State("REST"):
-                with m.If(rest != 0):
-                    m.d.sync += rest.eq(rest - 1)
-                with m.Elif(~reads_late):
                     m.next = "IDLE"
-        return runs, firsts, lasts, lates, row, scale
+                    accepting()
+        return runs, firsts, lasts, late_firsts, lates, row, scale
 
     def _report(self, m, report, last, statistics):
         """What a step leaves, in its last cycle."""
@@ -368,22 +376,22 @@ class VectorUnit(wiring.Component):
         """Of an address in beats, of any written memory."""
         return max(len(self.activations_write.address), 16)
 
-    def _addresses(self, m, command, beat, late_beat, row, scale):
-        """Read addresses, which count at the beats that need them; returns EMBED's odd beats."""
+    def _addresses(self, m, command, beat, late_first, late_beat, row, scale):
+        """Read addresses, which count at the beats that need them; returns EMBED's odd beats.
+
+        A late one begins late as well: until then its port may serve the step before.
+        """
         offered = self.command.payload
-        op = offered.op
         for memory in ("vectors", "multiplicands", "states", "sums"):
             port, late_ops = getattr(self, memory), late_reads(memory)
-            late = op.matches(*late_ops)
+            late = command.op.matches(*late_ops)
+            begins, goes_on = late & late_first[Stage.LATE - 1], late & late_beat[Stage.LATE]
             (base,) = set(late_ops.values()) or {"source"}
-            is_late = Signal()
-            with m.If(self.command.ready):
-                begin = Mux(late, offered[base], offered.source)
-                m.d.sync += [
-                    port.address.eq(self._of(memory, offered.context, begin)),
-                    is_late.eq(late),
-                ]
-            with m.Elif(Mux(is_late, late_beat[Stage.LATE], beat)):
+            with m.If(begins | self.command.ready & ~goes_on):
+                begin = self._of(memory, offered.context, offered.source)
+                late_begin = self._of(memory, command.context, command[base])
+                m.d.sync += port.address.eq(Mux(begins, late_begin, begin))
+            with m.Elif(goes_on | beat):
                 m.d.sync += port.address.eq(port.address + 1)
 
         # The table's address also collects token * operand, bit by bit.
@@ -393,20 +401,23 @@ class VectorUnit(wiring.Component):
         m.d.comb += self.tables.address.eq(address)
         stride = Signal(len(address), reset_less=True)
         token = Signal(TOKEN_BITS, reset_less=True)
-        embed, update, odd = Signal(), Signal(), Signal()
-        count = Mux(embed, scale | beat & odd, Mux(update, late_beat[Stage.VALUE], beat))
+        embed, odd = Signal(), Signal()
+        late = has(command.op, table=Table.BOUNDS)
+        begins, goes_on = late & late_first[Stage.VALUE - 1], late & late_beat[Stage.VALUE]
+        count = goes_on | Mux(embed, scale | beat & odd, beat)
+        with m.If(begins | self.command.ready & ~goes_on):
+            m.d.sync += address.eq(Mux(begins, command.address, offered.address))
+        with m.Else():
+            m.d.sync += address.eq(address + Mux(row, Mux(token[0], stride, 0), count))
         with m.If(self.command.ready):
             m.d.sync += [
-                address.eq(offered.address),
                 stride.eq(offered.operand),
                 token.eq(offered.token),
-                embed.eq(has(op, table=Table.ROW)),
-                update.eq(has(op, table=Table.BOUNDS)),
+                embed.eq(has(offered.op, table=Table.ROW)),
                 odd.eq(0),
             ]
         with m.Else():
             m.d.sync += [
-                address.eq(address + Mux(row, Mux(token[0], stride, 0), count)),
                 stride.eq(stride << 1),
                 token.eq(token >> 1),
                 odd.eq(odd ^ beat),
