@@ -11,7 +11,7 @@ program's first part.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -160,8 +160,8 @@ class Flight:
         The unit takes it.
     idle : int
         First cycle in which all that it does is done.
-    ready : int
-        First cycle in which its unit can take the next step.
+    ready : function of Descriptor
+        First cycle in which its unit can take that step next.
     to_register : bool
         The vector unit's scale for a register is the last thing that it does.
     """
@@ -169,7 +169,7 @@ class Flight:
     number: int
     begun: int
     idle: int
-    ready: int
+    ready: Callable[[Descriptor], int]
     to_register: bool = False
 
 
@@ -191,14 +191,14 @@ class UnitClock:
         flights = self.flights[unit]
         return flights[-1 - steps] if steps is not None and steps < len(flights) else None
 
-    def place(self, unit: Unit, cycle: int) -> tuple[int, Flight | None]:
-        """First cycle from this one on in which a step for a unit is taken, by it or by the queue
-        before it, and the step that is in the way."""
-        flights, queued = self.flights.get(unit, ()), self._machine.queued
+    def place(self, step: Descriptor, cycle: int) -> tuple[int, Flight | None]:
+        """First cycle from this one on in which a step is taken, by its unit or by the queue before
+        that, and the step that is in the way."""
+        flights, queued = self.flights.get(step.unit, ()), self._machine.queued
         if len(flights) <= max(0, queued - 1):
             return cycle, None
         before = flights[-max(1, queued)]
-        free = before.begun + 1 if queued else before.ready
+        free = before.begun + 1 if queued else before.ready(step)
         return (free, before) if free > cycle else (cycle, None)
 
     def issue(self, number: int, step: Descriptor, cycle: int) -> int:
@@ -209,22 +209,23 @@ class UnitClock:
             return cycle
         if units.queued:
             waiting = self.flights[step.unit]
-            cycle = max([cycle + 1, *(flight.ready for flight in waiting[-1:])])
+            cycle = max([cycle + 1, *(flight.ready(step) for flight in waiting[-1:])])
         match step.unit:
             case Unit.ENGINE:
                 engine = units.engine
                 least = engine.cycles(step.length, step.operand) - engine.latency
                 rows = step.length * step.operand
                 late = self._supply.take(step.address, rows, cycle, least) - least
+                free = cycle + late + engine.spacing(step.length, step.operand)
                 flight = Flight(
                     number=number,
                     begun=cycle,
                     idle=cycle + late + least + engine.latency,
-                    ready=cycle + late + engine.spacing(step.length, step.operand),
+                    ready=lambda _: free,
                 )
             case Unit.SCALAR:
                 idle = cycle + units.scalar.cycles(ScalarOp(step.op))
-                flight = Flight(number=number, begun=cycle, idle=idle, ready=idle)
+                flight = Flight(number=number, begun=cycle, idle=idle, ready=lambda _: idle)
                 # The register file takes the scalar unit's result first.
                 for other in self.flights[Unit.VECTOR]:
                     other.idle += other.to_register and other.idle == idle
@@ -240,7 +241,9 @@ class UnitClock:
                     number=number,
                     begun=cycle,
                     idle=idle,
-                    ready=cycle + vector.period(step.length, op, step.operand),
+                    ready=lambda following: (
+                        cycle + vector.period(step.length, op, step.operand, following)
+                    ),
                     to_register=OPERATIONS[op].measured,
                 )
         self.flights[step.unit].append(flight)
@@ -393,7 +396,7 @@ def predict(image: Image, machine: Machine | None = None, contexts: int = 1) -> 
                 flight = clock.left(unit, left[unit])
                 if flight is not None and flight.idle >= free and flight.idle > looked:
                     free, blocker = flight.idle, flight.number
-            issued, before = clock.place(descriptor.unit, free + Sequencer.READ_CYCLES)
+            issued, before = clock.place(descriptor, free + Sequencer.READ_CYCLES)
             if before is not None:
                 free, blocker = issued, before.number
             rows.append(

@@ -10,7 +10,7 @@ from hw.arch.arithmetic import HIDDEN_BITS, OPERAND_BITS, PRODUCT_PLACE, RESIDUA
 from hw.arch.operations import LATE, OPERATIONS, Statistic, Table, VectorOp
 from hw.arch.program import Space
 from hw.units.commands import VectorCommand
-from hw.units.vector import VectorParameters
+from hw.units.vector import STATISTIC_CYCLES, VectorParameters
 from hw.units.vector_unit import VectorUnit
 from weights.fixed import (
     FULL_SCALE,
@@ -202,7 +202,7 @@ class Bench:
         self.context = self.rng.randrange(CONTEXTS)
 
     async def offer(self, ctx, fields):
-        """A command, until it is taken."""
+        """A command, until it is taken. Returns the cycles that this takes."""
         command = self.dut.command
         payload = {
             name: dataclasses.asdict(value) if isinstance(value, Scale) else value
@@ -210,11 +210,14 @@ class Bench:
         }
         ctx.set(command.payload, payload)
         ctx.set(command.valid, 1)
+        cycles = 1
         while not ctx.get(command.ready):
+            cycles += 1
             await ctx.tick()
         await ctx.tick()
         ctx.set(command.valid, 0)
-        ctx.set(command.payload, {})
+        ctx.set(command.payload, {"length": 0xFFFF})
+        return cycles
 
     @staticmethod
     def expected_statistics(command, expected):
@@ -244,12 +247,15 @@ class Bench:
         payload, choice = offered.payload, chosen.payload
         sampled = offered.valid, payload.value, payload.exponent, payload.register
         sampled += chosen.valid, choice.context, choice.token
+        cycles = STATISTIC_CYCLES
         async for _, _, *values in ctx.tick().sample(*sampled):
             valid, *statistic, is_chosen, context, token = values
             if valid:
+                assert cycles >= STATISTIC_CYCLES
                 self.statistics.append(tuple(statistic))
             if is_chosen:
                 self.choices.append((context, token))
+            cycles = 1 if valid else cycles + 1
 
     # Operands as programs make them.
 
@@ -474,7 +480,7 @@ def test_steps_follow_each_other(parameters, eager):
         bench.operands = None
         ctx.set(dut.statistic.ready, 1)
         seen = bench.statistics = []
-        wanted, choices = [], []
+        wanted, choices, before = [], [], None
         memories = {name: list(values) for name, values in bench.memories.items()}
         for number in range(60):
             bench.context = bench.rng.randrange(CONTEXTS)
@@ -490,7 +496,10 @@ def test_steps_follow_each_other(parameters, eager):
                 end = start + beats * p.elements
                 memories[row.writes][start:end] = [None] * (end - start)
                 memories[row.writes][start : start + command.length] = outcome.elements
-            await bench.offer(ctx, vars(command))
+            cycles = await bench.offer(ctx, vars(command))
+            if eager and before is not None:
+                assert cycles == p.period(before.length, before.op, following=command)
+            before = command
             while not eager and bench.rng.random() < 0.8:
                 await ctx.tick()
         while ctx.get(dut.busy):

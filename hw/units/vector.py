@@ -32,6 +32,10 @@ from weights.fixed import GAIN_SHIFT
 EMBED_CYCLES = TOKEN_BITS + 1
 """Cycles that EMBED takes before its first beat: the row's address and its scale."""
 
+STATISTIC_CYCLES = 7
+"""Least cycles from a step's statistic to that of the next: the way of one to its register, where
+the scalar unit and a run's beginning go first."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
@@ -133,17 +137,24 @@ class VectorParameters:
         length: int,
         op: VectorOp = VectorOp.NORM,
         operand: int = 0,
-        following: VectorOp | None = None,
+        following=None,
     ) -> int:
-        """Cycles from the acceptance of a command until the ``following`` one can be accepted.
+        """Cycles from the acceptance of a command until the next one can be accepted.
 
         Operands that are needed late are read late, through ports that a step of another operation
-        might need.
+        might need. A short step must not end too soon after this one.
+
+        Parameters
+        ----------
+        following
+            The next command, with ``op`` and ``length``; by default long, and of another one.
         """
-        beats = -(-length // self.elements)
-        if op in LATE and following != op:
-            beats += Stage.LATE + 1
-        return max(beats, self.spacing) + self._before(op, operand)
+        beats = after = -(-length // self.elements)
+        if op in LATE and (following is None or following.op != op):
+            after = beats + Stage.LATE + 1
+        if following is not None:
+            after = max(after, beats + STATISTIC_CYCLES - -(-following.length // self.elements))
+        return max(after, self.spacing) + self._before(op, operand)
 
     def cycles(self, length: int, op: VectorOp = VectorOp.NORM, operand: int = 0) -> int:
         """Cycles from the acceptance of a command until all is written and the statistic is given.

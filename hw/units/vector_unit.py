@@ -33,7 +33,7 @@ from hw.units.embedding import EmbeddingRow
 from hw.units.lane import PLACES, USES, Factor, LaneControl, Stage, VectorLane, has
 from hw.units.noise import NoiseParameters
 from hw.units.statistics import STATISTIC_BITS, Statistics
-from hw.units.vector import VectorParameters
+from hw.units.vector import STATISTIC_CYCLES, VectorParameters
 from weights.fixed import EXPONENT_BITS, GAIN_SHIFT
 
 LAST_BLOCK = len(BLOCK_SHIFTS) - 1
@@ -59,7 +59,7 @@ class VectorUnit(wiring.Component):
     command : In(stream.Signature(VectorCommand))
     statistic : Out(stream.Signature(raw_layout(43)))
         Of the operations that leave one, for register ``result`` of the command. Offered for one
-        cycle, in which it has to be taken; the next one is at least ``parameters.spacing`` later.
+        cycle, in which it has to be taken; the next one is at least `STATISTIC_CYCLES` later.
     done : Out(1)
         The last cycle of a step that leaves no statistic.
     busy : Out(1)
@@ -236,7 +236,16 @@ class VectorUnit(wiring.Component):
         reading = Signal(2)
         reads = accept & offered.op.matches(*LATE)
         m.d.sync += reading.eq(reading + reads - (lasts[Stage.LATE] & lates[Stage.LATE]))
-        free = (rest == 0) & ((reading == 0) | (offered.op == command.op))
+        # A short step has to begin later, so that its statistic finds the last one at its register.
+        ended = Signal(range(STATISTIC_CYCLES))  # cycles ago
+        more = (offered.length - 1)[levels:INDEX_BITS]  # beats, less one
+        bits_ended = len(ended)
+        early_end = ~more[bits_ended:].any() & (more[:bits_ended] + ended < STATISTIC_CYCLES - 1)
+        with m.If(run):
+            m.d.sync += ended.eq(last)
+        with m.Elif(ended != STATISTIC_CYCLES - 1):
+            m.d.sync += ended.eq(ended + 1)
+        free = (rest == 0) & ((reading == 0) | (offered.op == command.op)) & ~early_end
         with m.If(self.command.ready):
             m.d.sync += [
                 beats.eq((offered.length - 1) >> levels),
