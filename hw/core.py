@@ -138,9 +138,7 @@ class Core(wiring.Component):
         m.d.comb += [
             sequencer.engine_done.eq(engine.done),
             sequencer.engine_active.eq(engine.active),
-            sequencer.vector_done.eq(
-                vector.done | (registers.vector.valid & registers.vector.ready)
-            ),
+            sequencer.vector_done.eq(vector.done | normaliser.done),
             sequencer.scalar_done.eq(registers.scalar.valid & registers.scalar.ready),
             sequencer.register_value.eq(registers.value),
             self.program.read.address.eq(sequencer.program_address),

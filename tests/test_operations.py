@@ -68,4 +68,4 @@ def test_which():
     assert which(table=Table.BOUNDS) == (VectorOp.UPDATE,)
     assert which(writes="sums") == ()
     measured = [op.name for op, row in OPERATIONS.items() if row.measured]
-    assert measured == ["EMBED", "NORM", "PEAK", "GATE", "RESIDUAL"]
+    assert measured == ["EMBED", "NORM", "PEAK", "GATE", "RESIDUAL", "MEASURE"]

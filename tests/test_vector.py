@@ -18,7 +18,6 @@ from weights.fixed import (
     KEY_FRACTION,
     NORM_SHIFT,
     ONE,
-    PLAIN_SHIFT,
     PREACTIVATION_FRACTION,
     ZERO,
     Scale,
@@ -174,17 +173,20 @@ class Bench:
             await ctx.tick()
         await self.offer(ctx, fields)
         assert not ctx.get(dut.command.ready)
-        cycles, ready = 0, []
+        cycles, ends, ready = 0, [], []
         while ctx.get(dut.busy):
             cycles += 1
             assert cycles < 1000
+            statistic = dut.statistic
+            if ctx.get(dut.done) or (ctx.get(statistic.valid) and ctx.get(statistic.payload.last)):
+                ends.append(cycles)
             if ctx.get(dut.command.ready):
                 ready.append(cycles)
             await ctx.tick()
 
         name = VectorOp(command.op).name
         assert self.statistics == self.expected_statistics(command, expected), name
-        assert cycles == p.cycles(command.length, command.op), name
+        assert ends == [p.cycles(command.length, command.op)], name
         assert ready[0] == p.period(command.length, command.op), name
         assert self.choices == self.expected_choices(command, expected), name
         if expected.elements:
@@ -223,8 +225,10 @@ class Bench:
     def expected_statistics(command, expected):
         if expected.value is None:
             return []
-        register = command.result + 16 * command.context
-        return [(expected.value, expected.exponent, register)]
+        registers = 16 * command.context
+        energy = [] if expected.energy is None else [(*expected.energy, command.result + 1)]
+        peak = expected.value, expected.exponent, command.result
+        return [(value, e, registers + register % 16) for value, e, register in (*energy, peak)]
 
     @staticmethod
     def expected_choices(command, expected):
@@ -310,12 +314,12 @@ def test_embed(elements):
 
 
 @each_width
-@pytest.mark.parametrize("op", [VectorOp.NORM, VectorOp.PEAK, VectorOp.QUANT])
+@pytest.mark.parametrize("op", [VectorOp.NORM, VectorOp.PEAK, VectorOp.QUANT, VectorOp.MEASURE])
 def test_norms(elements, op):
     @run(elements, 2)
     async def steps(bench, ctx):
         for length in bench.lengths():
-            for space in (Space.VECTORS, Space.SUMS):
+            for space in (Space.VECTORS, Space.SUMS, Space.MULTIPLICANDS):
                 source, address = bench.place(length), bench.place(length)
                 bench.fill("tables", [32767, -32767, 0][:length], address)
                 bench.memories["tables"] = [max(t, -32767) for t in bench.memories["tables"]]
@@ -336,23 +340,6 @@ def test_norms(elements, op):
                     fields["dest"] = bench.rng.randint(0, (BEATS - beats) // beats_per_row)
                     fields["b_register"] = 1
                 await bench.issue(ctx, **fields)
-
-
-@each_width
-def test_norm_by_scale(elements):
-    @run(elements, 3)
-    async def steps(bench, ctx):
-        for length in bench.lengths():
-            source = bench.place(length)
-            await bench.issue(
-                ctx, op=VectorOp.NORM, length=length, source=source, b_register=1, b=ONE,
-                shift=PLAIN_SHIFT, a=bench.peak("vectors", source, length),
-            )  # fmt: skip
-            await bench.issue(
-                ctx, op=VectorOp.NORM, length=length, source=source, b_register=1, b=ONE,
-                shift=PLAIN_SHIFT, a=bench.peak("multiplicands", source, length),
-                space=Space.MULTIPLICANDS,
-            )  # fmt: skip
 
 
 @each_width
@@ -520,8 +507,8 @@ def test_eight_elements():
         for length in (1, 8, 21):
             source = bench.place(length)
             await bench.issue(
-                ctx, op=VectorOp.NORM, length=length, source=source, b_register=1, b=ONE,
-                shift=PLAIN_SHIFT, a=bench.peak("vectors", source, length),
+                ctx, op=VectorOp.MEASURE, length=length, source=source, shift=GAIN_SHIFT,
+                a=bench.peak("vectors", source, length),
             )  # fmt: skip
             await bench.issue(
                 ctx, op=VectorOp.CHOOSE, length=length, space=Space.SUMS, source=source,

@@ -22,7 +22,6 @@ from weights.fixed import (
     KEY_FRACTION,
     NORM_SHIFT,
     ONE,
-    PLAIN_SHIFT,
     PREACTIVATION_FRACTION,
     SUM_PEAKS,
     Scale,
@@ -36,6 +35,7 @@ R_ONE, R_SUMS, R_FULL_SCALE = 0, 1, 2
 R_X_PEAK, R_H_PEAK, R_PEAK, R_ENERGY, R_ROOT, R_INVERSE = 3, 4, 5, 6, 7, 8
 R_SIGMA_I, R_SIGMA_F, R_SIGMA, R_WORK, R_MIDDLE_SUMS = 9, 10, 11, 12, 13
 R_HEAD_SIGMA = 14
+assert R_ENERGY == R_PEAK + 1 and R_WORK == R_SIGMA + 1  # MEASURE leaves an energy behind a peak
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +77,15 @@ class _Assembler(Assembler):
     def root(self, step: str) -> None:
         self.scalar(f"{step} root", ScalarOp.SQRT, R_ROOT, b=R_ENERGY)
 
-    def gained(self, name: str, peak: int, source: int, length: int, result: int) -> Gained:
+    def gained(
+        self,
+        name: str,
+        peak: int,
+        source: int,
+        length: int,
+        result: int,
+        op: VectorOp = VectorOp.PEAK,
+    ) -> Gained:
         """The peak of a vector's gained form for matrix ``name``."""
         form = Gained(
             step=name.rsplit(".", 1)[-1],
@@ -85,7 +93,7 @@ class _Assembler(Assembler):
             peak=result,
             fields={"a": peak, "shift": GAIN_SHIFT, "source": source, **self.table(f"{name}.gain")},
         )
-        self.vector(f"{form.step} peak", VectorOp.PEAK, length, result=result, **form.fields)
+        self.vector(f"{form.step} peak", op, length, result=result, **form.fields)
         return form
 
     def inverse(self, form: Gained) -> None:
@@ -209,9 +217,9 @@ def compile_mmfree(model: IntegerModel, geometry: Geometry) -> Image:
             "output gate", VectorOp.GATE, d, b=R_ONE, b_register=1, result=R_H_PEAK,
             space=Space.STATES, source=n * beats, operand=0, address=t, dest=other,
         )  # fmt: skip
-        asm.vector(
-            "g energy", VectorOp.NORM, d, a=R_SUMS, b=R_ONE, b_register=1, result=R_WORK,
-            shift=PLAIN_SHIFT, space=Space.MULTIPLICANDS,
+        asm.vector(  # for its energy, in R_WORK: nobody asks for the peak
+            "g energy", VectorOp.MEASURE, d, a=R_SUMS, result=R_SIGMA, shift=GAIN_SHIFT,
+            space=Space.MULTIPLICANDS,
         )  # fmt: skip
         of_o = asm.gained(f"{attn}.o", R_H_PEAK, other, d, R_PEAK)
         asm.norm("o", f"{attn}.o.norm", R_H_PEAK, other, d)
@@ -244,11 +252,7 @@ def compile_mmfree(model: IntegerModel, geometry: Geometry) -> Image:
         epsilon = units.epsilon(model.scale(f"{mlp}.down.epsilon"))
         asm.scalar("down epsilon", ScalarOp.MOVE, R_WORK, b=epsilon)
         asm.scalar("down epsilon", ScalarOp.DIV, R_WORK, a=R_WORK, b=R_SIGMA)
-        of_down = asm.gained(f"{mlp}.down", R_H_PEAK, other, m, R_PEAK)
-        asm.vector(
-            "down energy", VectorOp.NORM, m, a=R_H_PEAK, b=R_ONE, b_register=1, result=R_ENERGY,
-            shift=PLAIN_SHIFT, source=other,
-        )  # fmt: skip
+        of_down = asm.gained(f"{mlp}.down", R_H_PEAK, other, m, R_PEAK, op=VectorOp.MEASURE)
         asm.inverse(of_down)
         asm.quantise(of_down, 0)
         asm.scalar("down epsilon", ScalarOp.ADD, R_ENERGY, a=R_ENERGY, b=R_WORK)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from host.compiler.layout import ceil_div
 from hw.arch.geometry import Geometry
-from hw.arch.operations import OPERATIONS, Table, VectorOp
+from hw.arch.operations import OPERATIONS, Statistic, Table, VectorOp
 from hw.arch.program import ANY, UNITS, ControlOp, Descriptor, ScalarOp, Space, Unit, unroll
 
 Span = tuple[str, int, int]
@@ -85,6 +85,8 @@ def _vector(step: Descriptor, geometry: Geometry) -> tuple[list[Span], list[Span
         writes.append((row.writes, step.dest, step.dest + beats))
     if row.measured:
         writes.append(_register(step.result))
+    if row.statistic == Statistic.BOTH:
+        writes.append(_register(step.result + 1))
     return reads, writes
 
 

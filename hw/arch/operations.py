@@ -15,7 +15,7 @@ class VectorOp(enum.IntEnum):
     """
 
     EMBED = 0  # code * row scale
-    NORM = 1  # (n * coefficient)^2; the coefficient may be K
+    NORM = 1  # (n * coefficient)^2
     PEAK = 2  # n * coefficient
     QUANT = 3  # n * coefficient * K, as a code
     SILU = 4  # silu(z)
@@ -23,6 +23,7 @@ class VectorOp(enum.IntEnum):
     GATE = 6  # silu(z) * (factor >> address)
     RESIDUAL = 7  # residual + z
     CHOOSE = 8  # z + noise
+    MEASURE = 9  # n * coefficient, and n^2
 
 
 class Table(enum.Enum):
@@ -40,6 +41,7 @@ class Statistic(enum.Enum):
     NOTHING = "-"
     PEAK = "peak"  # largest magnitude, for register ``result``
     ENERGY = "energy"  # sum of squares, for register ``result``
+    BOTH = "both"  # the largest magnitude, and the sum of squares for the register behind it
     CHOICE = "choice"  # index of the largest element: the next token
 
 
@@ -71,9 +73,19 @@ class Operation:
     statistic: Statistic = Statistic.NOTHING
 
     @property
+    def peak(self) -> bool:
+        """Whether the largest magnitude goes to a register."""
+        return self.statistic in (Statistic.PEAK, Statistic.BOTH)
+
+    @property
+    def energy(self) -> bool:
+        """Whether the sum of squares does."""
+        return self.statistic in (Statistic.ENERGY, Statistic.BOTH)
+
+    @property
     def measured(self) -> bool:
         """Whether a statistic goes to a register."""
-        return self.statistic in (Statistic.PEAK, Statistic.ENERGY)
+        return self.peak or self.energy
 
 
 OPERATIONS = {
@@ -100,6 +112,7 @@ OPERATIONS = {
         scaled=True, reads={"vectors": "operand"}, writes="vectors", statistic=Statistic.PEAK
     ),
     VectorOp.CHOOSE: Operation(scaled=True, statistic=Statistic.CHOICE),
+    VectorOp.MEASURE: Operation(table=Table.COEFFICIENTS, statistic=Statistic.BOTH),
 }
 
 

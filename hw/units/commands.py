@@ -69,11 +69,13 @@ ChoiceLayout = data.StructLayout({"context": CONTEXT_BITS, "token": TOKEN_BITS})
 
 
 def raw_layout(width: int) -> data.StructLayout:
-    """An integer on its way to a scale: ``value * 2**exponent`` for ``register``."""
+    """An integer on its way to a scale: ``value * 2**exponent`` for ``register``, and whether it is
+    the last one of its step."""
     return data.StructLayout(
         {
             "value": unsigned(width),
             "exponent": signed(EXPONENT_BITS),
             "register": RESULT_BITS,
+            "last": 1,
         }
     )

@@ -28,9 +28,10 @@ from hw.arch.program import Space
 from hw.pipeline import delay
 from hw.units.noise import WORD_BITS
 from hw.units.tables import DrawNormaliser, TableUnit
+from weights.fixed import PLAIN_SHIFT
 
 SQUARED_BITS = 15
-"""Of what NORM squares: 18 + 16 bits, shifted right by 19; or 18, shifted right by 4."""
+"""Of what is squared: 18 + 16 bits, shifted right by 19; or 18, shifted right by 4."""
 ENERGY_BITS = 2 * (SQUARED_BITS - 2) + 1
 TERM_BITS = 2 * OPERAND_BITS - 1 - PRODUCT_PLACE
 """Of a shifted product: a coefficient that is not of a table is never negative."""
@@ -56,6 +57,7 @@ LaneControl = data.StructLayout(
         "constant": signed(OPERAND_BITS),
         "block": range(len(BLOCK_SHIFTS)),  # which shift of the main operand
         "place": range(PLACES),  # which shift of its product
+        "squares": 1,  # the operand itself is squared, not its product
         "draw": 1,  # the table is that of the noise
         "update": 1,
         "factor": Factor,
@@ -101,7 +103,7 @@ USES = {
     Stage.MAIN: ("embed", "space", "tabled", "constant"),
     Stage.OPERAND: ("block",),
     Stage.PRODUCT: ("place",),
-    Stage.SHIFTED: ("rounded",),
+    Stage.SHIFTED: ("rounded", "squares"),
     Stage.TERM: ("draw",),
     Stage.VALUE: ("update", "factor", "multiplier"),
     Stage.LATE: ("first", "narrow"),
@@ -136,9 +138,9 @@ class VectorLane(wiring.Component):
     word : In(32)
         Random word at ``WORD``.
     energy : Out(27)
-        Square of NORM's element at ``GATED``.
+        Square of NORM's element, or of MEASURE's operand, at ``GATED``.
     result : Out(signed(24))
-        Element, PEAK's gained element or CHOOSE's key at ``RESULT``.
+        Element, gained element or CHOOSE's key at ``RESULT``.
     result_code : Out(signed(8))
         QUANT's code at ``RESULT``.
     """
@@ -191,8 +193,12 @@ class VectorLane(wiring.Component):
         half = shifted[0] & self.control.SHIFTED.rounded
 
         # TERM
+        plain = (normal >> PLAIN_SHIFT).as_signed()
+        plain = delay(m, plain, Stage.SHIFTED - Stage.NORMAL, name="plain")
         argument = Signal(signed(OPERAND_BITS), reset_less=True)
-        m.d.sync += argument.eq(saturate(term, OPERAND_BITS))
+        m.d.sync += argument.eq(
+            Mux(self.control.SHIFTED.squares, plain, saturate(term, OPERAND_BITS))
+        )
         term = delay(m, Cat(half, term), Stage.LAST - Stage.SHIFTED, name="term")
 
         # VALUE

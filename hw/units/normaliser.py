@@ -52,6 +52,8 @@ class Normaliser(wiring.Component):
     -------
     raw : ``In(stream.Signature(raw_layout(width)))``
     result : ``Out(stream.Signature(ScalarResult))``
+    done : ``Out(1)``
+        A scale is transferred that is the last one of its step.
     busy : ``Out(1)``
         From the cycle after a value's acceptance until its scale was transferred.
     """
@@ -62,6 +64,7 @@ class Normaliser(wiring.Component):
             {
                 "raw": In(stream.Signature(raw_layout(parameters.width))),
                 "result": Out(stream.Signature(ScalarResult)),
+                "done": Out(1),
                 "busy": Out(1),
             }
         )
@@ -73,12 +76,13 @@ class Normaliser(wiring.Component):
         top = max(width, 2 * MANTISSA_BITS + 1)
 
         register = Signal.like(raw.register, reset_less=True)
+        last = Signal(reset_less=True)
         value = Signal(top, reset_less=True)
         exponent = Signal(signed(EXPONENT_BITS), reset_less=True)
         m.d.comb += self.raw.ready.eq(~self.busy)
         accept = self.raw.valid & self.raw.ready
         with m.If(accept):
-            m.d.sync += register.eq(raw.register)
+            m.d.sync += [register.eq(raw.register), last.eq(raw.last)]
             m.d.sync += value.eq(raw.value << (top - width))
             m.d.sync += exponent.eq(raw.exponent + (width - MANTISSA_BITS))
 
@@ -109,6 +113,7 @@ class Normaliser(wiring.Component):
         stages = Signal(self.parameters.latency)
         m.d.sync += stages.eq(Cat(accept, stages))
         m.d.comb += self.result.valid.eq(stages[-1])
+        m.d.comb += self.done.eq(self.result.valid & self.result.ready & last)
         m.d.comb += self.busy.eq(stages.any())
         with m.If(self.result.valid & ~self.result.ready):
             m.d.sync += stages[-1].eq(1)

@@ -19,9 +19,9 @@ EARLIER = Stage.RESULT - Stage.GATED
 class Statistics(wiring.Component):
     """Sum of squares, largest magnitude, and largest key with its index, over all beats of a step.
 
-    A beat's results come `EARLIER` cycles after its energies; ``valid``, ``present`` and ``choose``
-    come with the results. The outputs hold all beats up to one ``latency(elements)`` cycles after
-    that beat's results. One beat per cycle.
+    A beat's results come `EARLIER` cycles after its energies; ``first``, ``valid``, ``present`` and
+    ``choose`` come with the results. The outputs hold all beats up to one ``latency(elements)``
+    cycles after that beat's energies or results. One beat per cycle.
 
     Members
     -------
@@ -29,7 +29,7 @@ class Statistics(wiring.Component):
     choose : In(1), results are keys
     valid : In(1)
     present : In(elements), elements that count
-    energy_present : In(elements), the same, with the energies
+    energy_first, energy_valid, energy_present : the same, with the energies
     energies : In(ArrayLayout(27, elements))
     results : In(ArrayLayout(signed(24), elements))
     energy : Out(43)
@@ -49,6 +49,8 @@ class Statistics(wiring.Component):
                 "choose": In(1),
                 "valid": In(1),
                 "present": In(elements),
+                "energy_first": In(1),
+                "energy_valid": In(1),
                 "energy_present": In(elements),
                 "energies": In(data.ArrayLayout(ENERGY_BITS, elements)),
                 "results": In(data.ArrayLayout(signed(RESIDUAL_BITS), elements)),
@@ -61,10 +63,10 @@ class Statistics(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         levels = exact_log2(self.elements)
-        # Until what comes with ``valid`` is masked and through a tree.
-        valid, first = (
+        # Until what comes with them is masked and through a tree.
+        valid, first, energy_valid, energy_first = (
             delay(m, each, 1 + levels, name=f"{each.name}_tree", reset_less=False)
-            for each in (self.valid, self.first)
+            for each in (self.valid, self.first, self.energy_valid, self.energy_first)
         )
 
         # Squares: masked, added in a tree, accumulated.
@@ -80,9 +82,8 @@ class Statistics(wiring.Component):
                 m.d.sync += node.eq(left + right)
                 sums.append(node)
             nodes = sums
-        beat_energy = delay(m, nodes[0], EARLIER, name="beat_energy")
-        with m.If(valid):
-            m.d.sync += self.energy.eq(Mux(first, 0, self.energy) + beat_energy)
+        with m.If(energy_valid):
+            m.d.sync += self.energy.eq(Mux(energy_first, 0, self.energy) + nodes[0])
 
         # Keys or magnitudes: a tree of the larger and its lane, then the largest so far. The left
         # one wins a draw. What does not count is no more than any of them, and never the first.

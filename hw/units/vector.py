@@ -25,9 +25,9 @@ from hw.units.commands import TOKEN_BITS
 from hw.units.embedding import EmbeddingParameters
 from hw.units.lane import CODE_ALIGNMENT, Stage
 from hw.units.noise import NoiseParameters
-from hw.units.statistics import Statistics
+from hw.units.statistics import EARLIER, Statistics
 from hw.units.tables import gumbel, sigmoid
-from weights.fixed import GAIN_SHIFT
+from weights.fixed import GAIN_SHIFT, PLAIN_SHIFT
 
 EMBED_CYCLES = TOKEN_BITS + 1
 """Cycles that EMBED takes before its first beat: the row's address and its scale."""
@@ -46,7 +46,9 @@ class Outcome:
     elements : list of int
         Elements from ``dest`` on, of an operation that writes.
     value, exponent : int or None
-        The statistic.
+        The statistic for register ``result``.
+    energy : tuple of int or None
+        The same two of that for the register behind it.
     choice : int or None
         Index of the largest key.
     """
@@ -54,6 +56,7 @@ class Outcome:
     elements: list
     value: int | None = None
     exponent: int | None = None
+    energy: tuple[int, int] | None = None
     choice: int | None = None
 
 
@@ -153,7 +156,7 @@ class VectorParameters:
         if op in LATE and (following is None or following.op != op):
             after = beats + Stage.LATE + 1
         if following is not None:
-            after = max(after, beats + STATISTIC_CYCLES - -(-following.length // self.elements))
+            after = max(after, beats + self.apart(op) - -(-following.length // self.elements))
         return max(after, self.spacing) + self._before(op, operand)
 
     def cycles(self, length: int, op: VectorOp = VectorOp.NORM, operand: int = 0) -> int:
@@ -161,7 +164,22 @@ class VectorParameters:
 
         ``operand`` is that of the command, which counts for EMBED alone.
         """
-        return -(-length // self.elements) + self.latency + self._before(op, operand)
+        beats = -(-length // self.elements) + self.latency
+        return beats + self._before(op, operand) + self._behind(op)
+
+    def apart(self, op: VectorOp) -> int:
+        """Least cycles from the end of an operation's beats to that of any next one's.
+
+        One statistic has to be in its register before the next one comes, and steps end in order.
+        """
+        return max(0, self._behind(op)) + STATISTIC_CYCLES + EARLIER
+
+    def _behind(self, op: VectorOp) -> int:
+        """Cycles of a command more than others have: an energy is there early, a peak beside it
+        waits until that is in its register."""
+        if not OPERATIONS[op].energy:
+            return 0
+        return STATISTIC_CYCLES * OPERATIONS[op].peak - EARLIER
 
     def _before(self, op: VectorOp, operand: int) -> int:
         """Cycles of a command before its first beat."""
@@ -207,18 +225,17 @@ class VectorParameters:
             for v in read(space.name.lower(), command.source)
         ]
         if table == Table.COEFFICIENTS:
-            if op == VectorOp.NORM and command.b_register:
-                amount = command.shift - exponent
-                factors = [coefficient(mantissa, amount, PRODUCT_PLACE)] * length
-            else:
-                amount, factors = command.shift, read("tables", command.address)
-            amount = place(amount, PRODUCT_PLACE)
+            amount, factors = place(command.shift, PRODUCT_PLACE), read("tables", command.address)
             y = [n * c >> amount for n, c in zip(main, factors, strict=True)]
             if op == VectorOp.NORM:
                 energy = sum(w * w for w in y)
                 return Outcome(elements=[], value=energy, exponent=2 * (command.shift + block))
-            if op == VectorOp.PEAK:
-                return replace(peaked(y, command.shift + block), elements=[])
+            if OPERATIONS[op].peak:
+                outcome = replace(peaked(y, command.shift + block), elements=[])
+                if op == VectorOp.PEAK:
+                    return outcome
+                squares = sum((n >> PLAIN_SHIFT) ** 2 for n in main)
+                return replace(outcome, energy=(squares, 2 * (PLAIN_SHIFT + block)))
             amount = -(GAIN_SHIFT + block) - exponent
             factor, amount = coefficient(mantissa, amount, CODE_PLACE), place(amount, CODE_PLACE)
             return Outcome(elements=[round_shift(v * factor, amount) for v in y])

@@ -32,11 +32,13 @@ from hw.units.commands import (
 from hw.units.embedding import EmbeddingRow
 from hw.units.lane import PLACES, USES, Factor, LaneControl, Stage, VectorLane, has
 from hw.units.noise import NoiseParameters
-from hw.units.statistics import STATISTIC_BITS, Statistics
+from hw.units.statistics import EARLIER, STATISTIC_BITS, Statistics
 from hw.units.vector import STATISTIC_CYCLES, VectorParameters
-from weights.fixed import EXPONENT_BITS, GAIN_SHIFT
+from weights.fixed import EXPONENT_BITS, GAIN_SHIFT, NORM_SHIFT, PLAIN_SHIFT
 
 LAST_BLOCK = len(BLOCK_SHIFTS) - 1
+BOTH_OR_NOT = VectorOp.MEASURE, VectorOp.NORM
+PEAK_FIELDS = "value", "exponent", "register"
 
 
 class VectorUnit(wiring.Component):
@@ -58,7 +60,8 @@ class VectorUnit(wiring.Component):
     -------
     command : In(stream.Signature(VectorCommand))
     statistic : Out(stream.Signature(raw_layout(43)))
-        Of the operations that leave one, for register ``result`` of the command. Offered for one
+        Of the operations that leave some, for register ``result`` of the command; of two, first the
+        energy, for the register after that. Offered for one
         cycle, in which it has to be taken; the next one is at least `STATISTIC_CYCLES` later.
     done : Out(1)
         The last cycle of a step that leaves no statistic.
@@ -124,7 +127,10 @@ class VectorUnit(wiring.Component):
             m.d.sync += command.eq(offered)
 
         # When they happen: element c of these lists is c cycles after the address of a beat.
-        beat, first, last, late_first, late_beat, row, scale = self._control(m, command, accept)
+        second = Signal(STATISTIC_CYCLES - EARLIER)  # a peak that waits behind an energy
+        beat, first, last, late_first, late_beat, row, scale = self._control(
+            m, command, accept, second
+        )
         data_at = p.read_latency
 
         # What a step needs, at first from the command, then from a copy, so that the next one can
@@ -178,11 +184,14 @@ class VectorUnit(wiring.Component):
         self._writes(m, written.op, beat[p.write_delay], late, first[p.write_delay - 1])
         squared = known_at(data_at + Stage.GATED, "squared", ("present",))
         counted = known_at(data_at + Stage.RESULT, "counted", ("op", "present"))
+        fields = ("op", "result", "context")
         self._report(
             m,
-            known_at(p.latency, "report", ("op", "exponent", "result", "context")),
+            known_at(p.latency - EARLIER, "energy", (*fields, "energy_exponent")),
+            known_at(p.latency, "report", (*fields, "exponent")),
             last,
             statistics,
+            second,
         )
         m.d.comb += [
             noise.load.eq(first[data_at + Stage.WORD - noise.LATENCY - 1]),
@@ -191,6 +200,8 @@ class VectorUnit(wiring.Component):
             statistics.first.eq(first[data_at + Stage.RESULT]),
             statistics.choose.eq(has(counted.op, statistic=Statistic.CHOICE)),
             statistics.valid.eq(beat[data_at + Stage.RESULT]),
+            statistics.energy_first.eq(first[data_at + Stage.GATED]),
+            statistics.energy_valid.eq(beat[data_at + Stage.GATED]),
         ]
         for number in range(p.elements):
             m.d.comb += [
@@ -203,7 +214,7 @@ class VectorUnit(wiring.Component):
             ]
         return m
 
-    def _control(self, m, command, accept):
+    def _control(self, m, command, accept, second):
         """Beats, and EMBED's row before them.
 
         Beats, first and last ones, and the same of steps that read late, come as lists: element c
@@ -229,7 +240,7 @@ class VectorUnit(wiring.Component):
                 m.d.sync += pulses[-1].eq(pulses[-2])
         runs, firsts, lasts, late_firsts, lates = lists.values()
         m.d.sync += under_way.eq(under_way + accept - lasts[p.latency])
-        m.d.comb += self.busy.eq(under_way != 0)
+        m.d.comb += self.busy.eq((under_way != 0) | second.any())
 
         # Steps that have yet to read late, all of the same operation: another one might need the
         # same port.
@@ -237,13 +248,13 @@ class VectorUnit(wiring.Component):
         reads = accept & offered.op.matches(*LATE)
         m.d.sync += reading.eq(reading + reads - (lasts[Stage.LATE] & lates[Stage.LATE]))
         # A short step has to begin later, so that its statistic finds the last one at its register.
-        ended = Signal(range(STATISTIC_CYCLES))  # cycles ago
+        apart = Mux(has(command.op, statistic=Statistic.BOTH), *(p.apart(op) for op in BOTH_OR_NOT))
+        ended = Signal(4)  # cycles ago
         more = (offered.length - 1)[levels:INDEX_BITS]  # beats, less one
-        bits_ended = len(ended)
-        early_end = ~more[bits_ended:].any() & (more[:bits_ended] + ended < STATISTIC_CYCLES - 1)
+        early_end = ~more[4:].any() & (more[:4] + ended < apart - 1)
         with m.If(run):
             m.d.sync += ended.eq(last)
-        with m.Elif(ended != STATISTIC_CYCLES - 1):
+        with m.Elif(ended != 15):
             m.d.sync += ended.eq(ended + 1)
         free = (rest == 0) & ((reading == 0) | (offered.op == command.op)) & ~early_end
         with m.If(self.command.ready):
@@ -291,17 +302,38 @@ class VectorUnit(wiring.Component):
                     accepting()
         return runs, firsts, lasts, late_firsts, lates, row, scale
 
-    def _report(self, m, report, last, statistics):
-        """What a step leaves, in its last cycle."""
-        is_energy = has(report.op, statistic=Statistic.ENERGY)
-        is_peak = has(report.op, statistic=Statistic.PEAK)
-        ends = last[self.parameters.latency]
+    def _report(self, m, energy, report, last, statistics, second):
+        """What a step leaves: its energy early, a peak beside that late enough for the register."""
+        latency = self.parameters.latency
+        is_both = has(report.op, statistic=Statistic.BOTH)
+        ends, measured = last[latency], has(report.op, measured=True)
+        energies = last[latency - EARLIER] & has(energy.op, energy=True)
+        peaks = ends & has(report.op, statistic=Statistic.PEAK)
+        peak, kept = (Signal(raw_layout(RESIDUAL_BITS), name=n) for n in ("peak", "kept"))
         m.d.comb += [
-            self.statistic.valid.eq(ends & (is_energy | is_peak)),
-            self.done.eq(ends & ~(is_energy | is_peak)),
-            self.statistic.payload.value.eq(Mux(is_energy, statistics.energy, statistics.peak)),
-            self.statistic.payload.exponent.eq(report.exponent),
-            self.statistic.payload.register.eq(Cat(report.result, report.context)),
+            peak.value.eq(statistics.peak),
+            peak.exponent.eq(report.exponent),
+            peak.register.eq(Cat(report.result, report.context)),
+        ]
+        with m.If(ends):
+            m.d.sync += kept.eq(peak)
+        m.d.sync += second.eq(Cat(ends & is_both, second))
+        statistic = self.statistic.payload
+        with m.If(energies):
+            is_second = has(energy.op, statistic=Statistic.BOTH)
+            m.d.comb += [
+                statistic.value.eq(statistics.energy),
+                statistic.exponent.eq(energy.energy_exponent),
+                statistic.register.eq(Cat((energy.result + is_second)[:4], energy.context)),
+                statistic.last.eq(~is_second),
+            ]
+        with m.Else():
+            chosen = peak.shape()(Mux(peaks, peak.as_value(), kept.as_value()))
+            m.d.comb += [statistic[name].eq(chosen[name]) for name in PEAK_FIELDS]
+            m.d.comb += statistic.last.eq(1)
+        m.d.comb += [
+            self.statistic.valid.eq(energies | peaks | second[-1]),
+            self.done.eq(ends & ~measured),
             self.choice.valid.eq(ends & has(report.op, statistic=Statistic.CHOICE)),
             self.choice.payload.context.eq(report.context),
             self.choice.payload.token.eq(statistics.index),
@@ -318,7 +350,8 @@ class VectorUnit(wiring.Component):
                     "op": command.shape()["op"].shape,
                     "present": exact_log2(p.elements),  # elements of the last beat, less one
                     "dest": self._dest_bits,
-                    "exponent": signed(EXPONENT_BITS),  # of the statistic
+                    "exponent": signed(EXPONENT_BITS),  # of the peak
+                    "energy_exponent": signed(EXPONENT_BITS),
                     "result": command.shape()["result"].shape,
                     "context": CONTEXT_BITS,
                 }
@@ -328,6 +361,7 @@ class VectorUnit(wiring.Component):
         )
         control = step.lane
         table, is_norm = has(op, table=Table.COEFFICIENTS), op == VectorOp.NORM
+        squared_shift = Mux(is_norm, NORM_SHIFT, PLAIN_SHIFT)
         is_choice = has(op, statistic=Statistic.CHOICE)
         is_row = has(op, table=Table.ROW)
         scaled, greedy = Signal(reset_less=True), Signal(reset_less=True)
@@ -338,13 +372,11 @@ class VectorUnit(wiring.Component):
         )
         is_last = is_row | (command.space == Space.STATES)
         block_shift = Array(BLOCK_SHIFTS)[control.block]
-        reach = Signal(signed(EXPONENT_BITS), reset_less=True)
-        of_gained = has(op, table=Table.COEFFICIENTS, statistic=Statistic.PEAK)
         beats_per_row = exact_log2(p.columns // p.elements)
         is_codes = has(op, writes="activations")
         one = 1 << PRODUCT_PLACE
         m.d.sync += [
-            scaled.eq(has(op, scaled=True) | is_norm & command.b_register),
+            scaled.eq(has(op, scaled=True)),
             greedy.eq(is_choice & command.greedy),
             by_table.eq(command.shift + (2 - PRODUCT_PLACE)),
             by_scale.eq(command.shift + (2 - PRODUCT_PLACE) - scale.exponent),
@@ -352,15 +384,20 @@ class VectorUnit(wiring.Component):
             by_inverse.eq((2 - CODE_PLACE - GAIN_SHIFT) - block_shift - scale.exponent),
             control.embed.eq(is_row),
             control.space.eq(command.space),
-            control.tabled.eq(table & ~(is_norm & command.b_register)),
+            control.tabled.eq(table),
             control.constant.eq(Mux(greedy, one, _coefficient(scale.mantissa, by_scale))),
             control.block.eq(Mux(is_last, LAST_BLOCK, block_index(command.a.exponent))),
             control.place.eq(Mux(greedy, 0, _place(offset))),
             control.rounded.eq(~table),
+            control.squares.eq(op == VectorOp.MEASURE),
             control.draw.eq(is_choice),
             control.update.eq(op == VectorOp.UPDATE),
             control.factor.eq(
-                Mux(is_norm, Factor.ITSELF, Mux(op == VectorOp.QUANT, Factor.CONSTANT, Factor.GATE))
+                Mux(
+                    has(op, energy=True),
+                    Factor.ITSELF,
+                    Mux(op == VectorOp.QUANT, Factor.CONSTANT, Factor.GATE),
+                )
             ),
             control.multiplier.eq(_coefficient(scale.mantissa, by_inverse)),
             control.code_place.eq(_place(by_inverse)),
@@ -373,8 +410,8 @@ class VectorUnit(wiring.Component):
             step.op.eq(op),
             step.present.eq(command.length - 1),
             step.dest.eq(Mux(is_codes, command.dest << beats_per_row, command.dest)),
-            reach.eq(command.shift + block_shift),
-            step.exponent.eq(Mux(is_norm, reach << 1, Mux(of_gained, reach, 0))),
+            step.exponent.eq(Mux(table, command.shift + block_shift, 0)),
+            step.energy_exponent.eq((squared_shift + block_shift) << 1),
             step.result.eq(command.result),
             step.context.eq(command.context),
         ]
