@@ -2,12 +2,12 @@
 
 from typing import Any
 
-from amaranth.hdl import Module, Mux, ResetInserter, Signal, Value
+from amaranth.hdl import Cat, Module, Mux, ResetInserter, Signal, Value
 from amaranth.lib import stream, wiring
 from amaranth.lib.fifo import SyncFIFO
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out, connect
-from amaranth.utils import exact_log2
+from amaranth.utils import ceil_log2, exact_log2
 
 from hw.arch.memories import Kind, spaces
 from hw.arch.protocol import Feature, Identity, MemorySpace
@@ -69,7 +69,10 @@ class Core(wiring.Component):
         )
         self.link = Link(identity)
         self.sequencer = Sequencer(
-            g, counted=Feature.COUNTERS in machine.features, queued=machine.queued
+            g,
+            counted=Feature.COUNTERS in machine.features,
+            queued=machine.queued,
+            shared=machine.shared,
         )
         self.registers = RegisterFile(g.contexts)
         self.queued = machine.queued
@@ -180,9 +183,10 @@ class Core(wiring.Component):
             self.sums.write.enable.eq(engine.sums.enable & ~engine.sums.bank),
             self.multiplicands.write.enable.eq(engine.sums.enable & engine.sums.bank),
         ]
-        for bank in (self.sums, self.multiplicands):
+        for name, bank in (("sums", self.sums), ("multiplicands", self.multiplicands)):
+            beat = engine.sums.address[: ceil_log2(self.memories[name].own)]
             m.d.comb += [
-                bank.write.address.eq(engine.sums.address),
+                bank.write.address.eq(Cat(beat, engine.sums.context)),
                 bank.write.data.eq(engine.sums.data),
             ]
         part = exact_log2(self.memories["activations"].items)

@@ -147,6 +147,8 @@ class Machine:
         Of `EngineParameters`.
     digits_per_cycle : int
         Of `ScalarParameters`.
+    shared : bool
+        Of `EngineParameters`.
     queued : int
         Steps that wait before each unit at most, so that another unit can be given the next ones:
         of several contexts. 0: a step is issued when its unit takes it.
@@ -161,6 +163,7 @@ class Machine:
     fanout: int = EngineParameters.fanout
     chain: int = EngineParameters.chain
     digits_per_cycle: int = ScalarParameters.digits_per_cycle
+    shared: bool = False
     queued: int = 0
     stores: Stores = Stores()
     features: Feature = ALL_FEATURES
@@ -197,6 +200,7 @@ class Machine:
             self.geometry,
             fanout=self.fanout,
             chain=self.chain,
+            shared=self.shared,
             row_latency=self.weights.latency,
         )
 

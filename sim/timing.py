@@ -53,7 +53,9 @@ class TimedStep:
     blocker : TimedStep or None
         The step that it waited for longest.
     context : int
-        Whose it is, counted from 0 among those that run.
+        Whose it is, counted from 0 among those that run; the first one's, if it is for several.
+    contexts : int
+        That it is for.
     """
 
     number: int
@@ -68,6 +70,7 @@ class TimedStep:
     freed: int
     blocker: TimedStep | None = field(repr=False, compare=False)  # a chain as long as the program
     context: int = 0
+    contexts: int = 1
 
     @property
     def unit(self) -> Unit:
@@ -201,9 +204,9 @@ class UnitClock:
         free = before.begun + 1 if queued else before.ready(step)
         return (free, before) if free > cycle else (cycle, None)
 
-    def issue(self, number: int, step: Descriptor, cycle: int) -> int:
-        """A step goes to its unit or to the queue before that; the cycle in which the unit takes
-        it."""
+    def issue(self, number: int, step: Descriptor, cycle: int, contexts: int = 1) -> int:
+        """A step for some contexts goes to its unit or to the queue before that; the cycle in which
+        the unit takes it."""
         units = self._machine
         if step.unit not in UNITS:
             return cycle
@@ -213,10 +216,11 @@ class UnitClock:
         match step.unit:
             case Unit.ENGINE:
                 engine = units.engine
-                least = engine.cycles(step.length, step.operand) - engine.latency
+                shape = step.length, step.operand, contexts
+                least = engine.taking(*shape)
                 rows = step.length * step.operand
                 late = self._supply.take(step.address, rows, cycle, least) - least
-                free = cycle + late + engine.spacing(step.length, step.operand)
+                free = cycle + late + engine.spacing(*shape)
                 flight = Flight(
                     number=number,
                     begun=cycle,
@@ -362,8 +366,10 @@ class Timing:
 
 
 def _active(steps: tuple[TimedStep, ...]) -> int:
-    products = [step.descriptor for step in steps if step.unit == Unit.ENGINE]
-    return sum(product.length * product.operand for product in products)
+    products = [step for step in steps if step.unit == Unit.ENGINE]
+    return sum(
+        step.contexts * step.descriptor.length * step.descriptor.operand for step in products
+    )
 
 
 def predict(image: Image, machine: Machine | None = None, contexts: int = 1) -> Timing:
@@ -388,8 +394,14 @@ def predict(image: Image, machine: Machine | None = None, contexts: int = 1) -> 
         looked = fetched + Sequencer.FETCH_CYCLES
         if descriptor.unit == Unit.SCALAR and descriptor.layered:
             looked += Sequencer.CONSTANT_CYCLES
-        for context in range(contexts if descriptor.unit in UNITS else 1):
-            left = _left_beside(descriptor, context, contexts)
+        once = {Unit.CONTROL, Unit.ENGINE} if machine.shared else {Unit.CONTROL}
+        of_all = descriptor.unit in once
+        for context in range(1 if of_all else contexts):
+            after = 0 if of_all else contexts - 1 - context
+            left = {
+                unit: _left_beside(descriptor, unit, after, 1 if unit in once else contexts)
+                for unit in UNITS
+            }
             # Of steps that end together, one of its own unit is the reason.
             free, blocker = looked, None
             for unit in sorted(UNITS, key=lambda unit: unit == descriptor.unit):
@@ -408,11 +420,12 @@ def predict(image: Image, machine: Machine | None = None, contexts: int = 1) -> 
                     "fetched": fetched,
                     "ready": looked + Sequencer.READ_CYCLES,
                     "issued": issued,
-                    "begun": clock.issue(len(rows), descriptor, issued),
+                    "begun": clock.issue(len(rows), descriptor, issued, contexts if of_all else 1),
                     "idle": issued + 1,
                     "freed": free,
                     "blocker": blocker,
                     "context": context,
+                    "contexts": contexts if of_all else 1,
                 }
             )
             fetched = looked = issued + 1
@@ -427,16 +440,13 @@ def predict(image: Image, machine: Machine | None = None, contexts: int = 1) -> 
     return Timing(image=image, steps=tuple(steps), contexts=contexts)
 
 
-def _left_beside(step: Descriptor, context: int, contexts: int) -> dict[Unit, int | None]:
-    """How many steps of each unit may be under way when a step is issued for a context.
+def _left_beside(step: Descriptor, unit: Unit, after: int, contexts: int) -> int | None:
+    """How many steps of a unit may be under way when a step is issued for a context.
 
-    Of the steps that it need not wait for there is one for each context, and those of its last
-    one's that were issued for others since.
+    Of the steps that it need not wait for there is one for each of the contexts, and those of its
+    last one's that were issued for others since: for all, or for as many as come ``after``.
     """
-    others, after = contexts - 1, contexts - 1 - context
-    if step.unit not in UNITS:
-        after = 0
-    return {
-        unit: None if left == ANY else left * contexts + (others if unit == step.unit else after)
-        for unit, left in step.left.items()
-    }
+    left = step.left[unit]
+    if left == ANY:
+        return None
+    return left * contexts + (contexts - 1 if unit == step.unit else min(after, contexts - 1))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import itertools
 import random
-import struct
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 from amaranth.sim import Simulator
@@ -13,19 +13,15 @@ from amaranth.sim import Simulator
 from host.compiler import compile_image
 from host.device import LinkDevice
 from host.request import Request
+from host.side_by_side import side_by_side
 from hw.arch.geometry import Geometry
-from hw.arch.protocol import (
-    Command,
-    MemorySpace,
-    PollReply,
-    RunRequest,
-    Totals,
-    argument_struct,
-)
+from hw.arch.program import Unit
 from hw.control.sequencer import Sequencer
-from hw.control.turns import Turns
 from hw.core import Core
-from hw.machine import Machine
+from hw.machine import Machine, Stores
+from hw.memory.sdram.parts import ULX3S
+from hw.memory.sdram.store import Sdram
+from hw.turns import Turns
 from sim.checkpoints import RandomCheckpoint
 from sim.device import SimulatedPort
 from sim.golden_device import GoldenDevice
@@ -42,6 +38,7 @@ GEOMETRY = Geometry(
 MACHINES = [
     Machine(geometry=GEOMETRY, queued=4),
     Machine(geometry=GEOMETRY, digits_per_cycle=4),
+    Machine(geometry=replace(GEOMETRY, elements=1), shared=True),
 ]
 
 
@@ -81,7 +78,7 @@ def model(tmp_path_factory) -> IntegerModel:
     return convert(Checkpoint(folder))
 
 
-@pytest.fixture(scope="module", params=MACHINES, ids=["queued", "at once"])
+@pytest.fixture(scope="module", params=MACHINES, ids=["queued", "at once", "shared"])
 def device(request, model) -> Iterator[LinkDevice]:
     core = Core(machine=request.param, board_name="several", clock_hz=10**8, digest=bytes(16))
     with LinkDevice(SimulatedPort(core)) as opened:
@@ -90,73 +87,43 @@ def device(request, model) -> Iterator[LinkDevice]:
         yield opened
 
 
-def start(device: LinkDevice, context: int, request: Request, run_id: int) -> None:
-    link, prompt = device.link, request.prompt
-    at = context * GEOMETRY.tokens
-    link.write(MemorySpace.TOKENS, at, struct.pack(f"<{len(prompt)}H", *prompt))
-    order = RunRequest(
-        context=context,
-        session=device._runs._session,
-        run_id=run_id,
-        prompt_length=len(prompt),
-        generate=request.tokens,
-        reset=True,
-        sampled=request.sampled,
-        inverse_temperature=request.inverse_temperature,
-        noise=request.noise,
-    )
-    link.exchange(Command.RUN, order.to_bytes())
-
-
-def rest(device: LinkDevice, context: int, begin: int) -> list[int]:
-    """All tokens of a context from a place in its buffer on, once its run is over."""
-    tokens: list[int] = []
-    while True:
-        poll = argument_struct(Command.POLL).pack(context, begin + len(tokens))
-        reply = PollReply.from_bytes(device.link.exchange(Command.POLL, poll))
-        tokens += reply.tokens
-        if not reply.running and begin + len(tokens) == reply.produced:
-            return tokens
-
-
 @pytest.mark.whole
 def test_each_context_is_as_it_would_be_alone(device, model):
     """Runs of all lengths, greedy and sampled, that begin and end while others go on."""
     golden = GoldenDevice()
     golden.load(model)
     draw = random.Random(1)
-    for turn in range(3):
-        requests = [
-            Request.of(
-                [draw.randrange(SHAPE.vocabulary) for _ in range(draw.randrange(1, 12))],
-                draw.randrange(1, 30),
-                draw.choice((0.0, 0.7, 1.5)),
-                draw.randrange(99),
-                None,
-                vocabulary=SHAPE.vocabulary,
-            )
-            for _ in range(GEOMETRY.contexts)
-        ]
-        order = draw.sample(range(GEOMETRY.contexts), GEOMETRY.contexts)
-        for context in order:
-            start(device, context, requests[context], 10 * turn + context + 1)
-        for context, request in enumerate(requests):
-            expected = list(golden.answer(request))
-            assert rest(device, context, len(request.prompt)) == expected
+    requests = [
+        Request.of(
+            [draw.randrange(SHAPE.vocabulary) for _ in range(draw.randrange(1, 12))],
+            draw.randrange(1, 30),
+            draw.choice((0.0, 0.7, 1.5)),
+            draw.randrange(99),
+            None,
+            vocabulary=SHAPE.vocabulary,
+        )
+        for _ in range(10)
+    ]
+    answers: list[list[int]] = [[] for _ in requests]
+    for number, token in side_by_side(device, requests):
+        if token is not None:
+            answers[number].append(token)
+    assert answers == [list(golden.answer(request)) for request in requests]
 
 
 @pytest.mark.whole
 @pytest.mark.parametrize("contexts", [1, 2, 3, 4])
 def test_contexts_take_what_is_predicted(device, contexts):
-    """To the cycle: each begins with one of the first tokens of the first one."""
-    tokens = 5
-    for context in range(contexts):
-        request = Request.of([7 + context], tokens, 0.0, 0, None, vocabulary=SHAPE.vocabulary)
-        start(device, context, request, 100 + 10 * contexts + context)
-    for context in range(contexts):
-        assert len(rest(device, context, 1)) == tokens
-    data = device.link.read(MemorySpace.TOTALS, 0, Totals.LAYOUT.size // 2)
-    counted = Totals.from_bytes(data)
+    """To the cycle, with whichever of the first one's tokens each of the others began."""
+    tokens = 9
+    requests = [
+        Request.of([7 + context], tokens, 0.0, 0, None, vocabulary=SHAPE.vocabulary)
+        for context in range(contexts)
+    ]
+    assert sum(token is not None for _, token in side_by_side(device, requests)) == (
+        contexts * tokens
+    )
+    counted = device.totals()
     timings = {n: predict(device.image, device.machine, contexts=n) for n in range(1, contexts + 1)}
     assert counted.tokens == contexts * tokens
     assert counted.engine_cycles == contexts * tokens * timings[1].engine_cycles
@@ -169,7 +136,7 @@ def test_contexts_take_what_is_predicted(device, contexts):
         run = Sequencer.run_cycles(GEOMETRY)
         return run + sum(timings[n].cycles for n in beside if n)
 
-    begins = itertools.product(*[range(3)] * (contexts - 1))
+    begins = itertools.combinations_with_replacement(range(tokens), contexts - 1)
     assert counted.cycles in {cycles((0, *others)) for others in begins}
 
 
@@ -182,8 +149,9 @@ def test_a_timetable_for_no_such_machine_is_refused(model):
 def test_several_contexts_keep_the_units_at_work(model):
     """What one context waits for is time of the others, and of two steps one may wait."""
     image = compile_image(model, GEOMETRY)
-    alone = predict(image, MACHINES[1])
-    at_once, queued = (predict(image, machine, contexts=4) for machine in reversed(MACHINES))
+    with_queue, without, _ = MACHINES
+    alone = predict(image, without)
+    queued, at_once = (predict(image, machine, contexts=4) for machine in (with_queue, without))
     assert at_once.cycles < 4 * alone.cycles
     assert queued.cycles < at_once.cycles
     assert queued.utilization > alone.utilization
@@ -191,3 +159,16 @@ def test_several_contexts_keep_the_units_at_work(model):
         step.number for step in alone.steps if step.unit
     ]
     assert all(step.begun > step.issued for step in queued.steps if step.unit)
+
+
+def test_rows_that_are_late_cost_the_same_for_one_context_and_for_four(model):
+    """Weights that come from an SDRAM are taken once for all, and there is time for all."""
+    slow = Sdram(part=ULX3S, clock_hz=100_000_000)
+    machine = Machine(geometry=GEOMETRY, stores=Stores(weights=slow), shared=True)
+    image = compile_image(model, GEOMETRY)
+    alone, four = predict(image, machine), predict(image, machine, contexts=4)
+    products = [step for step in four.steps if step.unit == Unit.ENGINE]
+    assert len(products) == sum(step.unit == Unit.ENGINE for step in alone.steps)
+    assert {step.contexts for step in products} == {4}
+    assert four.engine_cycles == 4 * alone.engine_cycles
+    assert four.cycles < 4 * alone.cycles

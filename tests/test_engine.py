@@ -3,10 +3,11 @@ import json
 import random
 import re
 from dataclasses import replace
+from itertools import chain as chained
 
 import pytest
 from amaranth.back import rtlil
-from amaranth.hdl import Cat, Elaboratable, Fragment, Module, Mux, Signal, signed
+from amaranth.hdl import Cat, Const, Elaboratable, Fragment, Module, Mux, Signal, signed
 from amaranth.lib import wiring
 from amaranth.lib.memory import Memory
 from amaranth.sim import Simulator
@@ -101,24 +102,28 @@ def pack(values, width):
 def run(parameters, commands, seed=0, late=None, gaps=2):
     """Commands are (groups, chunks, bank, codes, trits); returns sums and timing.
 
-    ``late`` says whether the next cycle has no row, given how many rows were taken so far.
+    Codes are a context's alone, or by context; so are the sums. ``late`` says whether the next
+    cycle has no row, given how many rows were taken so far.
     """
     rng = random.Random(seed)
     p = parameters
-    weights, activations, offers = [], [], []
+    weights, activations, offers = [], [[] for _ in range(p.contexts)], []
     for groups, chunks, bank, codes, trits in commands:
+        members = codes if isinstance(codes, dict) else {0: codes}
         for _ in range(
             rng.randrange(gaps + 1)
         ):  # so that no matrix starts where the last one ended
             weights.append(rng.getrandbits(2 * p.lanes))
-            activations.append(rng.getrandbits(8 * p.columns))
+            for part in activations:
+                part.append(rng.getrandbits(8 * p.columns))
         offers.append(
             {
                 "groups": groups,
                 "chunks": chunks,
                 "bank": bank,
                 "weights": len(weights),
-                "activations": len(activations),
+                "activations": len(activations[0]),
+                "contexts": sum(1 << context for context in members),
                 "dest": rng.randrange(p.beats - groups * p.drain_beats + 1),
             }
         )
@@ -128,9 +133,14 @@ def run(parameters, commands, seed=0, late=None, gaps=2):
                 rows = range(g * p.rows, (g + 1) * p.rows)
                 weights.append(pack([trits[r][c] for r in rows for c in block], 2))
         for k in range(chunks):
-            activations.append(pack(codes[k * p.columns : (k + 1) * p.columns], 8))
-    assert len(weights) <= p.weight_rows and len(activations) <= p.activation_rows
-    bench = Bench(p, weights, activations)
+            for context, part in enumerate(activations):
+                of_context = members.get(context, [rng.getrandbits(8)] * len(trits[0]))
+                part.append(pack(of_context[k * p.columns : (k + 1) * p.columns], 8))
+    own = p.activation_rows // p.contexts
+    assert len(weights) <= p.weight_rows and len(activations[0]) <= own
+    if p.contexts > 1:
+        activations = [part + [0] * (own - len(part)) for part in activations]
+    bench = Bench(p, weights, list(chained.from_iterable(activations)))
     engine, rows = bench.engine, bench.engine.weights
     banks = [{}, {}]
     accepted, idle, writes, active, stalled, spaces = [], [], [], [], [], []
@@ -151,12 +161,14 @@ def run(parameters, commands, seed=0, late=None, gaps=2):
         cycle, taken = 0, 0
         signals = [engine.command.valid & engine.command.ready, engine.busy, engine.active]
         signals += [rows.ready & ~rows.valid, rows.ready & rows.valid, engine.command.ready]
-        signals += [engine.sums.enable, engine.sums.bank, engine.sums.address]
+        signals += [engine.sums.enable, engine.sums.bank]
+        signals += [Cat(engine.sums.address, Const(0, 16))[:16], engine.sums.context]
         signals += [engine.sums.data[i] for i in range(p.elements)]
-        beats = [fields["groups"] * p.drain_beats for fields in offers]
-        chunks = [fields["groups"] * fields["chunks"] for fields in offers]
+        several = [fields["groups"] * fields["contexts"].bit_count() for fields in offers]
+        beats = [count * p.drain_beats for count in several]
+        chunks = [count * fields["chunks"] for count, fields in zip(several, offers, strict=True)]
         async for (
-            _, _, accept, busy, at_work, stall, take, ready, enable, bank, address, *sums,
+            _, _, accept, busy, at_work, stall, take, ready, enable, bank, beat, context, *sums,
         ) in ctx.tick().sample(*signals):  # fmt: skip
             if late:
                 taken += take
@@ -172,8 +184,8 @@ def run(parameters, commands, seed=0, late=None, gaps=2):
                 stalled[-1] += 1
             if enable:
                 writes.append(cycle)
-                assert address not in banks[bank]
-                banks[bank][address] = sums
+                assert (context, beat) not in banks[bank]
+                banks[bank][context, beat] = sums
                 if len(writes) == sum(beats[: len(idle) + 1]):
                     idle.append(cycle + 1)
             if at_work:
@@ -192,14 +204,16 @@ def run(parameters, commands, seed=0, late=None, gaps=2):
     simulator.run()
 
     results, written = [], 0
-    for fields in offers:
+    for fields, (*_, codes, _) in zip(offers, commands, strict=True):
         count = fields["groups"] * p.drain_beats
         bank = banks[fields["bank"]]
-        got = []
-        for beat in range(fields["dest"], fields["dest"] + count):
-            got += bank.get(beat, [None] * p.elements)
-        results.append(got)
-        written += count
+        got = {}
+        for context in codes if isinstance(codes, dict) else (0,):
+            beats = range(fields["dest"], fields["dest"] + count)
+            found = (bank.get((context, beat), [None] * p.elements) for beat in beats)
+            got[context] = list(chained.from_iterable(found))
+            written += count
+        results.append(got if isinstance(codes, dict) else got[0])
     assert len(writes) == written
     return results, list(zip(accepted, idle, active, stalled, spaces, strict=True)), writes
 
@@ -265,6 +279,51 @@ def test_sums_of_cascades_are_no_wider_than_the_activations(most):
         codes, trits = matrix(None, p, 1, 2, (most, trit))
         results, _, _ = run(p, [(1, 2, 0, codes, trits)], gaps=0)
         assert results == [p.compute(codes, trits)]
+
+
+SHARED = [(1, 1, 1), (4, 2, 2), (8, 8, 4), (6, 3, 2, 3, 4, 3), (4, 12, 1, 2, 3, 4)]
+
+
+@pytest.mark.parametrize("is_late", [False, True])
+@pytest.mark.parametrize("shape", SHARED, ids=str)
+def test_rows_that_contexts_share(shape, is_late):
+    """Each row is taken once; every context has the sums of its own codes, in its own place."""
+    rng = random.Random(hash(shape))
+    p = parameters(*shape, contexts=4, shared=True, activation_rows=512, beats=1200)
+    commands = []
+    for groups, chunks, members in [
+        (1, 1, (0,)), (1, 3, (0, 1, 2, 3)), (3, 1, (1, 2)), (2, 2, (3,)), (3, 4, (0, 3)),
+        (2, p.drain_beats + 1, (0, 1, 2, 3)), (4, 1, (0, 1, 2, 3)), (1, 1, (2,)),
+    ]:  # fmt: skip
+        codes, trits = matrix(rng, p, groups, chunks)
+        by_context = {context: matrix(rng, p, groups, chunks)[0] for context in members}
+        commands.append((groups, chunks, rng.randrange(2), by_context, trits))
+    late = (lambda _: rng.random() < 0.6) if is_late else None
+    results, timing, _ = run(p, commands, seed=5, late=late)
+    for (groups, chunks, _, codes, trits), got, (accepted, idle, active, stalled, space) in zip(
+        commands, results, timing, strict=True
+    ):
+        size = groups, chunks, len(codes)
+        assert got == {context: p.compute(own, trits) for context, own in codes.items()}
+        assert idle - accepted == p.cycles(*size) + stalled
+        assert p.spacing(*size) <= space <= p.spacing(*size) + stalled
+        assert active == groups * chunks * len(codes)
+
+
+def test_one_context_after_another():
+    """Where rows are not shared, a command is of one context, and its sums are in its place."""
+    p = parameters(4, 2, 2, contexts=4, activation_rows=128)
+    rng = random.Random(7)
+    commands = []
+    for context in (2, 0, 3, 3):
+        codes, trits = matrix(rng, p, 2, 3)
+        commands.append((2, 3, context % 2, {context: codes}, trits))
+    results, timing, _ = run(p, commands)
+    for (*_, codes, trits), got, (accepted, idle, *_) in zip(
+        commands, results, timing, strict=True
+    ):
+        assert got == {context: p.compute(own, trits) for context, own in codes.items()}
+        assert idle - accepted == p.cycles(2, 3)
 
 
 @pytest.mark.parametrize("seed", range(3))

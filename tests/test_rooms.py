@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[1]
 ROOMS = ("weights", "host", "hw", "sim", "tests")
 
 GROUND = (
-    *("hw.arch", "hw.parameters", "hw.pipeline"),
+    *("hw.arch", "hw.parameters", "hw.pipeline", "hw.turns"),
     *("hw.memory.signatures", "hw.units.commands", "hw.control.run"),
     *("weights.fixed", "weights.noise", "weights.packing"),
 )
@@ -29,6 +29,7 @@ RULES: dict[str, tuple[str, ...]] = {
     "hw.arch": ("hw.arch", "weights.fixed", "weights.noise", "weights.packing"),
     "hw.parameters": (),
     "hw.pipeline": (),
+    "hw.turns": ("hw.arch",),
     "hw.units": ("hw.units", *GROUND),
     "hw.memory": ("hw.memory", *GROUND),
     "hw.control": ("hw.control", *GROUND),

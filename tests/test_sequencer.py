@@ -218,17 +218,13 @@ def check_command(step: Descriptor, unit: Unit, command: dict, token: int, conte
     assert unit == step.unit
     registers = REGISTERS * context
     if unit == Unit.ENGINE:
-        bank = GEOMETRY.multiplicands if step.space == Space.MULTIPLICANDS else GEOMETRY.sums
-        own = {
-            "activations": GEOMETRY.activations // GEOMETRY.columns,
-            "dest": bank // GEOMETRY.elements,
-        }
         assert command == {
             "groups": step.length,
             "chunks": step.operand,
             "weights": step.address,
-            "activations": context * own["activations"] + step.source % own["activations"],
-            "dest": context * own["dest"] + step.dest % own["dest"],
+            "activations": step.source,
+            "dest": step.dest,
+            "contexts": 1 << context,
             "bank": int(step.space == Space.MULTIPLICANDS),
         }
         return

@@ -19,6 +19,9 @@ LARGEST = {
 what no machine has. A device that reports more is damaged, and a host that believed it would ask
 its own memory for as much."""
 
+CONTEXT_BITS = (LARGEST["contexts"] - 1).bit_length()
+"""Of a context's number; of bits that no context of a machine needs, synthesis leaves nothing."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Geometry:

@@ -5,9 +5,9 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
-from hw.arch.geometry import Geometry
+from hw.arch.geometry import CONTEXT_BITS, Geometry
 from hw.control.run import context_bits, run_command
-from hw.units.commands import CONTEXT_BITS, TOKEN_BITS
+from hw.units.commands import TOKEN_BITS
 from weights.noise import TOKEN_STEP, xorshift
 
 OrderLayout = data.StructLayout(

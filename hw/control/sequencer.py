@@ -6,7 +6,6 @@ from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2, exact_log2
 
 from hw.arch.geometry import Geometry
-from hw.arch.memories import memories
 from hw.arch.program import (
     ANY,
     CONSTANT_BITS,
@@ -23,8 +22,8 @@ from hw.control.contexts import Contexts
 from hw.control.counters import StepCounters
 from hw.control.layers import DescriptorLayout, Layers
 from hw.control.run import context_bits, run_command
-from hw.control.turns import Turns
 from hw.memory.signatures import PROGRAM_LATENCY
+from hw.turns import Turns
 from hw.units.commands import (
     REGISTER_BITS,
     ChoiceLayout,
@@ -68,6 +67,8 @@ class Sequencer(wiring.Component):
         Whether there are counters of steps.
     queued : int
         Steps that wait before each unit at most.
+    shared : bool
+        Whether a step of the engine is issued once, for all contexts.
 
     Members
     -------
@@ -109,10 +110,12 @@ class Sequencer(wiring.Component):
         """From idleness to the first token: the counters are cleared."""
         return geometry.descriptors + 1
 
-    def __init__(self, geometry: Geometry, counted: bool = True, queued: int = 0):
+    def __init__(
+        self, geometry: Geometry, counted: bool = True, queued: int = 0, shared: bool = False
+    ):
         self._geometry = geometry
         self._counted = counted
-        self._queued = queued
+        self._queued, self._shared = queued, shared
         n = geometry.contexts
         super().__init__(
             {
@@ -162,7 +165,8 @@ class Sequencer(wiring.Component):
         position = contexts.progress.position
         following = Signal.like(number)
         age, constant = self._fetch(m, layers.moved, is_constant, following)
-        self._offer(m, step, operand, Mux(is_constant, constant, step.address), contexts)
+        immediate = Mux(is_constant, constant, step.address)
+        self._offer(m, step, operand, immediate, contexts, turns)
         m.d.comb += [
             layers.step.eq(step),
             contexts.context.eq(turns.number),
@@ -239,7 +243,7 @@ class Sequencer(wiring.Component):
             with m.State("ISSUE"):
                 after_this()
                 m.d.comb += self.register_address.eq(Cat(step.b, turns.number))
-                is_control = step.unit == Unit.CONTROL
+                is_control, once = step.unit == Unit.CONTROL, self._once(step)
                 done, last = Signal(), Signal()
                 with m.Switch(step.unit):
                     with m.Case(Unit.ENGINE):
@@ -251,7 +255,7 @@ class Sequencer(wiring.Component):
                     with m.Case(Unit.CONTROL):
                         m.d.comb += done.eq(1)
                 m.d.comb += [
-                    last.eq(done & (is_control | (turns.after == 0))),
+                    last.eq(done & (once | (turns.after == 0))),
                     counters.done.eq(last),
                     turns.next.eq(done & ~last),
                 ]
@@ -337,14 +341,9 @@ class Sequencer(wiring.Component):
             m.d.sync += constant.eq(self.program_data.word_select(lane, CONSTANT_BITS))
         return age, constant
 
-    def _offer(self, m, step, operand, immediate, contexts):
+    def _offer(self, m, step, operand, immediate, contexts, turns):
         """The step to every unit; only the one that it names sees it offered."""
         context, progress = contexts.context, contexts.progress
-        beats = {name: row.own for name, row in memories(self._geometry).items()}
-
-        def of(memory, address):
-            return Cat(address[: ceil_log2(beats[memory])], context)
-
         operand_b = Mux(
             (step.unit == Unit.SCALAR) & ~step.b_register,
             Cat(immediate[:15], immediate[16:26]),
@@ -354,10 +353,9 @@ class Sequencer(wiring.Component):
             self.engine.payload.groups.eq(step.length),
             self.engine.payload.chunks.eq(step.operand),
             self.engine.payload.weights.eq(step.address),
-            self.engine.payload.activations.eq(of("activations", step.source)),
-            self.engine.payload.dest.eq(
-                Mux(step.space[1], of("multiplicands", step.dest), of("sums", step.dest))
-            ),
+            self.engine.payload.activations.eq(step.source),
+            self.engine.payload.dest.eq(step.dest),
+            self.engine.payload.contexts.eq(turns.taking if self._shared else turns.own),
             self.engine.payload.bank.eq(step.space[1]),
             self.scalar.payload.op.eq(step.op),
             self.scalar.payload.a.eq(operand),
@@ -379,12 +377,17 @@ class Sequencer(wiring.Component):
             self.vector.payload.noise.eq(progress.noise),
         ]
 
+    def _once(self, step):
+        """Whether a step is issued once for all contexts."""
+        of_all = step.unit == Unit.CONTROL
+        return of_all | (step.unit == Unit.ENGINE) if self._shared else of_all
+
     def _blocked(self, m, step, turns):
         """Whether more steps are under way than the step allows.
 
-        Of the steps of n contexts at least n times as many are left, and those that others of them
-        have had issued after this one's last: of its own unit by all others, of another unit by
-        those that come after.
+        Of the steps of n contexts n times as many are left, and those that others of them have had
+        issued after this one's last: of its own unit by all others, of another unit by those that
+        come after. Of a unit whose steps are for all contexts there are no others.
         """
         blocked = Signal()
         most = self.UNDER_WAY + self._queued
@@ -393,9 +396,13 @@ class Sequencer(wiring.Component):
             under_way = Signal(range(most + 1), name=f"{name}_under_way")
             issued = command.valid & command.ready
             m.d.sync += under_way.eq(under_way + issued - getattr(self, f"{name}_done"))
-            beside = Mux(step.unit == unit, turns.others, turns.after)
-            own = Mux(left[0], turns.others + 1, 0) + Mux(left[1], (turns.others + 1) << 1, 0)
-            allowed = own + Mux(step.unit == Unit.CONTROL, 0, beside)
+            if self._shared and unit == Unit.ENGINE:
+                allowed = left
+            else:
+                each = turns.others + 1
+                beside = Mux(step.unit == unit, turns.others, turns.after)
+                allowed = Mux(left[0], each, 0) + Mux(left[1], each << 1, 0)
+                allowed += Mux(self._once(step), 0, beside)
             with m.If((left != ANY) & (under_way > allowed)):
                 m.d.comb += blocked.eq(1)
         return blocked

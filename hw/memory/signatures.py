@@ -12,6 +12,7 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from hw.arch.arithmetic import SUM_BITS
+from hw.arch.geometry import CONTEXT_BITS
 from hw.arch.memories import HALF_WORD_BITS
 
 READ_LATENCY = 3
@@ -118,7 +119,8 @@ class SumSignature(wiring.Signature):
     bank : ``Out(1)``
         0: sums, 1: multiplicands.
     address : ``Out(range(depth))``
-        Beat of ``elements`` sums.
+        Beat of ``elements`` sums, in the part of the context.
+    context : ``Out(CONTEXT_BITS)``
     data : ``Out(ArrayLayout(signed(24), elements))``
     """
 
@@ -128,6 +130,7 @@ class SumSignature(wiring.Signature):
                 "enable": Out(1),
                 "bank": Out(1),
                 "address": Out(range(depth)),
+                "context": Out(CONTEXT_BITS),
                 "data": Out(data.ArrayLayout(signed(SUM_BITS), elements)),
             }
         )

@@ -7,7 +7,9 @@ from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
 from hw.arch.arithmetic import CODE_BITS, SUM_BITS, TRIT_BITS
-from hw.pipeline import KEEP, add, add_up, delay
+from hw.arch.geometry import CONTEXT_BITS
+from hw.pipeline import add, add_up, delay
+from hw.units.accumulator import CHUNK, Accumulator
 from hw.units.row import term
 
 
@@ -99,20 +101,25 @@ class CascadeRow(wiring.Component):
         There is a chunk whose terms are all added in the next cycle.
     last : ``In(1)``
         It is the last one of its group.
+    first, context : ``In(1)``, ``In(CONTEXT_BITS)``
+        It is the first one, and whose; of an `Accumulator` of several ``contexts``.
     take : ``In(1)``
         The sum is what comes in the next cycle.
     sum : ``Out(signed(bits))``
         Zero in all other cycles, so that rows share what they drive.
     """
 
-    def __init__(self, columns: int, *, chain: int, bits: int):
+    def __init__(self, columns: int, *, chain: int, bits: int, contexts: int = 1):
         self.columns, self.chain, self.bits = columns, chain, bits
+        self.accumulator = Accumulator(bits, contexts)
         super().__init__(
             {
                 "codes": In(data.ArrayLayout(signed(CODE_BITS), columns)),
                 "trits": In(data.ArrayLayout(TRIT_BITS, columns)),
                 "present": In(1),
                 "last": In(1),
+                "first": In(1),
+                "context": In(CONTEXT_BITS),
                 "take": In(1),
                 "sum": Out(signed(bits)),
             }
@@ -151,18 +158,15 @@ class CascadeRow(wiring.Component):
                 carries.append(carry)
         node, carry = add_up(m, nodes, carries, add=sum_of)
 
-        present = Signal(attrs=KEEP)
-        last = Signal(init=1, attrs=KEEP)  # a reset leaves nothing in the accumulator
-        accumulator = Signal(signed(self.bits), reset_less=True)
+        m.submodules.accumulator = accumulator = self.accumulator
         complete = Signal(signed(self.bits), reset_less=True)
         taken = Signal(signed(self.bits), reset_less=True)
-        total = sum_of(accumulator, node, carry)
-        m.d.sync += present.eq(self.present), last.eq(self.last)
-        m.d.comb += self.sum.eq(taken)
-        # Synchronous resets and clock enables of flip-flops: they cost no logic.
-        with m.If(last):
-            m.d.sync += accumulator.eq(0), complete.eq(total)
-        with m.Elif(present):
-            m.d.sync += accumulator.eq(total)
+        m.d.comb += [
+            *(getattr(accumulator, name).eq(getattr(self, name)) for name in CHUNK),
+            accumulator.total.eq(sum_of(accumulator.value, node, carry)),
+            self.sum.eq(taken),
+        ]
+        with m.If(accumulator.ends):
+            m.d.sync += complete.eq(accumulator.total)
         m.d.sync += taken.eq(Mux(self.take, complete, 0))
         return m

@@ -3,13 +3,11 @@
 from amaranth.hdl import signed, unsigned
 from amaranth.lib import data
 
+from hw.arch.geometry import CONTEXT_BITS, LARGEST
 from hw.units.noise import WORD_BITS
 from weights.fixed import EXPONENT_BITS, MANTISSA_BITS
 
 REGISTER_BITS = 4
-
-CONTEXT_BITS = 4
-"""Of a context; of those that a machine does not have, synthesis leaves nothing."""
 
 RESULT_BITS = REGISTER_BITS + CONTEXT_BITS
 """Of a register of a context, which the upper bits tell."""
@@ -27,9 +25,10 @@ EngineCommand = data.StructLayout(
         "groups": 16,  # of rows, at least 1
         "chunks": 16,  # of columns in each group, at least 1
         "weights": 32,  # first row of the weight store
-        "activations": 20,  # first row of the activation memory
-        "dest": 20,  # first beat of the bank
+        "activations": 16,  # first row of the activation memory
+        "dest": 16,  # first beat of the bank
         "bank": 1,  # 0: sums, 1: multiplicands
+        "contexts": LARGEST["contexts"],  # a bit for each whose codes and sums these are
     }
 )
 

@@ -4,15 +4,19 @@ from dataclasses import dataclass
 from functools import reduce
 from operator import or_
 
-from amaranth.hdl import Cat, Module, Signal
+from amaranth.hdl import Cat, Module, Mux, Signal
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
+from amaranth.utils import ceil_log2
 
 from hw.arch.arithmetic import CODE_BITS, TRIT_BITS
+from hw.arch.geometry import CONTEXT_BITS
 from hw.arch.memories import memories
 from hw.memory.signatures import READ_LATENCY, ReadSignature, RowStreamSignature, SumSignature
 from hw.parameters import require_positive
 from hw.pipeline import KEEP, delay
+from hw.turns import Turns
+from hw.units.accumulator import CHUNK
 from hw.units.cascade import CascadeRow, skew, sum_bits
 from hw.units.commands import EngineCommand
 from hw.units.row import TernaryRow
@@ -36,6 +40,8 @@ class EngineParameters:
         Depth of the deeper one of the banks that it writes.
     contexts : int
         Parts of those memories, one after the other: no product takes codes of two of them.
+    shared : bool
+        Whether a command may be for several contexts, for all of which a weight row is taken once.
     read_latency : int
         Cycles from an address of the activation memory to its data.
     row_latency : int
@@ -58,6 +64,7 @@ class EngineParameters:
     fanout: int = 16
     chain: int = 1
     contexts: int = 1
+    shared: bool = False
 
     def __post_init__(self):
         require_positive(self)
@@ -119,25 +126,35 @@ class EngineParameters:
         """
         return self.row_latency + 1 + self.depth + 1 + self.gating + self.drain_beats
 
-    def period(self, chunks: int) -> int:
+    def period(self, chunks: int, contexts: int = 1) -> int:
         """Cycles from one group to the next."""
-        return max(chunks, self.drain_beats)
+        drains = (contexts - 1) * self.drain_beats
+        return drains + max(contexts * (chunks - 1) + 1, self.drain_beats)
 
-    def spacing(self, groups: int, chunks: int) -> int:
+    def taking(self, groups: int, chunks: int, contexts: int = 1) -> int:
+        """Cycles from the acceptance of a command until its last chunk enters the lanes.
+
+        Of the last chunks of a group each is a drain behind the one before. Of a store that is
+        never late.
+        """
+        last = contexts * (chunks - 1) + 1 + (contexts - 1) * self.drain_beats
+        return (groups - 1) * self.period(chunks, contexts) + last
+
+    def spacing(self, groups: int, chunks: int, contexts: int = 1) -> int:
         """Cycles from the acceptance of a command until the next one can be accepted.
 
         Sums of two commands must not drain at once; and where they go is kept for one command,
         until its first ones drain. Of a store that is never late.
         """
-        rows = (groups - 1) * self.period(chunks) + chunks
-        return max(rows + max(1, self.drain_beats - 1), chunks + self.latency - self.drain_beats)
+        first = contexts * (chunks - 1) + 1 + self.latency - self.drain_beats
+        return max(self.taking(groups, chunks, contexts) + max(1, self.drain_beats - 1), first)
 
-    def cycles(self, groups: int, chunks: int) -> int:
+    def cycles(self, groups: int, chunks: int, contexts: int = 1) -> int:
         """Cycles from the acceptance of a command until its last sum is in the bank.
 
         Of a store that is never late; each cycle of waiting for a row is one more.
         """
-        return (groups - 1) * self.period(chunks) + chunks + self.latency
+        return self.taking(groups, chunks, contexts) + self.latency
 
     def compute(self, codes, trits) -> list[int]:
         """Sums of the rows of ``trits`` (2-bit codes) with ``codes``."""
@@ -150,10 +167,11 @@ class EngineParameters:
         return TernaryEngine(self)
 
     def create_row(self) -> TernaryRow | CascadeRow:
+        sums = self.contexts if self.shared else 1
         if self.chain == 1:
-            return TernaryRow(self.columns)
+            return TernaryRow(self.columns, sums)
         terms = self.activation_rows // self.contexts * self.columns
-        return CascadeRow(self.columns, chain=self.chain, bits=sum_bits(terms))
+        return CascadeRow(self.columns, chain=self.chain, bits=sum_bits(terms), contexts=sums)
 
 
 class TernaryEngine(wiring.Component):
@@ -163,18 +181,21 @@ class TernaryEngine(wiring.Component):
     once for the first one, all others follow) and reads row ``activations + k`` of the activation
     memory; lane ``r * columns + c`` of a weight row is its bits ``[2 * lane +: 2]``. Row r of group
     g goes to element ``r % elements`` of beat ``dest + g * drain_beats + r // elements``. Sums are
-    24 bits.
+    24 bits. Where a command is for several ``contexts``, each row is taken once and is multiplied
+    with the codes of one after the other, from those of the lowest on.
 
-    A chunk per cycle; a group takes ``max(chunks, drain_beats)`` cycles, the whole
-    ``parameters.cycles(groups, chunks)`` and one cycle more for each in which ``weights.ready`` is
-    high and ``weights.valid`` low: a row that is not there yet stops everything that leads to its
-    transfer, and nothing behind it. So a row that comes late costs its lateness, and no sum.
+    A chunk per cycle; a group takes ``parameters.period(chunks, contexts)`` cycles, the whole
+    ``parameters.cycles(groups, chunks, contexts)`` and one cycle more for each in which
+    ``weights.ready`` is high and ``weights.valid`` low: a row that is not there yet stops
+    everything that leads to its transfer, and nothing behind it. So a row that comes late costs its
+    lateness, and no sum.
 
     Members
     -------
     command : ``In(stream.Signature(EngineCommand))``
-        Ready ``parameters.spacing(groups, chunks)`` cycles after the last one, whose sums may still
-        be on their way. ``groups`` and ``chunks`` are at least 1.
+        Ready ``parameters.spacing(groups, chunks, contexts)`` cycles after the last one, whose sums
+        may still be on their way. ``groups`` and ``chunks`` are at least 1, and there is a context:
+        one, unless rows are ``shared``.
     busy : ``Out(1)``
         From the cycle after acceptance until the last sum of all commands is in its bank: what is
         read in the first cycle with ``busy`` low is the new value.
@@ -206,58 +227,66 @@ class TernaryEngine(wiring.Component):
         p = self.parameters
         command = self.command.payload
 
-        # Rows: one chunk per cycle, then a pause if the drain takes longer than the chunks. Time
-        # stands still here while a row is awaited, the pause included, or drains would meet.
+        # Chunks: one per cycle, and those that end a group no nearer to each other than sums drain.
+        # Time stands still here while a row is awaited, those pauses included.
+        m.submodules.turns = turns = Turns(p.contexts)
         chunks = Signal(COUNT_BITS)  # less one, as all counts here
         chunks_left = Signal(COUNT_BITS)
         groups_left = Signal(COUNT_BITS)
         drain_left = Signal(range(p.drain_beats))
-        emptying = Signal(range(p.drain_beats))
         dest = Signal.like(self.sums.address)
         bank = Signal()
         held = Signal()  # these two are of a command whose first sums have not left
-        opening = Signal()
+        opening = Signal()  # the command's first group
         under_way = Signal(2)  # commands
         first_activation = Signal(range(p.activation_rows))
         activation = Signal(range(p.activation_rows))
         issuing = Signal()
-        waiting = Signal()
+        again = Signal()  # the row is there, and others have had it
+        ends_group = Signal()  # no chunk is left
+        entering = Signal()
+        row_done = Signal()
+        late = Signal()
         taken = Signal()
         last = Signal()
         final = Signal()
-        begin = Signal()
         m.d.comb += [
-            self.command.ready.eq(~issuing & ~waiting & ~held & (emptying == 0)),
+            self.command.ready.eq(~issuing & ~held & (drain_left <= 1)),
             self.busy.eq(under_way != 0),
             self.weights.seek.eq(self.command.valid & self.command.ready),
             self.weights.first.eq(command.weights),
-            self.weights.ready.eq(issuing),
-            taken.eq(issuing & self.weights.valid),
-            last.eq(taken & (chunks_left == 0)),
-            final.eq(last & (groups_left == 0)),
-            begin.eq((last | waiting) & ~final & (drain_left == 0)),
+            self.weights.ready.eq(issuing & ~again & ~(ends_group & (drain_left != 0))),
+            taken.eq(self.weights.ready & self.weights.valid),
+            late.eq(self.weights.ready & ~self.weights.valid),
+            entering.eq(taken | (again & ~(ends_group & (drain_left != 0)))),
+            row_done.eq(entering & (turns.after == 0)),
+            last.eq(entering & ends_group),
+            final.eq(row_done & ends_group & (groups_left == 0)),
+            turns.members.eq(Mux(self.weights.seek, command.contexts, turns.taking)),
+            turns.load.eq(self.weights.seek | row_done),
+            turns.next.eq(entering & ~row_done),
         ]
-        with m.If(taken):
+        if p.shared:
+            with m.If(entering):
+                m.d.sync += again.eq(~row_done)
+        with m.If(row_done):
             m.d.sync += [
                 activation.eq(activation + 1),
                 chunks_left.eq(chunks_left - 1),
+                ends_group.eq(Mux(ends_group, chunks == 0, chunks_left == 1)),
             ]
-        with m.If((drain_left != 0) & (taken | ~issuing)):
-            m.d.sync += drain_left.eq(drain_left - 1)
-        with m.If(emptying != 0):
-            m.d.sync += emptying.eq(emptying - 1)
+            with m.If(ends_group):
+                m.d.sync += [
+                    issuing.eq(~final),
+                    opening.eq(0),
+                    activation.eq(first_activation),
+                    chunks_left.eq(chunks),
+                    groups_left.eq(groups_left - 1),
+                ]
         with m.If(last):
-            m.d.sync += issuing.eq(0), waiting.eq(~final), opening.eq(0)
-            m.d.sync += emptying.eq(max(0, p.drain_beats - 2))
-        with m.If(begin):
-            m.d.sync += [
-                issuing.eq(1),
-                waiting.eq(0),
-                activation.eq(first_activation),
-                chunks_left.eq(chunks),
-                groups_left.eq(groups_left - 1),
-                drain_left.eq(p.drain_beats - 1),
-            ]
+            m.d.sync += drain_left.eq(p.drain_beats - 1)
+        with m.Elif((drain_left != 0) & ~late):
+            m.d.sync += drain_left.eq(drain_left - 1)
         with m.If(self.weights.seek):
             m.d.sync += [
                 held.eq(1),
@@ -267,27 +296,52 @@ class TernaryEngine(wiring.Component):
                 first_activation.eq(command.activations),
                 chunks.eq(command.chunks - 1),
                 chunks_left.eq(command.chunks - 1),
+                ends_group.eq(command.chunks == 1),
                 groups_left.eq(command.groups - 1),
-                drain_left.eq(p.drain_beats - 1),
                 bank.eq(command.bank),
                 dest.eq(command.dest),
             ]
 
         early = p.row_latency - p.read_latency
-        m.d.comb += self.activations.address.eq(delay(m, activation, early, name="activation"))
+        own = activation[: ceil_log2(p.activation_rows // p.contexts)]
+        address = Cat(own, turns.number)[: len(self.activations.address)]
+        m.d.comb += self.activations.address.eq(delay(m, address, early, name="activation"))
 
-        # What accompanies a chunk: presence, the end of its group, of the first one, of the last.
-        flags = [Cat(taken, last, last & opening, final)]
-        for _ in range(p.row_latency + p.depth + 1 + p.gating):
-            stage = Signal(4)
-            m.d.sync += stage.eq(flags[-1])
-            flags.append(stage)
-        present, ends, _, _ = flags[p.row_latency + p.depth]
-        m.d.comb += self.active.eq(flags[p.row_latency][0])
+        # What accompanies a chunk.
+        layout = data.StructLayout(
+            {
+                "present": 1,
+                "last": 1,  # of its group
+                "first": 1,  # of its group
+                "row": 1,  # it comes with a new row
+                "opens": 1,  # the first sums of a command
+                "again": 1,  # the same group as the sums before, of another context
+                "final": 1,  # the last sums of a command
+                "context": CONTEXT_BITS,
+            }
+        )
+        flags = [Signal(layout, name="flags")]
+        m.d.comb += [
+            flags[0].present.eq(entering),
+            flags[0].last.eq(last),
+            flags[0].first.eq(chunks_left == chunks),
+            flags[0].row.eq(taken),
+            flags[0].opens.eq(last & opening & ~again),
+            flags[0].again.eq(again),
+            flags[0].final.eq(final),
+            flags[0].context.eq(turns.number),
+        ]
+        for cycle in range(p.row_latency + p.depth + 1 + p.gating):
+            flags.append(Signal(layout, name=f"flags_{cycle + 1}"))
+            m.d.sync += flags[-1].eq(flags[-2])
+        chunk = flags[p.row_latency + p.depth]
+        m.d.comb += self.active.eq(flags[p.row_latency].present)
 
         # Lanes.
         trits = Signal(data.ArrayLayout(TRIT_BITS, p.lanes), reset_less=True)
-        m.d.sync += trits.eq(self.weights.data)
+        # A row that is shared stays until the next one is there.
+        with m.If(flags[p.row_latency].row | (not p.shared)):
+            m.d.sync += trits.eq(self.weights.data)
         rows = [p.create_row() for _ in range(p.rows)]
         in_time = None
         for r, row in enumerate(rows):
@@ -300,8 +354,7 @@ class TernaryEngine(wiring.Component):
             m.d.comb += [
                 Cat(row.codes).eq(in_time),
                 Cat(row.trits).eq(self._in_time(m, own, f"trits_{r}")),
-                row.present.eq(present),
-                row.last.eq(ends),
+                *(getattr(row, name).eq(chunk[name]) for name in CHUNK),
             ]
             if p.chain == 1 and r + p.elements < p.rows:
                 m.d.comb += row.above.eq(rows[r + p.elements].sum)
@@ -309,24 +362,30 @@ class TernaryEngine(wiring.Component):
         # Drain.
         beats_left = Signal(range(p.drain_beats))
         closing = Signal()
-        m.d.comb += self.done.eq(self.sums.enable & (beats_left == 0) & closing)
+        sums, captured = self.sums, flags[-1]
+        m.d.comb += self.done.eq(sums.enable & (beats_left == 0) & closing)
         m.d.sync += under_way.eq(under_way + self.weights.seek - self.done)
-        _, captured, captured_first, captured_final = flags[-1]
-        drained = self._taken(m, rows, captured) if p.gating else [row.sum for row in rows]
-        m.d.comb += [self.sums.data[i].eq(drained[i]) for i in range(p.elements)]
-        with m.If(self.sums.enable):
-            m.d.sync += self.sums.address.eq(self.sums.address + 1)
+        drained = self._taken(m, rows, captured.last) if p.gating else [row.sum for row in rows]
+        m.d.comb += [sums.data[i].eq(drained[i]) for i in range(p.elements)]
+        with m.If(sums.enable):
+            m.d.sync += sums.address.eq(sums.address + 1)
             m.d.sync += beats_left.eq(beats_left - 1)
             with m.If(beats_left == 0):
-                m.d.sync += self.sums.enable.eq(0)
-        with m.If(captured):
+                m.d.sync += sums.enable.eq(0)
+        with m.If(captured.last):
             m.d.sync += [
-                self.sums.enable.eq(1),
+                sums.enable.eq(1),
+                sums.context.eq(captured.context),
                 beats_left.eq(p.drain_beats - 1),
-                closing.eq(captured_final),
+                closing.eq(captured.final),
             ]
-        with m.If(captured_first):
-            m.d.sync += self.sums.address.eq(dest), self.sums.bank.eq(bank), held.eq(0)
+        if p.shared:  # as many beats back as the context before had
+            behind = Signal(len(sums.address))
+            m.d.comb += behind.eq(Mux(sums.enable, sums.address + 1, sums.address))
+            with m.If(captured.last & captured.again):
+                m.d.sync += sums.address.eq(behind - p.drain_beats)
+        with m.If(captured.opens):
+            m.d.sync += sums.address.eq(dest), sums.bank.eq(bank), held.eq(0)
         return m
 
     def _in_time(self, m, columns, name: str):

@@ -5,7 +5,9 @@ from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
 from hw.arch.arithmetic import CODE_BITS, SUM_BITS, TRIT_BITS
-from hw.pipeline import KEEP, add, add_up
+from hw.arch.geometry import CONTEXT_BITS
+from hw.pipeline import add, add_up
+from hw.units.accumulator import CHUNK, Accumulator
 
 
 def term(code, not_zero, negative):
@@ -33,21 +35,26 @@ class TernaryRow(wiring.Component):
         There is a chunk whose term tree ends in the next cycle.
     last : ``In(1)``
         It is the last one of its group.
+    first, context : ``In(1)``, ``In(CONTEXT_BITS)``
+        It is the first one, and whose; of an `Accumulator` of several ``contexts``.
     above : ``In(signed(24))``
         What ``sum`` becomes in all other cycles: the drain is a shift register over rows.
     sum : ``Out(signed(24))``
     """
 
-    def __init__(self, columns: int):
+    def __init__(self, columns: int, contexts: int = 1):
         if not isinstance(columns, int) or columns < 1:
             raise ValueError(f"columns must be a positive integer, not {columns!r}")
         self.columns = columns
+        self.accumulator = Accumulator(SUM_BITS, contexts)
         super().__init__(
             {
                 "codes": In(data.ArrayLayout(signed(CODE_BITS), columns)),
                 "trits": In(data.ArrayLayout(TRIT_BITS, columns)),
                 "present": In(1),
                 "last": In(1),
+                "first": In(1),
+                "context": In(CONTEXT_BITS),
                 "above": In(signed(SUM_BITS)),
                 "sum": Out(signed(SUM_BITS)),
             }
@@ -58,18 +65,12 @@ class TernaryRow(wiring.Component):
         terms = [term(code, *trit) for code, trit in zip(self.codes, self.trits, strict=True)]
         node, carry = add_up(m, terms, [trit[1] for trit in self.trits])
 
-        present = Signal(attrs=KEEP)
-        last = Signal(init=1, attrs=KEEP)  # a reset leaves nothing in the accumulator
-        accumulator = Signal(signed(SUM_BITS), reset_less=True)
-        total = Signal(signed(SUM_BITS))
+        m.submodules.accumulator = accumulator = self.accumulator
         held = Signal(signed(SUM_BITS), reset_less=True)
-        m.d.sync += present.eq(self.present), last.eq(self.last)
-        m.d.comb += total.eq(add(accumulator, node, carry))
-        # Synchronous reset and clock enable of the flip-flop: they cost no logic.
-        with m.If(last):
-            m.d.sync += accumulator.eq(0)
-        with m.Elif(present):
-            m.d.sync += accumulator.eq(total)
-        m.d.sync += held.eq(Mux(last, total, self.above))
+        m.d.comb += [
+            *(getattr(accumulator, name).eq(getattr(self, name)) for name in CHUNK),
+            accumulator.total.eq(add(accumulator.value, node, carry)),
+        ]
+        m.d.sync += held.eq(Mux(accumulator.ends, accumulator.total, self.above))
         m.d.comb += self.sum.eq(held)
         return m

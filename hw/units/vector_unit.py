@@ -16,13 +16,13 @@ from hw.arch.arithmetic import (
     SUM_BITS,
     block_index,
 )
+from hw.arch.geometry import CONTEXT_BITS
 from hw.arch.memories import HALF_WORD_BITS
 from hw.arch.operations import LATE, Statistic, Table, VectorOp, late_reads
 from hw.arch.program import Space
 from hw.memory.signatures import ReadSignature, WriteSignature
 from hw.pipeline import KEEP, delay
 from hw.units.commands import (
-    CONTEXT_BITS,
     INDEX_BITS,
     TOKEN_BITS,
     ChoiceLayout,

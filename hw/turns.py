@@ -4,7 +4,7 @@ from amaranth.hdl import Const, Module, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
-from hw.units.commands import CONTEXT_BITS
+from hw.arch.geometry import CONTEXT_BITS
 
 
 class Turns(wiring.Component):
