@@ -112,6 +112,48 @@ def test_each_context_is_as_it_would_be_alone(device, model):
 
 
 @pytest.mark.whole
+def test_answers_that_stop_and_states_that_move(device, model):
+    """Longer than the buffers, ended by one of several stop tokens; then on from elsewhere."""
+    golden = GoldenDevice()
+    golden.load(model)
+    draw = random.Random(2)
+
+    def some(stop=None) -> Request:
+        prompt = [draw.randrange(SHAPE.vocabulary) for _ in range(draw.choice((1, 5, 70)))]
+        settings = draw.randrange(1, 90), draw.choice((0.0, 0.9)), draw.randrange(99)
+        return Request.of(prompt, *settings, stop, vocabulary=SHAPE.vocabulary)
+
+    requests = [some() for _ in range(6)]
+    middle = [list(golden.answer(request)) for request in requests]
+    requests += [
+        replace(request, stop=stop)
+        for request, tokens in zip(requests, middle, strict=True)
+        for stop in ((tokens[len(tokens) // 2],), (300, tokens[len(tokens) // 2]))
+        if 300 not in tokens
+    ]
+    expected = [list(golden.answer(request)) for request in requests]
+    found: list[list[int]] = [[] for _ in requests]
+    for number, token in side_by_side(device, requests):
+        found[number] += [] if token is None else [token]
+    assert found == expected
+    list(golden.answer(requests[0]))
+    for slot in device.slots:
+        slot.restore(golden.state())
+    more = [replace(some(), resume=True) for _ in device.slots]
+    answers = [slot.answer(each) for slot, each in zip(device.slots, more, strict=True)]
+    begun = [next(answer) for answer in answers]
+    state = golden.state()
+    for first, answer, each in zip(begun, answers, more, strict=True):
+        golden.restore(state)
+        rest = [token for token in (first, *answer) if token is not None]
+        assert rest == list(golden.answer(each))
+    for slot, each in zip(device.slots, more, strict=True):
+        golden.restore(state)
+        list(golden.answer(each))
+        assert (slot.state() == golden.state()).all()
+
+
+@pytest.mark.whole
 @pytest.mark.parametrize("contexts", [1, 2, 3, 4])
 def test_contexts_take_what_is_predicted(device, contexts):
     """To the cycle, with whichever of the first one's tokens each of the others began."""
