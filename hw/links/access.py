@@ -76,13 +76,18 @@ class Access:
             exchange.bus_space.eq(self.space),
             exchange.address.eq(self.start),
             exchange.end.eq(self.start[:bits] + self.count[:bits]),
+            exchange.remaining.eq(self.count),
         ]
 
     def check(self, m: Module):
-        """Whether a command of this kind may go on to where its range is checked."""
+        """Whether a command of this kind may be executed."""
         exchange, bits = self.exchange, self.exchange.address_bits
         command = exchange.command
-        m.d.sync += exchange.remaining.eq(self.count)
+        allowed = Mux(
+            command == Command.WRITE,
+            (self.space == MemorySpace.TOKENS) & self._at_rest(),
+            self.always_readable,
+        )
         with m.If(~self.known | ((command == Command.WRITE) & ~self.writable)):
             exchange.refuse(m, Reason.BAD_SPACE)
         with m.Elif(
@@ -90,10 +95,11 @@ class Access:
             | self.count[bits:].any()
             | ((command == Command.READ) & (self.count[:16] > exchange.max_payload // 2))
             | ((command == Command.WRITE) & self.paired & (self.start[0] | self.count[0]))
+            | (exchange.end > self.size)
         ):
             exchange.refuse(m, Reason.BAD_RANGE)
-        with m.Else():
-            m.next = "RANGE"
+        with m.Elif(self.ports.control.running.any() & ~allowed):
+            exchange.refuse(m, Reason.BUSY)
 
     def _at_rest(self) -> ValueLike:
         """Whether a range of TOKENS lies in the buffer of one context, which does not run."""
@@ -105,42 +111,28 @@ class Access:
         filled = (exchange.end[:low] == 0) & (end == first + 1)
         return ((end == first) | filled) & ~running.bit_select(first, 1)
 
+    def begin(self, m: Module):
+        """Begin a command of this kind; reading is left to the answer."""
+        exchange = self.exchange
+        m.d.comb += self.ports.bus.start.eq(exchange.remaining != 0)
+        with m.Switch(exchange.command):
+            with m.Case(Command.WRITE):
+                m.d.sync += exchange.offset.eq(exchange.offset + 1)
+                with m.If(exchange.remaining == 0):
+                    exchange.acknowledge(m)
+                with m.Else():
+                    m.next = "WRITE LOW"
+            with m.Case(Command.READ):
+                m.d.sync += exchange.response_length.eq(exchange.remaining << 1)
+                exchange.acknowledge(m)
+            with m.Default():
+                m.d.comb += self.ports.crc.start.eq(1)
+                m.next = "CHECKSUM"
+
     def execute(self, m: Module):
-        """The states that check the range and the runs, write, and sum up; reading is left to the
-        answer."""
-        self._range(m)
+        """The states that write, and sum up."""
         self._write(m)
         self._checksum(m)
-
-    def _range(self, m: Module):
-        exchange = self.exchange
-        with m.State("RANGE"):
-            allowed = Mux(
-                exchange.command == Command.WRITE,
-                (self.space == MemorySpace.TOKENS) & self._at_rest(),
-                self.always_readable,
-            )
-            with m.If(exchange.end > self.size):
-                exchange.refuse(m, Reason.BAD_RANGE)
-            with m.Elif(self.ports.control.running.any() & ~allowed):
-                exchange.refuse(m, Reason.BUSY)
-            with m.Else():
-                m.next = "START"
-        with m.State("START"):
-            m.d.comb += self.ports.bus.start.eq(exchange.remaining != 0)
-            with m.Switch(exchange.command):
-                with m.Case(Command.WRITE):
-                    m.d.sync += exchange.offset.eq(exchange.offset + 1)
-                    with m.If(exchange.remaining == 0):
-                        exchange.acknowledge(m)
-                    with m.Else():
-                        m.next = "WRITE LOW"
-                with m.Case(Command.READ):
-                    m.d.sync += exchange.response_length.eq(exchange.remaining << 1)
-                    exchange.acknowledge(m)
-                with m.Default():
-                    m.d.comb += self.ports.crc.start.eq(1)
-                    m.next = "CHECKSUM"
 
     def _write(self, m: Module):
         exchange = self.exchange

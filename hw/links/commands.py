@@ -14,7 +14,7 @@ from hw.arch.protocol import (
 )
 from hw.control.run import RunControlSignature
 from hw.links.access import MEMORY_COMMANDS, Access
-from hw.links.exchange import ARGUMENT_BYTES, Exchange
+from hw.links.exchange import Exchange
 from hw.links.frames import PAYLOAD_START, CrcSignature, FrameHeader
 from hw.links.runs import Runs
 from hw.memory.signatures import BusSignature
@@ -75,7 +75,7 @@ class CommandProcessor(wiring.Component):
         runs = Runs(self, exchange, self._poll_cycles)
         access.connect(m)
         exchange.connect(m)
-        expected, known, length_fits, on_memory = self._facts(m)
+        known, length_fits, on_memory = self._facts(m)
         runs.connect(m)
 
         with m.FSM():
@@ -84,7 +84,7 @@ class CommandProcessor(wiring.Component):
                 m.d.sync += [
                     exchange.index.eq(0),
                     exchange.offset.eq(PAYLOAD_START),
-                    runs.timer.eq(0),
+                    runs.timer.eq(self._poll_cycles - 1),
                     access.phase.eq(0),
                     exchange.remaining.eq(0),
                     exchange.sequence.eq(self.frame.payload.sequence),
@@ -93,10 +93,14 @@ class CommandProcessor(wiring.Component):
                 ]
                 with m.If(self.frame.valid):
                     m.next = "ARGUMENTS"
-            exchange.receive(m, expected)
-            with m.State("CHECK"):
-                m.d.sync += exchange.index.eq(0)
+            exchange.receive(m)
+            # What depends on the arguments alone, and what is read by them, is there a cycle later.
+            with m.State("ARGUMENTS THERE"):
                 access.point(m)
+                runs.point(m)
+                m.next = "CHECK"
+            with m.State("CHECK"):
+                m.d.sync += exchange.refusal.eq(0)
                 with m.If(~known):
                     exchange.refuse(m, Reason.BAD_COMMAND)
                 with m.Elif(~length_fits):
@@ -105,10 +109,18 @@ class CommandProcessor(wiring.Component):
                     access.check(m)
                 with m.Else():
                     with m.Switch(exchange.command):
+                        runs.check(m)
+                m.next = "CHECKED"
+            with m.State("CHECKED"):
+                with m.If(exchange.refusal != 0):
+                    exchange.answer_refusal(m)
+                with m.Elif(on_memory):
+                    access.begin(m)
+                with m.Else():
+                    with m.Switch(exchange.command):
                         with m.Case(Command.IDENTIFY):
                             exchange.identify(m)
-                        runs.check(m)
-            exchange.refusing(m)
+                        runs.begin(m)
             access.execute(m)
             runs.execute(m)
             exchange.answer(m)
@@ -117,9 +129,8 @@ class CommandProcessor(wiring.Component):
     def _facts(self, m):
         """Facts of the command that has come, from the cycle after its frame is offered."""
         command, length = self.frame.payload.command, self.frame.payload.length
-        expected = Signal(range(ARGUMENT_BYTES + 1))  # bytes of arguments
         known, on_memory, length_fits = Signal(), Signal(), Signal()
-        m.d.sync += [known.eq(0), expected.eq(0), on_memory.eq(0), length_fits.eq(length == 0)]
+        m.d.sync += [known.eq(0), on_memory.eq(0), length_fits.eq(length == 0)]
         with m.Switch(command):
             for each in Command:
                 with m.Case(each):
@@ -129,8 +140,7 @@ class CommandProcessor(wiring.Component):
                         fits = (length >= size_of) & (length[0] == size_of % 2)
                     m.d.sync += [
                         known.eq(1),
-                        expected.eq(size_of),
                         length_fits.eq(fits),
                         on_memory.eq(each in MEMORY_COMMANDS),
                     ]
-        return expected, known, length_fits, on_memory
+        return known, length_fits, on_memory

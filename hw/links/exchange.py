@@ -83,9 +83,8 @@ class Exchange:
         m.next = "RESPOND"
 
     def refuse(self, m: Module, reason: Reason):
-        """The answer is that the command is not executed."""
+        """A check finds that the command is not to be executed."""
         m.d.sync += self.refusal.eq(reason)
-        m.next = "REFUSE"
 
     def connect(self, m: Module):
         """The parts of the ports that are the same in all states."""
@@ -101,29 +100,28 @@ class Exchange:
             ports.header.payload.length.eq(self.response_length),
         ]
 
-    def receive(self, m: Module, expected):
-        """The state that takes ``expected`` bytes of arguments."""
+    def receive(self, m: Module):
+        """The states that take the arguments: as many bytes as the longest have, of any command."""
         # Byte ``index`` is addressed, the one before it arrives.
         with m.State("ARGUMENTS"):
-            m.d.sync += [self.index.eq(self.index + 1), self.offset.eq(self.offset + 1)]
-            with m.Switch(self.index):
-                for i in range(ARGUMENT_BYTES):
-                    with m.Case(i + 1):
-                        m.d.sync += self.arguments.word_select(i, 8).eq(self.ports.data)
-            with m.If(self.index == expected):
-                m.next = "CHECK"
-
-    def refusing(self, m: Module):
-        """The state that makes a refusal the answer."""
-        with m.State("REFUSE"):
             m.d.sync += [
-                self.response.eq(ERROR),
-                self.response_length.eq(2),
-                self.reply.eq(Cat(self.refusal, self.command)),
-                self.reply_left.eq(2),
-                self.remaining.eq(0),
+                self.index.eq(self.index + 1),
+                self.offset.eq(self.offset + 1),
+                self.arguments.eq(Cat(self.arguments[8:], self.ports.data)),
             ]
-            m.next = "RESPOND"
+            with m.If(self.index == ARGUMENT_BYTES):
+                m.next = "ARGUMENTS THERE"
+
+    def answer_refusal(self, m: Module):
+        """Make what a check has found the answer."""
+        m.d.sync += [
+            self.response.eq(ERROR),
+            self.response_length.eq(2),
+            self.reply.eq(Cat(self.refusal, self.command)),
+            self.reply_left.eq(2),
+            self.remaining.eq(0),
+        ]
+        m.next = "RESPOND"
 
     def identify(self, m: Module):
         """Answer with the identity."""

@@ -122,7 +122,8 @@ class FrameReceiver(wiring.Component):
 class FrameSender(wiring.Component):
     """Sends one frame: flag, header, payload, CRC, flag, with byte stuffing.
 
-    Up to one byte per cycle. ``header`` is taken with the last flag.
+    A byte every other cycle at most: each is in a register before it is looked at. ``header`` is
+    taken with the last flag.
 
     Parameters
     ----------
@@ -148,72 +149,72 @@ class FrameSender(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         byte = Signal(8)
-        offered = Signal()  # byte is there
-        taken = Signal()  # and leaves, its second half if it is escaped
-        escaped = Signal()
+        flag = Signal()  # it is one, and no byte of the frame
+        offered = Signal()  # it is there
+        escaped = Signal()  # and its first half has left
+        summed = Signal()  # it has come a cycle ago, and is one under the CRC
         index = Signal(2)
         left = Signal(range(self._max_payload + 1))
 
-        special = (byte == FLAG) | (byte == ESCAPE)
-        with m.If(offered):
-            m.d.comb += [
-                self.tx.valid.eq(1),
-                taken.eq(self.tx.ready & (escaped | ~special)),
+        special = Signal()
+        taken = Signal()
+        m.d.comb += [
+            special.eq(~flag & ((byte == FLAG) | (byte == ESCAPE))),
+            taken.eq(offered & self.tx.ready & (escaped | ~special)),
+            self.tx.valid.eq(offered),
+            self.tx.payload.eq(
+                Mux(escaped, byte ^ INVERT, Mux(special, ESCAPE, byte)),
+            ),
+            self.crc.valid.eq(summed),
+            self.crc.data.eq(Mux(summed, byte, 0)),
+        ]
+        with m.If(offered & self.tx.ready):
+            m.d.sync += escaped.eq(special & ~escaped)
+        with m.If(taken):
+            m.d.sync += offered.eq(0)
+        m.d.sync += summed.eq(0)
+
+        def load(value, *, is_flag=0, is_summed=0):
+            m.d.sync += [
+                byte.eq(value),
+                flag.eq(is_flag),
+                summed.eq(is_summed),
+                offered.eq(1),
             ]
-            with m.If(escaped):
-                m.d.comb += self.tx.payload.eq(byte ^ INVERT)
-            with m.Elif(special):
-                m.d.comb += self.tx.payload.eq(ESCAPE)
-            with m.Else():
-                m.d.comb += self.tx.payload.eq(byte)
-            with m.If(self.tx.ready):
-                m.d.sync += escaped.eq(special & ~escaped)
-        m.d.comb += self.crc.data.eq(Mux(self.crc.valid, byte, 0))
 
         with m.FSM():
             with m.State("IDLE"):
-                m.d.comb += [
-                    self.tx.valid.eq(self.header.valid),
-                    self.tx.payload.eq(FLAG),
-                    self.crc.start.eq(self.header.valid),
-                ]
+                m.d.comb += self.crc.start.eq(self.header.valid)
                 m.d.sync += [index.eq(0), left.eq(self.header.payload.length)]
-                with m.If(self.header.valid & self.tx.ready):
+                with m.If(self.header.valid):
+                    load(FLAG, is_flag=1)
                     m.next = "HEADER"
             with m.State("HEADER"):
-                m.d.comb += [
-                    offered.eq(1),
-                    byte.eq(self.header.payload.as_value().word_select(index, 8)),
-                    self.crc.valid.eq(taken),
-                ]
-                with m.If(taken):
+                with m.If(~offered):
+                    load(self.header.payload.as_value().word_select(index, 8), is_summed=1)
                     m.d.sync += index.eq(index + 1)
                     with m.If(index == HEADER.size - 1):
                         m.next = "PAYLOAD"
             with m.State("PAYLOAD"):
-                with m.If(left == 0):
-                    m.next = "CRC"
-                with m.Else():
-                    m.d.comb += [
-                        offered.eq(self.payload.valid),
-                        byte.eq(self.payload.payload),
-                        self.payload.ready.eq(taken),
-                        self.crc.valid.eq(taken),
-                    ]
-                    with m.If(taken):
+                with m.If(~offered):
+                    with m.If(left == 0):
+                        m.next = "CRC"
+                    with m.Elif(self.payload.valid):
+                        load(self.payload.payload, is_summed=1)
+                        m.d.comb += self.payload.ready.eq(1)
                         m.d.sync += left.eq(left - 1)
             with m.State("CRC"):
-                m.d.comb += [offered.eq(1), byte.eq(self.crc.crc.word_select(index, 8))]
-                with m.If(taken):
+                with m.If(~offered):
+                    load(self.crc.crc.word_select(index, 8))
                     m.d.sync += index.eq(index + 1)
                     with m.If(index == CRC_BYTES - 1):
                         m.next = "END"
             with m.State("END"):
-                m.d.comb += [
-                    self.tx.valid.eq(1),
-                    self.tx.payload.eq(FLAG),
-                    self.header.ready.eq(self.tx.ready),
-                ]
-                with m.If(self.tx.ready):
+                with m.If(~offered):
+                    load(FLAG, is_flag=1)
+                    m.next = "LAST"
+            with m.State("LAST"):
+                m.d.comb += self.header.ready.eq(taken)
+                with m.If(taken):
                     m.next = "IDLE"
         return m

@@ -33,7 +33,8 @@ class Runs:
         self.exchange = exchange
         self.poll_cycles = poll_cycles
         self.poll_start = exchange.argument(Command.POLL, "start")
-        self.session = Signal(32)  # zero, as the memories are, until a host claims the device
+        self.session = Signal(32)
+        self.claimed = Signal()  # it is that of a host
         self.lost = Signal()  # a RUN is of another session, or wants a state that is not there
         # Of each context: a run has the id that is kept, and a state is there.
         self.started, self.stated = Signal(exchange.contexts), Signal(exchange.contexts)
@@ -41,8 +42,9 @@ class Runs:
         # there a cycle later.
         self.context = exchange.argument(Command.RUN, "context")[: exact_log2(exchange.contexts)]
         self.running = Signal()
+        self.repeated = Signal()  # its last run is the one that a RUN names
         self.run_id = Signal(32)
-        self.timer = Signal(range(poll_cycles))
+        self.timer = Signal(range(-1, poll_cycles))  # cycles left, less one
         self.due = Signal()  # a waiting POLL has something to tell
         self.available = Signal(16)
 
@@ -61,6 +63,10 @@ class Runs:
             run.payload.context.eq(self.context),
             control.context.eq(self.context),
             self.running.eq(control.running.bit_select(self.context, 1)),
+            self.repeated.eq(
+                self.started.bit_select(self.context, 1)
+                & (argument(Command.RUN, "run_id") == self.run_id)
+            ),
             run.payload.reset.eq((flags & RunFlag.RESET).any()),
             run.payload.stop_enable.eq((flags & RunFlag.STOP_ENABLE).any()),
             *(
@@ -69,13 +75,11 @@ class Runs:
             ),
         ]
         m.d.sync += self.due.eq(
-            (control.produced > self.poll_start)
-            | ~self.running
-            | (self.timer == self.poll_cycles - 1)
+            (control.produced > self.poll_start) | ~self.running | self.timer[-1]
         )
         m.d.sync += self.lost.eq(
             (argument(Command.RUN, "session") != self.session)
-            | (self.session == 0)
+            | ~self.claimed
             | ~(run.payload.reset | self.stated.bit_select(self.context, 1))
         )
         bus = self.ports.bus
@@ -108,8 +112,16 @@ class Runs:
             self.run_id.eq(Mux(self.started.bit_select(self.context, 1), read.data, 0)),
         ]
 
+    def point(self, m: Module):
+        """What a run needs of its buffer."""
+        argument = self.exchange.argument
+        with m.If(self.exchange.command == Command.RUN):
+            m.d.sync += self.exchange.end.eq(
+                argument(Command.RUN, "prompt_length") + argument(Command.RUN, "generate")
+            )
+
     def check(self, m: Module):
-        """The cases of the commands of this kind; three are executed on the way."""
+        """The cases of the commands of this kind that may be refused."""
         exchange, control = self.exchange, self.ports.control
         beyond = exchange.argument(Command.RUN, "context")[len(self.context) :].any()
         for command in (Command.RUN, Command.POLL, Command.STOP):
@@ -117,45 +129,52 @@ class Runs:
         with m.Case(Command.RUN):
             prompt_length = exchange.argument(Command.RUN, "prompt_length")
             generate = exchange.argument(Command.RUN, "generate")
-            same = exchange.argument(Command.RUN, "run_id") == self.run_id
-            m.d.sync += exchange.end.eq(prompt_length + generate)
-            with m.If(beyond):
-                exchange.refuse(m, Reason.BAD_VALUE)
-            with m.Elif(self.started.bit_select(self.context, 1) & same):
-                exchange.acknowledge(m)
-            with m.Elif(self.running):
-                exchange.refuse(m, Reason.BUSY)
             no_noise = Feature.SAMPLING not in exchange.features
-            with m.Elif((prompt_length == 0) | (generate == 0) | (self.sampled & no_noise)):
-                exchange.refuse(m, Reason.BAD_VALUE)
-            with m.Else():
-                m.next = "RUN CHECK"
-        with m.Case(Command.POLL):
             with m.If(beyond):
                 exchange.refuse(m, Reason.BAD_VALUE)
-            with m.Else():
-                m.d.comb += self.ports.frame.ready.eq(1)
-                m.next = "POLL"
-        with m.Case(Command.STOP):
+            with m.Elif(~self.repeated):
+                with m.If(self.running):
+                    exchange.refuse(m, Reason.BUSY)
+                with m.Elif(
+                    (prompt_length == 0)
+                    | (generate == 0)
+                    | (self.sampled & no_noise)
+                    | (exchange.end > exchange.tokens)
+                ):
+                    exchange.refuse(m, Reason.BAD_VALUE)
+                with m.Elif(self.lost):
+                    exchange.refuse(m, Reason.LOST)
+        with m.Case(Command.POLL, Command.STOP):
             with m.If(beyond):
                 exchange.refuse(m, Reason.BAD_VALUE)
-            with m.Else():
-                m.d.comb += control.stop.eq(1 << self.context)
+        with m.Case(Command.CLAIM):
+            with m.If(control.running.any()):
+                exchange.refuse(m, Reason.BUSY)
+            with m.Elif(exchange.argument(Command.CLAIM, "session") == 0):
+                exchange.refuse(m, Reason.BAD_VALUE)
+
+    def begin(self, m: Module):
+        """The cases of the commands of this kind; three are executed on the way."""
+        exchange, control = self.exchange, self.ports.control
+        with m.Case(Command.RUN):
+            m.next = "RUN"
+            with m.If(self.repeated):
                 exchange.acknowledge(m)
+        with m.Case(Command.POLL):
+            m.d.comb += self.ports.frame.ready.eq(1)
+            m.next = "POLL"
+        with m.Case(Command.STOP):
+            m.d.comb += control.stop.eq(1 << self.context)
+            exchange.acknowledge(m)
         with m.Case(Command.RESET):
             m.d.comb += control.reset.eq(1)
             self._forget(m)
             exchange.acknowledge(m)
         with m.Case(Command.CLAIM):
             claim = exchange.argument(Command.CLAIM, "session")
-            with m.If(control.running.any()):
-                exchange.refuse(m, Reason.BUSY)
-            with m.Elif(claim == 0):
-                exchange.refuse(m, Reason.BAD_VALUE)
-            with m.Else():
-                m.d.sync += self.session.eq(claim)
-                self._forget(m)
-                exchange.acknowledge(m)
+            m.d.sync += [self.session.eq(claim), self.claimed.eq(1)]
+            self._forget(m)
+            exchange.acknowledge(m)
 
     def _forget(self, m: Module):
         """The last runs, and the states that they left."""
@@ -170,13 +189,6 @@ class Runs:
 
     def _run(self, m: Module):
         exchange, run = self.exchange, self.ports.control.run
-        with m.State("RUN CHECK"):
-            with m.If(exchange.end > exchange.tokens):
-                exchange.refuse(m, Reason.BAD_VALUE)
-            with m.Elif(self.lost):
-                exchange.refuse(m, Reason.LOST)
-            with m.Else():
-                m.next = "RUN"
         with m.State("RUN"):
             m.d.comb += run.valid.eq(1)
             with m.If(run.ready):
@@ -193,9 +205,7 @@ class Runs:
         # The answer waits for the end of a frame that is on its way: it may be another
         # command, and the CRC unit is in use.
         with m.State("POLL"):
-            m.d.sync += self.timer.eq(self.timer + 1)
-            with m.If(self.timer == self.poll_cycles - 1):
-                m.d.sync += self.timer.eq(self.timer)
+            m.d.sync += self.timer.eq(self.timer - ~self.timer[-1])
             with m.If(ports.frame.valid):
                 m.next = "IDLE"
             with m.Elif(self.due & ports.between):
