@@ -17,6 +17,11 @@ BEATS = 4
 LENGTH = BEATS * GEOMETRY.elements
 
 
+def update(**fields):
+    row = {"unit": Unit.VECTOR, "op": VectorOp.UPDATE, "length": LENGTH, "space": Space.SUMS}
+    return Descriptor(**row, b_register=1, **fields)
+
+
 def quantise(**fields):
     return Descriptor(unit=Unit.VECTOR, op=VectorOp.QUANT, length=LENGTH, b_register=1, **fields)
 
@@ -54,6 +59,9 @@ OTHER = {"a": 8, "b": 9}
         ([residual(**OTHER, result=3), multiply(a=3, b=9)], (ANY, 0, ANY)),
         ([multiply(**OTHER, result=3), multiply(a=8, b=3)], (ANY, ANY, 0)),
         ([residual(**OTHER, dest=8), quantise(**OTHER, source=9)], (ANY, 0, ANY)),
+        # What it reads late is there beat by beat, if it is all that the one before writes.
+        ([residual(**OTHER, dest=8), update(**OTHER, operand=8)], (ANY, ANY, ANY)),
+        ([residual(**OTHER, dest=8), update(**OTHER, operand=9)], (ANY, 0, ANY)),
         # Steps behind it may be under way, if only two.
         ([quantise(**OTHER), quantise(**OTHER, dest=1), product()], (ANY, 1, ANY)),
         ([quantise(**OTHER), *[quantise(**OTHER, dest=1)] * 4, product()], (ANY, 2, ANY)),

@@ -500,6 +500,40 @@ def test_steps_follow_each_other(parameters, eager):
     Bench(parameters, 9).run(steps)
 
 
+@pytest.mark.parametrize("parameters", [*PARAMETERS.values(), EIGHT], ids=lambda p: p.elements)
+def test_late_operands_may_be_under_way(parameters):
+    """What a step reads late, the one right before it writes."""
+
+    async def steps(bench, ctx):
+        dut, p = bench.dut, bench.p
+        bench.memories["tables"] = [max(t, 0) for t in bench.memories["tables"]]
+        bench.operands = None
+        for beats in (1, 2, 17):
+            length, memories = beats * p.elements, bench.of_context(bench.memories, bench.context)
+            fields = {name: 0 for name in VectorCommand.members} | {
+                "length": length, "shift": -PREACTIVATION_FRACTION, "space": Space.SUMS,
+                "a": bench.peak("sums", 0, length), "b": bench.scale(-34, -28), "noise": 1,
+                "context": bench.context,
+            }  # fmt: skip
+            candidate = SimpleNamespace(**fields)
+            candidate.op, candidate.dest = VectorOp.SILU, 20
+            update = SimpleNamespace(**fields)
+            update.op, update.operand, update.dest = VectorOp.UPDATE, 20, 40
+            made = p.compute(candidate, memories).elements
+            start = 20 * p.elements
+            memories["vectors"] = [*memories["vectors"]]
+            memories["vectors"][start : start + length] = made
+            wanted = p.compute(update, memories).elements
+            for command in (candidate, update):
+                await bench.offer(ctx, vars(command))
+            while ctx.get(dut.busy):
+                await ctx.tick()
+            assert bench.at("states", 40, length) == wanted
+            bench.context = (bench.context + 1) % CONTEXTS
+
+    Bench(parameters, 10).run(steps)
+
+
 def test_eight_elements():
     parameters = EIGHT
 

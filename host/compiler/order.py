@@ -23,17 +23,22 @@ class Uses:
     ----------
     unit : Unit
     reads, writes : tuple of Span
+    late : tuple of Span
+        What the vector unit reads late, beat by beat: so late that a step before it has written it,
+        if it writes the very same span.
     """
 
     unit: Unit
     reads: tuple[Span, ...]
     writes: tuple[Span, ...]
+    late: tuple[Span, ...] = ()
 
     @classmethod
     def of(cls, step: Descriptor, geometry: Geometry) -> Uses:
         by_unit = {Unit.ENGINE: _engine, Unit.VECTOR: _vector, Unit.SCALAR: _scalar}
         reads, writes = by_unit[step.unit](step, geometry)
-        return cls(unit=step.unit, reads=tuple(reads), writes=tuple(writes))
+        late = _late(step, geometry) if step.unit == Unit.VECTOR else []
+        return cls(unit=step.unit, reads=tuple(reads), writes=tuple(writes), late=tuple(late))
 
     def must_follow(self, earlier: Uses) -> bool:
         """Whether it must not be issued before an earlier step's end.
@@ -41,10 +46,11 @@ class Uses:
         Steps of one unit read and write in order; only what one of them has yet to write must not
         be read by the next.
         """
-        if _meet(self.reads, earlier.writes):
+        late = [s for s in self.late if self.unit != earlier.unit or s not in earlier.writes]
+        if _meet((*self.reads, *late), earlier.writes):
             return True
         # Registers are read when a step is issued, memories as long as it is under way.
-        read = [span for span in earlier.reads if span[0] != "registers"]
+        read = [span for span in (*earlier.reads, *earlier.late) if span[0] != "registers"]
         return self.unit != earlier.unit and _meet(self.writes, (*earlier.writes, *read))
 
 
@@ -75,8 +81,6 @@ def _vector(step: Descriptor, geometry: Geometry) -> tuple[list[Span], list[Span
     if row.table != Table.ROW:
         reads.append((Space(step.space).name.lower(), step.source, step.source + beats))
         reads.append(_register(step.a))
-    for memory, field in row.reads.items():
-        reads.append((memory, getattr(step, field), getattr(step, field) + beats))
     if row.scaled or step.b_register:
         reads.append(_register(step.b))
     if row.writes == "activations":
@@ -88,6 +92,12 @@ def _vector(step: Descriptor, geometry: Geometry) -> tuple[list[Span], list[Span
     if row.statistic == Statistic.BOTH:
         writes.append(_register(step.result + 1))
     return reads, writes
+
+
+def _late(step: Descriptor, geometry: Geometry) -> list[Span]:
+    beats = ceil_div(step.length, geometry.elements)
+    starts = {m: getattr(step, field) for m, field in OPERATIONS[VectorOp(step.op)].reads.items()}
+    return [(memory, start, start + beats) for memory, start in starts.items()]
 
 
 def _scalar(step: Descriptor, geometry: Geometry) -> tuple[list[Span], list[Span]]:

@@ -130,10 +130,11 @@ class VectorParameters:
     def spacing(self) -> int:
         """Least cycles from a step's first beat to that of the next.
 
-        Each of the two places of a command has to last for the cycles that lie behind it, and late
-        reads begin with what the first one holds.
+        Each of the two places of a command has to last for the cycles that lie behind it, late
+        reads begin with what the first one holds, and find what the step before has written.
         """
-        return max(self.handover, self.latency - self.handover, Stage.LATE)
+        written = self.write_delay + 1 - Stage.LATE
+        return max(self.handover, self.latency - self.handover, Stage.LATE, written)
 
     def period(
         self,

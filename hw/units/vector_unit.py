@@ -47,7 +47,8 @@ class VectorUnit(wiring.Component):
     ``docs/arithmetic.md`` has the formulas. Every step is one pass over its vector. All that it
     leaves is there ``parameters.cycles(length, op)`` cycles after its command was taken. The next
     command is taken ``parameters.period(length, op)`` cycles after it, while elements are still
-    under way; a step that reads what they become must not be offered before they are written.
+    under way; a step that reads what they become must not be offered before they are written, but
+    if it reads just that late.
     Elements beyond ``length`` in the last beat are written, but count neither for the statistic nor
     for the choice. No operand's beat is read in the cycle in which it is written, whether the
     result lies in the same place or does not overlap.
