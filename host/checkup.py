@@ -22,6 +22,8 @@ from host.link import Link
 from host.listing import described, serial_ports
 from host.memory_test import REMEDY, find_fault
 from host.ports import simulation
+from host.request import Request
+from host.side_by_side import side_by_side
 from hw.arch.memories import HostAccess, spaces
 from hw.arch.protocol import ALL_FEATURES, Command, Feature, Identity, MemorySpace, Totals
 from weights.checkpoint import ModelShape
@@ -285,7 +287,32 @@ def compare(device: Device, model: IntegerModel) -> int:
         _same(f"tokens at temperature {temperature:g}", chosen, wanted)
         if Feature.STATES in features:
             _same(f"states at temperature {temperature:g}", device.state(), golden.state())
-    return compared + CHOICES * len(ways)
+    return compared + CHOICES * len(ways) + _compare_contexts(device, golden, model, ways)
+
+
+def _compare_contexts(
+    device: Device, golden: Device, model: IntegerModel, ways: list[tuple[float, int]]
+) -> int:
+    """`compare` of answers in all contexts at once, if there are several."""
+    contexts = len(device.slots)
+    if contexts == 1:
+        return 0
+    requests = [
+        Request.of(
+            PROBE[: 1 + number % len(PROBE)],
+            CHOICES,
+            *ways[number % len(ways)],
+            None,
+            vocabulary=model.shape.vocabulary,
+        )
+        for number in range(contexts)
+    ]
+    chosen: list[list[int]] = [[] for _ in requests]
+    for number, token in side_by_side(device, requests):
+        chosen[number] += [] if token is None else [token]
+    for number, request in enumerate(requests):
+        _same(f"tokens of context {number}", chosen[number], list(golden.answer(request)))
+    return CHOICES * contexts
 
 
 def _same(what: str, ours: np.ndarray | Sequence, theirs: np.ndarray | Sequence) -> None:

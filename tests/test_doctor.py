@@ -154,6 +154,35 @@ def test_a_machine_that_computes_wrong_is_named(message):
             check(Wrong(**FAULTS[message]))
 
 
+class Several(GoldenDevice):
+    """A device of two contexts, the second of which gives other tokens from the sixth on."""
+
+    def __init__(self, wrong: bool):
+        super().__init__()
+        self.second, self.wrong = GoldenDevice(), wrong
+
+    def load(self, model, progress=None):
+        super().load(model, progress)
+        self.second.load(model)
+
+    @property
+    def slots(self):
+        class Second:
+            answer = staticmethod(self.answer_wrongly)
+
+        return (*super().slots, Second)
+
+    def answer_wrongly(self, request):
+        for number, token in enumerate(self.second.answer_on(request)):
+            yield token ^ (self.wrong and number > 4)
+
+
+def test_all_contexts_are_compared():
+    assert check_arithmetic(Several(wrong=False)).startswith("46 tokens of a small model")
+    with pytest.raises(DeviceError, match=r"^tokens of context 1: number 5 is"):
+        check_arithmetic(Several(wrong=True))
+
+
 def test_a_story_that_is_another_one():
     story = Story(Wrong(token=lambda token, **_: token + 1))
     with pytest.raises(DeviceError, match=r"^tokens of the story: number 0 is"):
