@@ -15,25 +15,34 @@ from typing import Any
 
 from amaranth.hdl import Const, Instance, Module, Signal, Value
 
+PINS = ("ACBD", "BDAC")
+"""Where augend, addend, not_zero and negative enter the first half of a cell, and the second one.
 
-def _table(function) -> Const:
-    """The table of a function of (a, b, c, d)."""
-    found = (
-        bool(function(a, b, c, d)) << (a + 2 * b + 4 * c + 8 * d)
-        for a, b, c, d in product((0, 1), repeat=4)
-    )
-    return Const(sum(found), 16)
+Of the wires around a tile half lead to A and B alone, the others to C and D. In a tile full of
+adders augends and addends are eight nets each, what chooses is one or two for all: on A and B the
+former would leave half of the wires idle and crowd the others. A carry forms with C and D low, so
+it has the augend on one of A and B, and ``negative`` on one of C and D.
+"""
 
 
-ADDED = _table(lambda a, b, c, d: a ^ b & c ^ d)
-FED = _table(lambda a, b, c, d: a & ~(c | d))
+def _tables(function) -> list[Const]:
+    """Of each half: the table of a function of what enters there, in the order of `PINS`."""
+    inputs = [dict(zip("DCBA", bits, strict=True)) for bits in product((0, 1), repeat=4)]
+    return [
+        Const(sum(function(*(at[pin] for pin in pins)) << n for n, at in enumerate(inputs)), 16)
+        for pins in PINS
+    ]
+
+
+ADDED = _tables(lambda augend, addend, not_zero, negative: augend ^ addend & not_zero ^ negative)
+FED = _tables(lambda augend, addend, not_zero, negative: augend & ~negative)
 UNUSED = Const(0)
 LONGEST = 112
 """Halves of a chain: 3.9 ns."""
 
 
 def _halves(adder) -> list[tuple]:
-    """Table, inputs and output of each half of an adder."""
+    """Tables, inputs and output of each half of an adder."""
     chosen = (adder.not_zero, adder.negative)
     bits = zip(adder.augend, adder.addend, adder.sum, strict=True)
     fed = (FED, (adder.carry, UNUSED, UNUSED, Const(1)), Signal(name="unused"))
@@ -55,9 +64,10 @@ def term_adders(unit) -> Module:
         carry: Value = UNUSED
         for place in range(0, len(halves), 2):
             ports: dict[str, Any] = {}
-            for half, (table, inputs, total) in enumerate(halves[place : place + 2]):
-                ports |= {f"p_INIT{half}": table, f"p_INJECT1_{half}": "NO", f"o_S{half}": total}
-                ports |= {f"i_{pin}{half}": it for pin, it in zip("ABCD", inputs, strict=True)}
+            for half, (tables, inputs, total) in enumerate(halves[place : place + 2]):
+                ports |= {f"p_INIT{half}": tables[half], f"p_INJECT1_{half}": "NO"}
+                pins = zip(PINS[half], inputs, strict=True)
+                ports |= {f"o_S{half}": total, **{f"i_{pin}{half}": it for pin, it in pins}}
             passed = Signal(name=f"carry_{number}_{place}")
             cell = Instance("CCU2C", **ports, i_CIN=carry, o_COUT=passed)
             m.submodules[f"chain_{number}_{place}"] = cell
