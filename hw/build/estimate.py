@@ -88,7 +88,8 @@ def _row(engine: EngineParameters, family: Family) -> tuple[float, float]:
             FLIP_FLOPS_PER_LANE * columns + FLIP_FLOPS_PER_ROW,
         )
     bits = sum_bits(engine.activation_rows * columns)
-    widths = row_widths(columns, chain=chain, bits=bits)
+    terms, sums = row_widths(columns, chain=chain, bits=bits)
+    widths = [*terms, *sums]
     cascades = columns // chain
     halves = sum(widths) + len(widths)
     if family.choosing:

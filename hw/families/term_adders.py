@@ -34,34 +34,39 @@ def _tables(function) -> list[Const]:
     ]
 
 
-ADDED = _tables(lambda augend, addend, not_zero, negative: augend ^ addend & not_zero ^ negative)
-FED = _tables(lambda augend, addend, not_zero, negative: augend & ~negative)
-UNUSED = Const(0)
+CHOSEN = _tables(lambda augend, addend, not_zero, negative: augend ^ addend & not_zero ^ negative)
+ADDED = _tables(lambda augend, addend, *_: augend ^ addend)
+FED = _tables(lambda carry, *others: carry & ~others[-1])
+LOW, HIGH = Const(0), Const(1)  # an input that is high takes no wire
 LONGEST = 112
 """Halves of a chain: 3.9 ns."""
 
 
-def _halves(adder) -> list[tuple]:
+def _fed(carry) -> tuple:
+    """The half that begins a chain's next carry."""
+    return FED, (carry, HIGH, HIGH, HIGH), Signal(name="unused")
+
+
+def _halves(adder, tables, choice) -> list[tuple]:
     """Tables, inputs and output of each half of an adder."""
-    chosen = (adder.not_zero, adder.negative)
     bits = zip(adder.augend, adder.addend, adder.sum, strict=True)
-    fed = (FED, (adder.carry, UNUSED, UNUSED, Const(1)), Signal(name="unused"))
-    return [fed, *((ADDED, (a, b, *chosen), total) for a, b, total in bits)]
+    return [_fed(adder.carry), *((tables, (a, b, *choice), total) for a, b, total in bits)]
 
 
 def term_adders(unit) -> Module:
     """What `hw.units.cascade.TermAdders` is, in cells."""
     m = Module()
     chains: list[list[tuple]] = [[]]
-    for adder in unit.adders:
-        halves = _halves(adder)
+    adders = [_halves(it, CHOSEN, (it.not_zero, it.negative)) for it in unit.terms]
+    adders += [_halves(it, ADDED, (HIGH, HIGH)) for it in unit.sums]
+    for halves in adders:
         if len(chains[-1]) + len(halves) > LONGEST:
             chains.append([])
         chains[-1] += halves
     for number, halves in enumerate(chains):
         if len(halves) % 2:
-            halves.append((FED, (UNUSED,) * 4, Signal(name="unused")))
-        carry: Value = UNUSED
+            halves.append(_fed(LOW))
+        carry: Value = LOW
         for place in range(0, len(halves), 2):
             ports: dict[str, Any] = {}
             for half, (tables, inputs, total) in enumerate(halves[place : place + 2]):

@@ -23,31 +23,35 @@ def sum_bits(terms: int) -> int:
     return min(SUM_BITS, CODE_BITS + terms.bit_length())
 
 
-def row_widths(columns: int, *, chain: int, bits: int) -> list[int]:
-    """Of the adders of a row: each cascade's, each level's of the tree, the accumulator's."""
+def row_widths(columns: int, *, chain: int, bits: int) -> tuple[list[int], list[int]]:
+    """Of the adders of a row: each cascade's; each level's of the tree, and the accumulator's."""
     cascade = [CODE_BITS + lane.bit_length() for lane in range(1, chain)]
     left = columns // chain
-    widths, level = cascade * left, cascade[-1]
+    terms, sums, level = cascade * left, [], cascade[-1]
     while left > 1:
         level += 1
-        widths += [level] * (left // 2)
+        sums += [level] * (left // 2)
         left -= left // 2
-    return [*widths, bits]
+    return terms, [*sums, bits]
 
 
-class TermSignature(wiring.Signature):
-    """``sum = augend + ((addend & not_zero) ^ negative) + carry``, of so many bits; at once.
+class AdderSignature(wiring.Signature):
+    """``sum = augend + addend + carry`` of so many bits; at once.
+
+    Where an adder ``chooses``, it adds ``(addend & not_zero) ^ negative``.
 
     Members
     -------
     augend, addend : ``Out(signed(bits))``
-    not_zero, negative, carry : ``Out(1)``
+    carry : ``Out(1)``
+    not_zero, negative : ``Out(1)``, if it chooses
     sum : ``In(signed(bits))``
     """
 
-    def __init__(self, bits: int):
-        members = {"augend": Out(signed(bits)), "addend": Out(signed(bits))}
-        members |= {name: Out(1) for name in ("not_zero", "negative", "carry")}
+    def __init__(self, bits: int, *, chooses: bool):
+        members = {"augend": Out(signed(bits)), "addend": Out(signed(bits)), "carry": Out(1)}
+        if chooses:
+            members |= {"not_zero": Out(1), "negative": Out(1)}
         super().__init__({**members, "sum": In(signed(bits))})
 
 
@@ -59,22 +63,32 @@ class TermAdders(wiring.Component):
 
     Members
     -------
-    adder_0, adder_1, ... : ``In(TermSignature(bits))``
-        One for each of ``widths``; ``adders`` has all.
+    term_0, term_1, ... : ``In(AdderSignature(bits, chooses=True))``
+        One for each of ``terms``.
+    sum_0, sum_1, ... : ``In(AdderSignature(bits, chooses=False))``
+        One for each of ``sums``; lists of the same names have all.
     """
 
-    def __init__(self, widths: Sequence[int]):
-        ports = {f"adder_{n}": In(TermSignature(bits)) for n, bits in enumerate(widths)}
-        super().__init__(ports)
-        self.adders = [getattr(self, name) for name in ports]
+    def __init__(self, terms: Sequence[int], sums: Sequence[int]):
+        super().__init__(
+            {
+                f"{name}_{n}": In(AdderSignature(bits, chooses=name == "term"))
+                for name, widths in (("term", terms), ("sum", sums))
+                for n, bits in enumerate(widths)
+            }
+        )
+        self.terms = [getattr(self, f"term_{n}") for n in range(len(terms))]
+        self.sums = [getattr(self, f"sum_{n}") for n in range(len(sums))]
 
     def elaborate(self, platform):
         if hasattr(platform, "get_term_adders"):
             return platform.get_term_adders(self)
         m = Module()
-        for adder in self.adders:
+        for adder in self.terms:
             addend = term(adder.addend, adder.not_zero, adder.negative)
             m.d.comb += adder.sum.eq(add(adder.augend, addend, adder.carry))
+        for adder in self.sums:
+            m.d.comb += adder.sum.eq(add(adder.augend, adder.addend, adder.carry))
         return m
 
 
@@ -128,17 +142,15 @@ class CascadeRow(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         m.submodules.adders = adders = TermAdders(
-            row_widths(self.columns, chain=self.chain, bits=self.bits)
+            *row_widths(self.columns, chain=self.chain, bits=self.bits)
         )
-        free = iter(adders.adders)
+        terms, sums = iter(adders.terms), iter(adders.sums)
 
-        def sum_of(augend, addend, carry, not_zero=1, negative=0):
-            adder = next(free)
+        def sum_of(augend, addend, carry, adder=None):
+            adder = adder or next(sums)
             m.d.comb += [
                 adder.augend.eq(augend),
                 adder.addend.eq(addend),
-                adder.not_zero.eq(not_zero),
-                adder.negative.eq(negative),
                 adder.carry.eq(carry),
             ]
             return adder.sum
@@ -150,7 +162,9 @@ class CascadeRow(wiring.Component):
             if column % self.chain == 0:
                 node, carry = term(code, not_zero, negative), negative
             else:
-                total = sum_of(node, code, negative, not_zero, negative)
+                adder = next(terms)
+                m.d.comb += [adder.not_zero.eq(not_zero), adder.negative.eq(negative)]
+                total = sum_of(node, code, negative, adder)
                 node = delay(m, total, 1, name=f"sum_{column}")
                 carry = delay(m, carry, 1, name=f"carry_{column}")
             if (column + 1) % self.chain == 0:
