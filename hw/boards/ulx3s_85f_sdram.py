@@ -11,8 +11,9 @@ from hw.programmers import open_fpga_loader
 CLOCK_HZ = 60_000_000
 SDRAM = Sdram(part=ULX3S, clock_hz=CLOCK_HZ, ratio=2)
 
-# The SDRAM has twice the clock. 80 trits are four times what it gives in a cycle, so that more
-# lanes would wait. Holds d = 512, m = 1,408, 9 layers, 4,096 tokens: 31 M trits.
+# The SDRAM has twice the clock. 160 trits are sixteen times what it gives in a cycle: a row is there
+# for sixteen cycles, of which four contexts need four, and the time in which it is awaited is the
+# vector unit's. Holds d = 512, m = 1,408, 9 layers, 4,096 tokens: 31 M trits.
 BOARD = Board(
     name="ulx3s_85f_sdram",
     platform="amaranth_boards.ulx3s:ULX3S_85F_Platform",
@@ -23,21 +24,23 @@ BOARD = Board(
     model="stories-base",
     machine=Machine(
         geometry=Geometry(
-            rows=10,
+            rows=20,
             columns=8,
-            elements=2,
-            weight_rows=1 << 20,
-            table_words=28672,
-            embedding_words=1 << 20,
+            elements=4,
+            weight_rows=1 << 19,
+            table_words=14336,
+            embedding_words=1 << 19,
             descriptors=128,
             sums=8192,
             multiplicands=2048,
             vectors=2048,
             states=8192,
-            activations=1536,
-            tokens=1024,
+            activations=2048,
+            tokens=512,
             trits_per_byte=5,
+            contexts=4,
         ),
+        shared=True,
         stores=Stores(weights=SDRAM, embedding=SDRAM),
     ),
 )
