@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from host.compiler import Image
-from hw.arch.operations import OPERATIONS, VectorOp
+from hw.arch.operations import OPERATIONS, VectorOp, which
 from hw.arch.program import ANY, UNITS, ControlOp, Descriptor, ScalarOp, Unit, unroll
 from hw.arch.protocol import Totals
 from hw.control.sequencer import Sequencer
@@ -265,17 +265,25 @@ class Timing:
         Of a token after which one is chosen, in order; those of a layer are there for each, and
         those of a unit for each context.
     contexts : int
-        That run side by side.
+        That run side by side, or of which each takes a token of one prompt.
+    chained : bool
+        Whether they do the latter; a token is chosen after the last of them alone.
     """
 
     image: Image
     steps: tuple[TimedStep, ...]
     contexts: int = 1
+    chained: bool = False
+
+    @property
+    def _end(self) -> int:
+        """Cycles after the last step."""
+        return (1 if self.chained else self.contexts) * Sequencer.END_CYCLES
 
     @property
     def cycles(self) -> int:
         """Cycles of a token after which one is chosen, in each context."""
-        return self.steps[-1].issued + 1 + self.contexts * Sequencer.END_CYCLES
+        return self.steps[-1].issued + 1 + self._end
 
     @cached_property
     def prefill(self) -> tuple[TimedStep, ...]:
@@ -287,7 +295,7 @@ class Timing:
     @property
     def prefill_cycles(self) -> int:
         """Cycles of a prompt token after which nothing is chosen."""
-        return self.prefill[-1].issued + 1 + self.contexts * Sequencer.END_CYCLES
+        return self.prefill[-1].issued + 1 + self._end
 
     @property
     def engine_cycles(self) -> int:
@@ -372,8 +380,12 @@ def _active(steps: tuple[TimedStep, ...]) -> int:
     )
 
 
-def predict(image: Image, machine: Machine | None = None, contexts: int = 1) -> Timing:
+def predict(
+    image: Image, machine: Machine | None = None, contexts: int = 1, chained: bool = False
+) -> Timing:
     """The timetable of an image on a machine, by default the usual one of its geometry.
+
+    Of a token in each of some contexts, or of as many tokens of a prompt in one pass.
 
     Raises
     ------
@@ -390,18 +402,22 @@ def predict(image: Image, machine: Machine | None = None, contexts: int = 1) -> 
     clock = UnitClock(machine)
     rows: list[dict] = []
     fetched = contexts * Sequencer.TOKEN_CYCLES
+    once = {Unit.CONTROL, Unit.ENGINE} if machine.shared else {Unit.CONTROL}
+    members = contexts
     for number, layer, descriptor in unroll(image.program()):
         looked = fetched + Sequencer.FETCH_CYCLES
         if descriptor.unit == Unit.SCALAR and descriptor.layered:
             looked += Sequencer.CONSTANT_CYCLES
-        once = {Unit.CONTROL, Unit.ENGINE} if machine.shared else {Unit.CONTROL}
         of_all = descriptor.unit in once
-        for context in range(1 if of_all else contexts):
-            after = 0 if of_all else contexts - 1 - context
+        goes_on = descriptor.unit == Unit.VECTOR and descriptor.op in which(writes="states")
+        for context in range(1 if of_all else members):
+            after = 0 if of_all else members - 1 - context
             left = {
-                unit: _left_beside(descriptor, unit, after, 1 if unit in once else contexts)
+                unit: _left_beside(descriptor, unit, after, 1 if unit in once else members)
                 for unit in UNITS
             }
+            if chained and goes_on and context:
+                left[Unit.VECTOR] = 0
             # Of steps that end together, one of its own unit is the reason.
             free, blocker = looked, None
             for unit in sorted(UNITS, key=lambda unit: unit == descriptor.unit):
@@ -420,15 +436,17 @@ def predict(image: Image, machine: Machine | None = None, contexts: int = 1) -> 
                     "fetched": fetched,
                     "ready": looked + Sequencer.READ_CYCLES,
                     "issued": issued,
-                    "begun": clock.issue(len(rows), descriptor, issued, contexts if of_all else 1),
+                    "begun": clock.issue(len(rows), descriptor, issued, members if of_all else 1),
                     "idle": issued + 1,
                     "freed": free,
                     "blocker": blocker,
                     "context": context,
-                    "contexts": contexts if of_all else 1,
+                    "contexts": members if of_all else 1,
                 }
             )
             fetched = looked = issued + 1
+        if chained and (descriptor.unit, descriptor.op) == (Unit.CONTROL, ControlOp.PREFILL_END):
+            members = 1
     # Only now is it known when each step was over: a later one may delay an earlier one's result.
     for flights in clock.flights.values():
         for flight in flights:
@@ -437,7 +455,7 @@ def predict(image: Image, machine: Machine | None = None, contexts: int = 1) -> 
     for row in rows:
         blocker = row.pop("blocker")
         steps.append(TimedStep(**row, blocker=None if blocker is None else steps[blocker]))
-    return Timing(image=image, steps=tuple(steps), contexts=contexts)
+    return Timing(image=image, steps=tuple(steps), contexts=contexts, chained=chained)
 
 
 def _left_beside(step: Descriptor, unit: Unit, after: int, contexts: int) -> int | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
+import struct
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -16,6 +17,14 @@ from host.request import Request
 from host.side_by_side import side_by_side
 from hw.arch.geometry import Geometry
 from hw.arch.program import Unit
+from hw.arch.protocol import (
+    Command,
+    MemorySpace,
+    PollReply,
+    RunRequest,
+    Totals,
+    argument_struct,
+)
 from hw.control.sequencer import Sequencer
 from hw.core import Core
 from hw.machine import Machine, Stores
@@ -180,6 +189,51 @@ def test_contexts_take_what_is_predicted(device, contexts):
 
     begins = itertools.combinations_with_replacement(range(tokens), contexts - 1)
     assert counted.cycles in {cycles((0, *others)) for others in begins}
+
+
+@pytest.mark.whole
+@pytest.mark.parametrize("length", [1, 2, 3, 4, 5, 8, 11, 30])
+def test_a_prompt_that_all_contexts_read(device, model, length):
+    """Tokens are those of a run that reads one token after the other; cycles are predicted."""
+    golden = GoldenDevice()
+    golden.load(model)
+    draw = random.Random(length)
+    prompt = [draw.randrange(SHAPE.vocabulary) for _ in range(length)]
+    last, tokens = GEOMETRY.contexts - 1, 6
+    request = Request.of(prompt, tokens, 1.0, length, None, vocabulary=SHAPE.vocabulary)
+    link, hold = device.link, device.slots[last].runs
+    link.write(MemorySpace.TOKENS, last * GEOMETRY.tokens, struct.pack(f"<{length}H", *prompt))
+    order = RunRequest(
+        context=last,
+        session=hold._hold.session,
+        run_id=length,
+        prompt_length=length,
+        generate=tokens,
+        reset=True,
+        chained=True,
+        sampled=request.sampled,
+        inverse_temperature=request.inverse_temperature,
+        noise=request.noise,
+    )
+    link.exchange(Command.RUN, order.to_bytes())
+    found: list[int] = []
+    while len(found) < tokens:
+        poll = argument_struct(Command.POLL).pack(last, length + len(found))
+        found += PollReply.from_bytes(link.exchange(Command.POLL, poll)).tokens
+    assert found == list(golden.answer(request))
+
+    machine = device.machine
+    first, image = (length - 1) % GEOMETRY.contexts + 1, device.image
+    passes = [predict(image, machine, n, chained=True) for n in (first, GEOMETRY.contexts)]
+    whole = (length - first) // GEOMETRY.contexts
+    sizes = [passes[0], *[passes[1]] * whole]
+    generated = (tokens - 1) * predict(image, machine).cycles
+    cycles = sum(each.prefill_cycles for each in sizes[:-1]) + sizes[-1].cycles + generated
+    while True:
+        totals = Totals.from_bytes(link.read(MemorySpace.TOTALS, 0, Totals.LAYOUT.size // 2))
+        if totals.tokens == length + tokens - 1:
+            break
+    assert totals.cycles == Sequencer.run_cycles(GEOMETRY) + cycles
 
 
 def test_a_timetable_for_no_such_machine_is_refused(model):

@@ -32,15 +32,14 @@ def test_generator_equals_xorshift(elements, triple):
 
     async def bench(ctx):
         for state in (1, 0xFFFFFFFF, 0x12345678):
-            ctx.set(dut.load, 1)
             ctx.set(dut.state, state)
-            await ctx.tick()
-            ctx.set(dut.load, 0)
             words = []
             for beat in range(12):
+                ctx.set(dut.first, beat == 0)
                 ctx.set(dut.step, 1)
                 await ctx.tick()
                 ctx.set(dut.step, 0)
+                ctx.set(dut.state, 0x5A5A5A5A)
                 if beat % 3 == 1:
                     await ctx.tick()
                 words += [ctx.get(dut.words[lane]) for lane in range(elements)]

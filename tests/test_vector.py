@@ -92,6 +92,15 @@ class Bench:
         at = {name: self.base(name, context) for name in memories}
         return {name: memories[name][at[name] : at[name] + size] for name in memories}
 
+    def seen_by(self, command, memories):
+        """Those parts for a step; UPDATE goes on from the states of the context before."""
+        seen = self.of_context(memories, command.context)
+        if command.op == VectorOp.UPDATE:
+            seen["states"] = self.of_context({"states": memories["states"]}, command.before)[
+                "states"
+            ]
+        return seen
+
     def values(self, name, count):
         """Integers of all magnitudes and both extremes."""
         low, high = limits(name)
@@ -148,6 +157,7 @@ class Bench:
             "noise": 1,
             "result": self.rng.randrange(16),
             "context": self.context,
+            "before": self.rng.randrange(CONTEXTS),
             **fields,
         }
         command = SimpleNamespace(**fields)
@@ -160,7 +170,7 @@ class Bench:
         main = {Space(command.space).name.lower()} if row.table != Table.ROW else set()
         tables = {"tables"} if row.table != Table.NOTHING else set()
         self.operands = {*main, *tables, *row.reads}
-        seen = self.of_context(self.memories, command.context)
+        seen = self.seen_by(command, self.memories)
         expected = p.compute(command, {name: seen[name] for name in self.operands})
         assert bool(expected.elements) == (row.writes is not None)
         assert (expected.value is not None) == row.measured
@@ -434,6 +444,7 @@ def random_step(bench, number):
         "b": bench.scale(-40, -20), "shift": rng.randint(-24, -8), "address": rng.randrange(16),
         "noise": rng.randrange(1, 1 << 32), "greedy": rng.getrandbits(1),
         "first": rng.getrandbits(1), "space": rng.choice(list(Space)), "context": bench.context,
+        "before": rng.randrange(CONTEXTS),
     }  # fmt: skip
     if row.scaled:
         fields["space"] = Space.SUMS
@@ -473,7 +484,7 @@ def test_steps_follow_each_other(parameters, eager):
             bench.context = bench.rng.randrange(CONTEXTS)
             command = random_step(bench, number)
             row = OPERATIONS[command.op]
-            outcome = p.compute(command, bench.of_context(memories, command.context))
+            outcome = p.compute(command, bench.seen_by(command, memories))
             wanted += bench.expected_statistics(command, outcome)
             choices += bench.expected_choices(command, outcome)
             if row.writes:
@@ -513,7 +524,7 @@ def test_late_operands_may_be_under_way(parameters):
             fields = {name: 0 for name in VectorCommand.members} | {
                 "length": length, "shift": -PREACTIVATION_FRACTION, "space": Space.SUMS,
                 "a": bench.peak("sums", 0, length), "b": bench.scale(-34, -28), "noise": 1,
-                "context": bench.context,
+                "context": bench.context, "before": bench.context,
             }  # fmt: skip
             candidate = SimpleNamespace(**fields)
             candidate.op, candidate.dest = VectorOp.SILU, 20
@@ -530,6 +541,32 @@ def test_late_operands_may_be_under_way(parameters):
                 await ctx.tick()
             assert bench.at("states", 40, length) == wanted
             bench.context = (bench.context + 1) % CONTEXTS
+
+    Bench(parameters, 9).run(steps)
+
+
+@pytest.mark.parametrize("parameters", [*PARAMETERS.values(), EIGHT], ids=lambda p: p.elements)
+def test_choices_follow_each_other(parameters):
+    """Each draws with all of its own noise, and none of another's: where keys are equal else."""
+
+    async def steps(bench, ctx):
+        dut, p, rng = bench.dut, bench.p, bench.rng
+        bench.memories["sums"] = [0] * len(bench.memories["sums"])
+        bench.operands, wanted = None, []
+        ctx.set(dut.statistic.ready, 1)
+        for _ in range(40):
+            fields = {name: 0 for name in VectorCommand.members} | {
+                "op": VectorOp.CHOOSE, "length": rng.randrange(1, 24 * p.elements), "a": ONE,
+                "b": ONE, "space": Space.SUMS, "shift": -KEY_FRACTION,
+                "noise": rng.randrange(1, 1 << 32), "context": rng.randrange(CONTEXTS),
+            }  # fmt: skip
+            command = SimpleNamespace(**fields)
+            outcome = p.compute(command, bench.of_context(bench.memories, command.context))
+            wanted += bench.expected_choices(command, outcome)
+            await bench.offer(ctx, fields)
+        while ctx.get(dut.busy):
+            await ctx.tick()
+        assert bench.choices == wanted
 
     Bench(parameters, 10).run(steps)
 

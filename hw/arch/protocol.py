@@ -48,6 +48,11 @@ its current token. RESET ends all runs at once, whatever they are doing, and for
 ids; after it, as after CLAIM, no state is there until a run resets it or a WRITE to STATES brings
 one.
 
+A RUN that is CHAINED reads its prompt a token in each context at a time, so that weights pass once
+for all of them, and then goes on as any other. It is of the last context, or refused as BAD_VALUE;
+while it or anything else runs the other one is refused as BUSY; and it takes all states but the one
+that it leaves there.
+
 While anything runs, CLAIM and WRITE are refused as BUSY, and so are READ and CHECKSUM of every
 space except TOKENS and TOTALS. A WRITE to TOKENS is not, if it lies within the buffer of one
 context that does not run.
@@ -140,6 +145,7 @@ class RunFlag(enum.IntFlag):
     RESET = 1  # start from the zero state
     SAMPLED = 2  # add noise to the logits; without it the choice is greedy
     STOP_ENABLE = 4  # end the run after the stop token
+    CHAINED = 8  # read the prompt in all contexts
 
 
 #: name and struct code of each command's fixed fields, in order
@@ -291,6 +297,8 @@ class RunRequest:
         Choose with noise instead of greedily.
     stop_token : int or None
         The run ends after this token.
+    chained : bool
+        Read the prompt in all contexts.
     inverse_temperature : Scale
         1 / T.
     noise : int
@@ -307,6 +315,7 @@ class RunRequest:
     inverse_temperature: Scale
     noise: int
     stop_token: int | None = None
+    chained: bool = False
 
     def __post_init__(self):
         for name, low, high in (
@@ -329,6 +338,7 @@ class RunRequest:
             RunFlag.RESET * self.reset
             | RunFlag.SAMPLED * self.sampled
             | RunFlag.STOP_ENABLE * (self.stop_token is not None)
+            | RunFlag.CHAINED * self.chained
         )
         return argument_struct(Command.RUN).pack(
             self.context,

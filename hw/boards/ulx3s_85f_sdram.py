@@ -11,9 +11,9 @@ from hw.programmers import open_fpga_loader
 CLOCK_HZ = 60_000_000
 SDRAM = Sdram(part=ULX3S, clock_hz=CLOCK_HZ, ratio=2)
 
-# The SDRAM has twice the clock. 160 trits are sixteen times what it gives in a cycle: a row is there
-# for sixteen cycles, of which four contexts need four, and the time in which it is awaited is the
-# vector unit's. Holds d = 512, m = 1,408, 9 layers, 4,096 tokens: 31 M trits.
+# The SDRAM has twice the clock. 160 trits are sixteen times what it gives in a cycle: one context
+# uses a row for one cycle of sixteen, and four do so for four of them, at no cost. Holds d = 512,
+# m = 1,408, 9 layers, 4,096 tokens: 31 M trits.
 BOARD = Board(
     name="ulx3s_85f_sdram",
     platform="amaranth_boards.ulx3s:ULX3S_85F_Platform",

@@ -44,9 +44,12 @@ class Contexts(wiring.Component):
     staying : Out(contexts), the same after this cycle's ``advance``
     asked, produced : In(context_bits(contexts)) and, a cycle later, Out(16), tokens in its buffer
     context : In(CONTEXT_BITS), of which are the following ones
-    order, progress, token, choice : Out, its run, and what of it is under way
-    choosing : Out(1), a token is chosen after this one
-    read, read_token : In(1) and In(16), this is its token
+    order, progress, choice : Out, its run, and what of it is under way
+    ahead : In(range(contexts)), how many of its tokens are taken beside this one
+    choosing : Out(1), a token is chosen after these
+    turn : In(CONTEXT_BITS), where one of its tokens is taken: elsewhere for one that is chained
+    token : Out(16), that one
+    read, read_token : In(1) and In(16), this is it
     chosen, chosen_context, chosen_token : In, whose choice is what
     append : In(1), its choice is a token of its buffer
     advance : In(1), in the cycle after: on to the next token, or to the end of its run
@@ -66,6 +69,8 @@ class Contexts(wiring.Component):
                 "context": In(CONTEXT_BITS),
                 "order": Out(OrderLayout),
                 "progress": Out(ProgressLayout),
+                "ahead": In(range(n)),
+                "turn": In(CONTEXT_BITS),
                 "token": Out(TOKEN_BITS),
                 "choice": Out(TOKEN_BITS),
                 "choosing": Out(1),
@@ -84,10 +89,12 @@ class Contexts(wiring.Component):
         n = self._geometry.contexts
         order, progress, here = self.order, self.progress, self.context
         taken = Signal()
+        position = Signal(16)  # of the token after these
         m.d.comb += [
             self.run.ready.eq(~self.append & ~self.advance),
             taken.eq(self.run.valid & self.run.ready),
-            self.choosing.eq(progress.position + 1 >= order.prompt_length),
+            position.eq(progress.position + self.ahead + 1),
+            self.choosing.eq(position >= order.prompt_length),
         ]
         at = Mux(taken, self.run.payload.context, here)
         run = self.run.payload
@@ -99,12 +106,12 @@ class Contexts(wiring.Component):
         with m.Else():
             drawn = xorshift(progress.noise, TOKEN_STEP)
             m.d.comb += [
-                moved.position.eq(progress.position + 1),
+                moved.position.eq(position),
                 moved.noise.eq(Mux(self.choosing & order.sampled, drawn, progress.noise)),
             ]
         self._keep(m, "order", order, taken, at, kept)
         self._keep(m, "progress", progress, taken | self.advance, at, moved)
-        self._keep(m, "token", self.token, self.read, here, self.read_token)
+        self._keep(m, "token", self.token, self.read, self.turn, self.read_token, self.turn)
         self._keep(m, "choice", self.choice, self.chosen, self.chosen_context, self.chosen_token)
         produced = Signal(16)
         more = Mux(taken, run.prompt_length, produced + 1)
@@ -123,7 +130,7 @@ class Contexts(wiring.Component):
             ends.eq(
                 (stopping & own).any()
                 | (produced == order.prompt_length + order.generate)
-                | (self.choosing & (progress.position + 1 == self._geometry.tokens - 1))
+                | (self.choosing & (position == self._geometry.tokens - 1))
                 | (self.choosing & order.stop_enable & (self.choice == order.stop_token))
             ),
             self.staying.eq(self.running & ~Mux(self.advance & ends, own, 0)),
@@ -131,13 +138,13 @@ class Contexts(wiring.Component):
         m.d.sync += self.running.eq(self.staying | new)
         return m
 
-    def _keep(self, m, name: str, value, write, at, new) -> Memory:
+    def _keep(self, m, name: str, value, write, at, new, read_at=None) -> Memory:
         """A memory of one value for each context, of which ``value`` is that at ``context``."""
         kept = Memory(shape=value.shape(), depth=self._geometry.contexts, init=[])
         m.submodules[name] = kept
         reader, writer = kept.read_port(domain="comb"), kept.write_port()
         m.d.comb += [
-            reader.addr.eq(self.context),
+            reader.addr.eq(self.context if read_at is None else read_at),
             value.eq(reader.data),
             writer.en.eq(write),
             writer.addr.eq(at),

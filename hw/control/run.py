@@ -19,6 +19,7 @@ def run_command(contexts: int) -> data.StructLayout:
             "reset": 1,
             "sampled": 1,
             "stop_enable": 1,
+            "chained": 1,
             "prompt_length": 16,
             "generate": 16,
             "stop_token": 16,

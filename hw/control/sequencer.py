@@ -6,6 +6,7 @@ from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2, exact_log2
 
 from hw.arch.geometry import Geometry
+from hw.arch.operations import which
 from hw.arch.program import (
     ANY,
     CONSTANT_BITS,
@@ -59,6 +60,10 @@ class Sequencer(wiring.Component):
     tokens are chosen, the stop token is, or ``stop`` was raised; the last chosen token is not taken
     through. Steps after ``PREFILL_END`` run only for contexts in which a token is chosen. A run
     that is taken while others are under way begins beside their next tokens.
+
+    A run that is ``chained``, of the last context, has all contexts for itself: each pass takes one
+    token of its prompt in each, where the state goes on from that which the context before leaves.
+    The first pass takes as few as make the others whole, so that every pass ends with the last one.
 
     Parameters
     ----------
@@ -156,6 +161,9 @@ class Sequencer(wiring.Component):
         m.submodules.contexts = contexts = self._contexts(m)
         m.submodules.turns = turns = Turns(g.contexts)
         members = Signal(g.contexts)  # the contexts of this token
+        chained = self._chained(m)
+        ahead = Signal(range(g.contexts))  # tokens beside that of a chained run's first context
+        final = 1 << (g.contexts - 1)
         choosing = Signal(g.contexts)  # and those in which one is chosen after it
         number = Signal(range(g.descriptors))
         step = Signal(DescriptorLayout)
@@ -163,22 +171,25 @@ class Sequencer(wiring.Component):
         operand = Signal(ScaleLayout)
         is_constant = step.layered & (step.unit == Unit.SCALAR)
         position = contexts.progress.position
+        rank = turns.others - turns.after
         following = Signal.like(number)
         age, constant = self._fetch(m, layers.moved, is_constant, following)
         immediate = Mux(is_constant, constant, step.address)
-        self._offer(m, step, operand, immediate, contexts, turns)
+        self._offer(m, step, operand, immediate, contexts, turns, chained)
         m.d.comb += [
             layers.step.eq(step),
-            contexts.context.eq(turns.number),
+            contexts.context.eq(Mux(chained, g.contexts - 1, turns.number)),
+            contexts.turn.eq(turns.number),
+            contexts.ahead.eq(ahead),
             counters.step.eq(number),
             counters.reading.eq(~self.running.any()),
             counters.address.eq(self.counter_address),
             self.counter_value.eq(counters.value),
-            self.token_address.eq(self._token(turns.number, position)),
+            self.token_address.eq(self._token(contexts.context, position + Mux(chained, rank, 0))),
             self.token_write_data.eq(contexts.choice),
             self.register_address.eq(Cat(step.a, turns.number)),
         ]
-        blocked = self._blocked(m, step, turns)
+        blocked = self._blocked(m, step, turns, chained)
 
         def after_this():
             with m.If(layers.again & (step.unit == Unit.CONTROL) & (step.op == ControlOp.REPEAT)):
@@ -205,20 +216,20 @@ class Sequencer(wiring.Component):
                     m.next = "CLEAR"
             with m.State("CLEAR"):
                 m.d.comb += counters.clear.eq(1)
-                m.d.sync += [number.eq(number + 1), members.eq(self.running)]
-                begin_with(self.running)
+                begin_with(Mux(chained, self._first_pass(contexts.order), self.running))
+                m.d.sync += [number.eq(number + 1), members.eq(turns.members)]
                 with m.If(number == g.descriptors - 1):
                     m.next = "TOKEN"
             with m.State("TOKEN"):  # the first step's fetch began in the cycle before
+                m.d.sync += ahead.eq(Mux(chained, turns.others, 0))
                 m.next = "TOKEN_READ"
             with m.State("TOKEN_READ"):
                 m.d.comb += [
                     contexts.read.eq(1),
                     contexts.read_token.eq(self.token_data),
                 ]
-                m.d.sync += choosing.eq(
-                    Mux(contexts.choosing, choosing | turns.own, choosing & ~turns.own)
-                )
+                chooses = contexts.choosing & ~(chained & (turns.after != 0))
+                m.d.sync += choosing.eq(Mux(chooses, choosing | turns.own, choosing & ~turns.own))
                 with m.If(turns.after != 0):
                     m.d.comb += turns.next.eq(1)
                     m.next = "TOKEN"
@@ -272,19 +283,19 @@ class Sequencer(wiring.Component):
                                 with m.If((members & choosing).any()):
                                     begin_with(members & choosing)
                                 with m.Else():
-                                    begin_with(members)
+                                    begin_with(Mux(chained, final, members))
                                     m.next = "END"
                             with m.Default():
-                                begin_with(members)
+                                begin_with(Mux(chained, final, members))
                                 m.next = "END"
             with m.State("END"):
                 m.d.comb += [
                     self.token_write.eq(contexts.choosing),
-                    self.token_address.eq(self._token(turns.number, position + 1)),
+                    self.token_address.eq(self._token(turns.number, position + ahead + 1)),
                 ]
                 with m.If(~contexts.choosing | self.token_ready):
                     m.d.comb += contexts.append.eq(contexts.choosing)
-                    m.d.sync += self.totals.tokens.eq(self.totals.tokens + 1)
+                    m.d.sync += self.totals.tokens.eq(self.totals.tokens + ahead + 1)
                     m.next = "NEXT"
             with m.State("NEXT"):
                 m.d.comb += contexts.advance.eq(1)
@@ -292,8 +303,9 @@ class Sequencer(wiring.Component):
                     m.d.comb += turns.next.eq(1)
                     m.next = "END"
                 with m.Else():
-                    m.d.sync += members.eq(contexts.staying)
-                    begin_with(contexts.staying)
+                    reading = chained & ~contexts.choosing & contexts.staying.any()
+                    begin_with(contexts.staying | reading.replicate(g.contexts))
+                    m.d.sync += members.eq(turns.members)
                     m.next = "TOKEN"
                     with m.If(~contexts.staying.any()):
                         m.next = "IDLE"
@@ -319,6 +331,21 @@ class Sequencer(wiring.Component):
         ]
         return contexts
 
+    def _chained(self, m):
+        """Whether the run under way is chained."""
+        chained = Signal()
+        if self._geometry.contexts > 1:
+            with m.If(self.run.valid & self.run.ready):
+                m.d.sync += chained.eq(self.run.payload.chained)
+        return chained
+
+    def _first_pass(self, order):
+        """Contexts of a chained run's first pass: the last ones, one for each token that is more
+        than whole passes take."""
+        last = self._geometry.contexts - 1
+        beyond = (order.prompt_length - 1) & last
+        return Cat(beyond >= last - context for context in range(last + 1))
+
     def _token(self, context, position):
         """Where a context's token lies."""
         return Cat(position[: ceil_log2(self._geometry.tokens)], context)
@@ -341,9 +368,11 @@ class Sequencer(wiring.Component):
             m.d.sync += constant.eq(self.program_data.word_select(lane, CONSTANT_BITS))
         return age, constant
 
-    def _offer(self, m, step, operand, immediate, contexts, turns):
+    def _offer(self, m, step, operand, immediate, contexts, turns, chained):
         """The step to every unit; only the one that it names sees it offered."""
-        context, progress = contexts.context, contexts.progress
+        context, progress = turns.number, contexts.progress
+        begins = turns.after == turns.others
+        before = Mux(begins, self._geometry.contexts - 1, context - 1)
         operand_b = Mux(
             (step.unit == Unit.SCALAR) & ~step.b_register,
             Cat(immediate[:15], immediate[16:26]),
@@ -372,7 +401,8 @@ class Sequencer(wiring.Component):
             self.vector.payload.b.as_value().eq(operand_b),
             self.vector.payload.context.eq(context),
             self.vector.payload.token.eq(contexts.token),
-            self.vector.payload.first.eq(progress.first),
+            self.vector.payload.before.eq(Mux(chained, before, context)),
+            self.vector.payload.first.eq(progress.first & (begins | ~chained)),
             self.vector.payload.greedy.eq(~contexts.order.sampled),
             self.vector.payload.noise.eq(progress.noise),
         ]
@@ -382,12 +412,13 @@ class Sequencer(wiring.Component):
         of_all = step.unit == Unit.CONTROL
         return of_all | (step.unit == Unit.ENGINE) if self._shared else of_all
 
-    def _blocked(self, m, step, turns):
+    def _blocked(self, m, step, turns, chained):
         """Whether more steps are under way than the step allows.
 
         Of the steps of n contexts n times as many are left, and those that others of them have had
         issued after this one's last: of its own unit by all others, of another unit by those that
-        come after. Of a unit whose steps are for all contexts there are no others.
+        come after. Of a unit whose steps are for all contexts there are no others. Where a chained
+        context goes on from another one's states, all steps of the vector unit are over.
         """
         blocked = Signal()
         most = self.UNDER_WAY + self._queued
@@ -405,4 +436,8 @@ class Sequencer(wiring.Component):
                 allowed += Mux(self._once(step), 0, beside)
             with m.If((left != ANY) & (under_way > allowed)):
                 m.d.comb += blocked.eq(1)
+            if unit == Unit.VECTOR:  # whose states a chained one goes on from
+                goes_on = (step.unit == unit) & step.op.matches(*which(writes="states"))
+                with m.If(chained & goes_on & (turns.after != turns.others) & (under_way != 0)):
+                    m.d.comb += blocked.eq(1)
         return blocked

@@ -43,6 +43,7 @@ class Runs:
         self.context = exchange.argument(Command.RUN, "context")[: exact_log2(exchange.contexts)]
         self.running = Signal()
         self.repeated = Signal()  # its last run is the one that a RUN names
+        self.chained = Signal()  # the last run that was started has all contexts
         self.run_id = Signal(32)
         self.timer = Signal(range(-1, poll_cycles))  # cycles left, less one
         self.due = Signal()  # a waiting POLL has something to tell
@@ -60,6 +61,7 @@ class Runs:
                 run.payload.noise.eq(argument(Command.RUN, "noise")),
             ]
         m.d.comb += [
+            run.payload.chained.eq((flags & RunFlag.CHAINED).any()),
             run.payload.context.eq(self.context),
             control.context.eq(self.context),
             self.running.eq(control.running.bit_select(self.context, 1)),
@@ -97,7 +99,10 @@ class Runs:
             m.d.sync += [
                 self.started.bit_select(self.context, 1).eq(1),
                 self.stated.bit_select(self.context, 1).eq(1),
+                self.chained.eq(run.payload.chained),
             ]
+            with m.If(run.payload.chained):  # it takes all states
+                m.d.sync += self.stated.eq(1 << self.context)
         if self.exchange.contexts == 1:
             with m.If(taken):
                 m.d.sync += self.run_id.eq(run_id)
@@ -129,16 +134,19 @@ class Runs:
         with m.Case(Command.RUN):
             prompt_length = exchange.argument(Command.RUN, "prompt_length")
             generate = exchange.argument(Command.RUN, "generate")
+            chained = control.run.payload.chained
+            elsewhere = chained & (self.context != exchange.contexts - 1)
             no_noise = Feature.SAMPLING not in exchange.features
             with m.If(beyond):
                 exchange.refuse(m, Reason.BAD_VALUE)
             with m.Elif(~self.repeated):
-                with m.If(self.running):
+                with m.If(self.running | (control.running.any() & (chained | self.chained))):
                     exchange.refuse(m, Reason.BUSY)
                 with m.Elif(
                     (prompt_length == 0)
                     | (generate == 0)
                     | (self.sampled & no_noise)
+                    | elsewhere
                     | (exchange.end > exchange.tokens)
                 ):
                     exchange.refuse(m, Reason.BAD_VALUE)

@@ -47,6 +47,7 @@ VectorCommand = data.StructLayout(
         "b": ScaleLayout,  # K
         "result": REGISTER_BITS,
         "context": CONTEXT_BITS,
+        "before": CONTEXT_BITS,  # whose states UPDATE goes on from
         "token": TOKEN_BITS,
         "first": 1,  # hidden states read as zero
         "greedy": 1,

@@ -4,7 +4,7 @@ import functools
 import operator
 from dataclasses import dataclass
 
-from amaranth.hdl import Module, Value
+from amaranth.hdl import Module, Mux, Signal, Value
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -109,13 +109,13 @@ class NoiseGenerator(wiring.Component):
     """``elements`` successive words of one xorshift32 sequence per cycle.
 
     ``words[l]`` is ``l + 1`` steps after the last word of the cycle before, so that the word of
-    beat b and lane l is ``b * elements + l + 1`` steps after the loaded state. The last word is
-    the whole state. ``LATENCY`` from ``step`` to ``words``, one beat per cycle.
+    beat b and lane l is ``b * elements + l + 1`` steps after the first state. The last word is the
+    whole state. ``LATENCY`` from ``step`` to ``words``, one beat per cycle.
 
     Members
     -------
-    load, state : In, starts the sequence after ``state`` (never 0)
     step : In(1), the next ``elements`` words
+    first, state : In, with ``step``: those after ``state`` (never 0)
     words : Out(ArrayLayout(32, elements)), held between steps
     """
 
@@ -125,7 +125,7 @@ class NoiseGenerator(wiring.Component):
         self.parameters = parameters
         super().__init__(
             {
-                "load": In(1),
+                "first": In(1),
                 "state": In(WORD_BITS),
                 "step": In(1),
                 "words": Out(data.ArrayLayout(WORD_BITS, parameters.elements)),
@@ -136,10 +136,10 @@ class NoiseGenerator(wiring.Component):
         m = Module()
         last = self.parameters.elements - 1
         single = Leap.step(self.parameters.triple)
+        state = Signal(WORD_BITS)
+        m.d.comb += state.eq(Mux(self.first, self.state, self.words[last]))
         for lane in range(self.parameters.elements):
-            following = (single ** (lane + 1)).expressions(self.words[last])
+            following = (single ** (lane + 1)).expressions(state)
             with m.If(self.step):
                 m.d.sync += [self.words[lane][i].eq(bit) for i, bit in enumerate(following)]
-        with m.If(self.load):
-            m.d.sync += self.words[last].eq(self.state)
         return m

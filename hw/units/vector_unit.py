@@ -72,7 +72,8 @@ class VectorUnit(wiring.Component):
         Of a CHOOSE, in its last cycle.
     tables, vectors, sums, multiplicands, states : Out(ReadSignature), in beats
     vectors_write, states_write : Out(WriteSignature), in beats
-        Of all of these but the tables the command's ``context`` is the upper bits of an address.
+        Of all of these but the tables the command's ``context`` is the upper bits of an address,
+        and ``before`` where UPDATE reads the states.
     activations_write : Out(WriteSignature)
         In beats of ``elements`` codes; row r begins at beat ``r * columns / elements``.
     embedding : Out(FetchSignature), if embedding rows have a memory of their own
@@ -195,7 +196,7 @@ class VectorUnit(wiring.Component):
             second,
         )
         m.d.comb += [
-            noise.load.eq(first[data_at + Stage.WORD - noise.LATENCY - 1]),
+            noise.first.eq(first[data_at + Stage.WORD - noise.LATENCY]),
             noise.state.eq(command.noise),
             noise.step.eq(beat[data_at + Stage.WORD - noise.LATENCY]),
             statistics.first.eq(first[data_at + Stage.RESULT]),
@@ -436,7 +437,9 @@ class VectorUnit(wiring.Component):
             (base,) = set(late_ops.values()) or {"source"}
             with m.If(begins | self.command.ready & ~goes_on):
                 begin = self._of(memory, offered.context, offered.source)
-                late_begin = self._of(memory, command.context, command[base])
+                # A state that is gone on from may be that of another context.
+                whose = command.before if memory == "states" else command.context
+                late_begin = self._of(memory, whose, command[base])
                 m.d.sync += port.address.eq(Mux(begins, late_begin, begin))
             with m.Elif(goes_on | beat):
                 m.d.sync += port.address.eq(port.address + 1)

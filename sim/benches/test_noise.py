@@ -22,14 +22,14 @@ async def words_follow_the_state(dut):
     await start(dut)
     for _ in range(5):
         state, beats = rng.randrange(1, 1 << 32), rng.randint(1, 50)
-        dut.load.value, dut.state.value = 1, state
-        await FallingEdge(dut.clk)
-        dut.load.value, dut.state.value = 0, rng.getrandbits(32)
+        dut.first.value, dut.state.value = 1, state
         words, step = [], 0
         while len(words) < beats * p.elements:
             dut.step.value = step = int(rng.random() < 0.6)
             await FallingEdge(dut.clk)
             dut.step.value = 0
+            if step:
+                dut.first.value, dut.state.value = 0, rng.getrandbits(32)
             await ReadOnly()
             if step:
                 beat = dut.words.value.to_unsigned()
