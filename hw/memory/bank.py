@@ -10,7 +10,11 @@ from amaranth.lib.wiring import In
 from hw.arch import memories
 from hw.memory.signatures import READ_LATENCY, ReadSignature, WriteSignature
 from hw.parameters import require_positive
-from hw.pipeline import delay
+from hw.pipeline import KEEP
+
+DEEP = 4096
+"""Beats from which on each element has a memory and an address register of its own: blocks are then
+so narrow that none is shared by two elements, and so many that they lie all over the chip."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,16 +81,39 @@ class VectorBank(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         p = self.parameters
-        m.submodules.memory = memory = Memory(shape=self.layout, depth=p.depth, init=[])
-        write_port = memory.write_port(granularity=1 if p.element_enable else None)
-        read_port = memory.read_port()
-        value = Signal(self.layout, reset_less=True)
-        m.d.comb += [
-            write_port.addr.eq(self.write.address),
-            write_port.data.eq(self.write.data),
-            write_port.en.eq(self.write.enable),
-            read_port.addr.eq(delay(m, self.read.address, READ_LATENCY - 2, name="address")),
-            self.read.data.eq(value),
-        ]
-        m.d.sync += value.eq(read_port.data)
+        if p.depth < DEEP:
+            memory = self._memory(m, "memory", self.layout, 1 if p.element_enable else None)
+            self._connect(m, memory, self.write.data, self.write.enable, self.read.data, "")
+            return m
+        enables = self.write.enable
+        for element in range(p.elements):
+            name = f"element_{element}"
+            memory = self._memory(m, name, signed(p.width), None)
+            enable = enables[element] if p.element_enable else enables
+            data = self.write.data[element], enable, self.read.data[element]
+            self._connect(m, memory, *data, f"_{element}")
         return m
+
+    def _memory(self, m, name: str, shape, granularity):
+        """Ports of a memory."""
+        m.submodules[name] = memory = Memory(shape=shape, depth=self.parameters.depth, init=[])
+        return memory.write_port(granularity=granularity), memory.read_port()
+
+    def _connect(self, m, ports, write_data, enable, read_data, suffix: str):
+        writer, reader = ports
+        value = Signal.like(reader.data, name=f"value{suffix}", reset_less=True)
+        address = self.read.address
+        for cycle in range(READ_LATENCY - 2):
+            register = Signal.like(
+                address, name=f"address_{cycle + 1}{suffix}", reset_less=True, attrs=KEEP
+            )
+            m.d.sync += register.eq(address)
+            address = register
+        m.d.comb += [
+            writer.addr.eq(self.write.address),
+            writer.data.eq(write_data),
+            writer.en.eq(enable),
+            reader.addr.eq(address),
+            read_data.eq(value),
+        ]
+        m.d.sync += value.eq(reader.data)
