@@ -10,7 +10,7 @@ yosys 0.70 and packed by nextpnr: each that of the unit that it is of, the fixed
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from hw.arch.arithmetic import CODE_BITS, TRIT_BITS
+from hw.arch.arithmetic import CODE_BITS, SUM_BITS, TRIT_BITS
 from hw.arch.memories import Kind
 from hw.arch.protocol import Feature
 from hw.boards import Board
@@ -18,11 +18,12 @@ from hw.families import capacity, of
 from hw.families.family import Family
 from hw.families.term_adders import LONGEST
 from hw.links.usb import UsbSerial
-from hw.machine import BlockRam
+from hw.machine import BlockRam, Machine
 from hw.memory.narrow import LARGE
 from hw.memory.ram import parts, registers
 from hw.memory.sdram.store import Sdram
 from hw.units.cascade import row_widths, skew, sum_bits
+from hw.units.commands import EngineCommand, ScalarCommand, VectorCommand
 from hw.units.engine import EngineParameters
 
 NEAR = 0.97
@@ -101,6 +102,23 @@ def _row(engine: EngineParameters, family: Family) -> tuple[float, float]:
     return luts, flip_flops + (TRIT_BITS + CODE_BITS / engine.fanout) * waits
 
 
+def _contexts(machine: Machine, family: Family) -> float:
+    """LUTs, of ECP5, of what holds something of every context beside the memories."""
+    g, made_of = machine.geometry, family.memories
+    per_bit = made_of.luts / 4 if made_of.luts else g.contexts
+
+    def kept(bits: int, depth: int) -> float:
+        return per_bit * bits * -(-depth // 16)
+
+    luts: float = 0
+    if machine.shared:  # an accumulator each, and none for the first chunk
+        luts += g.rows * (kept(SUM_BITS, g.contexts) + SUM_BITS)
+    if machine.queued:
+        commands = (EngineCommand, VectorCommand, ScalarCommand)
+        luts += sum(kept(command.size, machine.queued) for command in commands)
+    return luts
+
+
 def estimate(board: Board) -> dict[str, int]:
     """``lut4``, ``ff``, ``bram`` and ``dsp`` of a board's machine and link, and large memories.
 
@@ -115,11 +133,12 @@ def estimate(board: Board) -> dict[str, int]:
     row_luts, row_flip_flops = _row(machine.engine, family)
     luts: float = FIXED_LUTS + LUTS_OF_SDRAM * sdrams + LUTS_OF_USB * usb
     luts += LUTS_PER_ELEMENT * g.elements + row_luts * g.rows
-    luts += LUTS_PER_DECODED_BYTE * store.decoded
+    luts += LUTS_PER_DECODED_BYTE * store.decoded + _contexts(machine, family)
     luts -= sum(n for each, n in LUTS_OF_FEATURES.items() if each not in machine.features)
     flip_flops: float = FIXED_FLIP_FLOPS + FLIP_FLOPS_OF_SDRAM * sdrams + FLIP_FLOPS_OF_USB * usb
     flip_flops += FLIP_FLOPS_PER_ELEMENT * g.elements + row_flip_flops * g.rows
     flip_flops += FLIP_FLOPS_PER_WEIGHT_BIT * store.kept_width
+    flip_flops -= SUM_BITS * g.rows * machine.shared  # accumulators that are none
     if isinstance(machine.stores.weights, BlockRam):
         *_, late = registers(machine.stores.weights.latency)
         flip_flops += late * store.kept_width
