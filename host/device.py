@@ -66,7 +66,8 @@ class Slot(Protocol):
 class Device(Protocol):
     """What runs a model. `HostError` is all that its methods raise for faults of the outside.
 
-    Answers and states of the device itself are those of its first slot.
+    Answers and states of the device itself are those of its last slot; all contexts read its
+    prompts if nothing is kept or runs in another one.
     """
 
     @property
@@ -250,7 +251,9 @@ class LinkDevice:
 
     def answer(self, request: Request) -> Generator[int, None, None]:
         """The tokens that a request asks for; see `LinkSlot.answer`."""
-        return self._alone(self.slots[0].answer(request))
+        *others, own = self.slots
+        chained = len(others) > 0 and not any(s.kept or s.runs.active for s in others)
+        return self._alone(own.answer(request, chained))
 
     def _alone(self, answer: Generator[int | None, None, None]) -> Generator[int, None, None]:
         self.recount()
@@ -261,16 +264,16 @@ class LinkDevice:
 
     def state(self) -> np.ndarray:
         """What the last answer left; see `LinkSlot.state`."""
-        return self.slots[0].state()
+        return self.slots[-1].state()
 
     def restore(self, state: np.ndarray) -> None:
         """Give it a state to go on from; see `LinkSlot.restore`."""
-        self.slots[0].restore(state)
+        self.slots[-1].restore(state)
 
     def _begin(self, image: Image | None) -> int:
-        """A turn of the first slot on a device on which nothing runs then."""
-        first, *_ = (slot.begin(image) for slot in self._slots)
-        return first
+        """A turn of the last slot on a device on which nothing runs then."""
+        *_, own = (slot.begin(image) for slot in self._slots)
+        return own
 
     def logits(self, tokens: Sequence[int]) -> Iterator[np.ndarray]:
         """Logits after each token; see `Device.logits`."""
@@ -279,13 +282,14 @@ class LinkDevice:
         return self._logits(image, check_tokens(tokens, image.vocabulary, "sequence"))
 
     def _logits(self, image: Image, tokens: Sequence[int]) -> Iterator[np.ndarray]:
-        turn, slot = self._begin(image), self._slots[0]
+        turn, slot = self._begin(image), self._slots[-1]
         self.recount()
         for position, token in enumerate(tokens):
             for _ in slot.run(turn, image, Request.reading([token], resume=position > 0)):
                 pass
-            sums = np.frombuffer(self._link.read(MemorySpace.SUMS, 0, 2 * image.vocabulary), "<i4")
-            at = 2 * image.head_scale_register
+            at = slot.part(image, MemorySpace.SUMS)
+            sums = np.frombuffer(self._link.read(MemorySpace.SUMS, at, 2 * image.vocabulary), "<i4")
+            at = slot.part(image, MemorySpace.REGISTERS) + 2 * image.head_scale_register
             with self._hold.trusting():
                 register = slot.runs.read(image, MemorySpace.REGISTERS, at, 2)
             mantissa, exponent = struct.unpack("<Hh", register)

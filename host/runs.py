@@ -67,8 +67,11 @@ class Runs:
             self.stop()
         return turn
 
-    def start(self, turn: int, image: Image, request: Request) -> None:
-        """Start one run of the model of ``image``: a request that fits the token buffer."""
+    def start(self, turn: int, image: Image, request: Request, chained: bool = False) -> None:
+        """Start one run of the model of ``image``: a request that fits the token buffer.
+
+        Its prompt is read by all contexts if it is ``chained``.
+        """
         self.turns.check(turn)
         prompt, stop = request.prompt, request.stop
         at = self.context * image.geometry.tokens
@@ -85,6 +88,7 @@ class Runs:
             inverse_temperature=request.inverse_temperature,
             noise=request.noise,
             stop_token=stop[0] if stop else None,
+            chained=chained and len(prompt) > 1,
         )
         self._hold.ahead[self.context] = len(prompt)
         with self._ending(turn):

@@ -58,10 +58,20 @@ class LinkSlot:
                 f"{self._hold.name}: another model was loaded before this answer began; "
                 "start it again"
             )
+        if image is None:  # nor will there be anything to go on from
+            self._sequence = _Sequence()
         return self.runs.begin(resume)
 
-    def answer(self, request: Request) -> Generator[int | None, None, None]:
+    @property
+    def kept(self) -> bool:
+        """Whether there is a state that somebody may go on from."""
+        return bool(self._sequence.tokens) or self._sequence.origin is not None
+
+    def answer(self, request: Request, chained: bool = False) -> Generator[int | None, None, None]:
         """The tokens that a request asks for; see `host.device.Slot.answer`.
+
+        Of the last context it can be ``chained``: all contexts read its prompts, for which nothing
+        else may run or be kept there.
 
         Prompt and tokens may be longer than the token buffer: runs of that length follow each
         other, with the state left where it is.
@@ -80,9 +90,11 @@ class LinkSlot:
                 f"{self._hold.name}: its bitstream only chooses greedily; ask for a temperature of "
                 "0, or build it with SAMPLING among its machine's features"
             )
-        return self._answer(image, request)
+        return self._answer(image, request, chained)
 
-    def _answer(self, image: Image, request: Request) -> Generator[int | None, None, None]:
+    def _answer(
+        self, image: Image, request: Request, chained: bool
+    ) -> Generator[int | None, None, None]:
         turn = self.begin(image, resume=request.resume)
         if not request.resume:
             self._sequence = _Sequence()
@@ -91,7 +103,7 @@ class LinkSlot:
         while left:
             part = left.part(image.geometry.tokens - 1)
             chosen: list[int] = []
-            with contextlib.closing(self.run(turn, image, part)) as run:
+            with contextlib.closing(self.run(turn, image, part, chained)) as run:
                 for token in run:
                     if token is not None:
                         chosen.append(token)
@@ -101,14 +113,16 @@ class LinkSlot:
             left = left.after(part, chosen)
         self.runs.turns.settle(turn)
 
-    def run(self, turn: int, image: Image, request: Request) -> Generator[int | None, None, None]:
+    def run(
+        self, turn: int, image: Image, request: Request, chained: bool = False
+    ) -> Generator[int | None, None, None]:
         """One run, and what it took counted."""
         with self._hold.trusting():
             # Where others run the device counts on, unless they have ended by now.
             beside = self.runs.beside
             if beside:
                 self._hold.count()
-            self.runs.start(turn, image, request)
+            self.runs.start(turn, image, request, chained)
             if beside:
                 self._hold.count()
             yield from self.runs.follow(turn, image, request)
@@ -149,7 +163,10 @@ class LinkSlot:
             self._take_back(turn, image)
             with self._hold.trusting():
                 content = self.runs.read(
-                    image, MemorySpace.STATES, self._states(image), image.state_halfwords
+                    image,
+                    MemorySpace.STATES,
+                    self.part(image, MemorySpace.STATES),
+                    image.state_halfwords,
                 )
             state = unpack_states(content, image.state_shape, image.geometry.elements)
             self._sequence = _Sequence(origin=state)
@@ -179,9 +196,9 @@ class LinkSlot:
     def _write_state(self, image: Image, state: np.ndarray) -> None:
         content = pack_states(state, image.geometry.elements)
         self._check_alone()
-        self._hold.link.put(MemorySpace.STATES, self._states(image), content)
+        self._hold.link.put(MemorySpace.STATES, self.part(image, MemorySpace.STATES), content)
 
-    def _states(self, image: Image) -> int:
-        """Where the context's part of STATES begins."""
-        memory = spaces(image.geometry)[MemorySpace.STATES]
+    def part(self, image: Image, space: MemorySpace) -> int:
+        """Where the context's part of a memory begins."""
+        memory = spaces(image.geometry)[space]
         return self.runs.context * memory.own * memory.half_words

@@ -180,6 +180,11 @@ class Machine:
                 f"max_payload must be one of {', '.join(map(str, PAYLOADS))}, "
                 f"not {self.max_payload!r}"
             )
+        if self.geometry.contexts > 1 and not (self.shared or self.queued):
+            raise ValueError(
+                f"{self.geometry.contexts} contexts must have shared rows or queued steps, or they "
+                "take no less time side by side than one after the other"
+            )
         for part in ("engine", "vector", "scalar", "normaliser", "weights", "embedding", "tables"):
             getattr(self, part)
 

@@ -125,6 +125,7 @@ class FakeDevice:
         self.pace = pace
         self.spaces = spaces(identity.geometry, Feature(identity.features))
         self.memory = {s: [0] * memory.size for s, memory in spaces(identity.geometry).items()}
+        self.chained = False  # the last run has all contexts
         self.contexts = [
             FakeContext(model=self.toy(self.vocabulary), buffer=self.part(MemorySpace.TOKENS, at))
             for at in range(identity.geometry.contexts)
@@ -308,9 +309,10 @@ class FakeDevice:
         context = self.contexts[number]
         if context.started and run_id == context.run_id:
             return None
-        if context.running:
+        chained = bool(flags & RunFlag.CHAINED)
+        if context.running or (self.running and (chained or self.chained)):
             return Reason.BUSY
-        if not prompt_length or not generate:
+        if not prompt_length or not generate or (chained and context is not self.contexts[-1]):
             return Reason.BAD_VALUE
         if prompt_length + generate > self.identity.geometry.tokens:
             return Reason.BAD_VALUE
@@ -318,6 +320,9 @@ class FakeDevice:
         if session != self.session or session == 0 or not (resets or context.stated):
             return Reason.LOST
         self.runs.append(arguments)
+        self.chained = chained
+        for other in self.contexts if chained else ():
+            other.stated = False
         if not self.running:
             self.count(0)
         context.run_id, context.flags = run_id, flags

@@ -46,7 +46,6 @@ GEOMETRY = Geometry(
 )  # fmt: skip
 MACHINES = [
     Machine(geometry=GEOMETRY, queued=4),
-    Machine(geometry=GEOMETRY, digits_per_cycle=4),
     Machine(geometry=replace(GEOMETRY, elements=1), shared=True),
 ]
 
@@ -87,7 +86,7 @@ def model(tmp_path_factory) -> IntegerModel:
     return convert(Checkpoint(folder))
 
 
-@pytest.fixture(scope="module", params=MACHINES, ids=["queued", "at once", "shared"])
+@pytest.fixture(scope="module", params=MACHINES, ids=["queued", "shared"])
 def device(request, model) -> Iterator[LinkDevice]:
     core = Core(machine=request.param, board_name="several", clock_hz=10**8, digest=bytes(16))
     with LinkDevice(SimulatedPort(core)) as opened:
@@ -192,6 +191,26 @@ def test_contexts_take_what_is_predicted(device, contexts):
 
 
 @pytest.mark.whole
+def test_an_answer_of_the_device_is_read_by_all_contexts(device, model):
+    """Where rows are shared in fewer cycles than by one; and not once another one is kept."""
+    golden = GoldenDevice()
+    golden.load(model)
+    draw = random.Random(3)
+    prompt = [draw.randrange(SHAPE.vocabulary) for _ in range(100)]
+    device.load(model)  # nothing is kept
+    took = []
+    for _ in range(2):
+        assert list(device.generate(prompt, 8)) == list(golden.generate(prompt, 8))
+        took.append(device.totals())
+        other = Request.of([1, 2], 3, 0.0, 0, None, vocabulary=SHAPE.vocabulary)
+        assert len(list(device.slots[0].answer(other))) >= 3
+    assert took[0].tokens == took[1].tokens == 107
+    assert took[0].cycles < took[1].cycles or not device.machine.shared
+    assert took[0].cycles != took[1].cycles
+    assert list(device.logits([5, 6]))[1].tolist() == list(golden.logits([5, 6]))[1].tolist()
+
+
+@pytest.mark.whole
 @pytest.mark.parametrize("length", [1, 2, 3, 4, 5, 8, 11, 30])
 def test_a_prompt_that_all_contexts_read(device, model, length):
     """Tokens are those of a run that reads one token after the other; cycles are predicted."""
@@ -243,18 +262,16 @@ def test_a_timetable_for_no_such_machine_is_refused(model):
 
 
 def test_several_contexts_keep_the_units_at_work(model):
-    """What one context waits for is time of the others, and of two steps one may wait."""
-    image = compile_image(model, GEOMETRY)
-    with_queue, without, _ = MACHINES
-    alone = predict(image, without)
-    queued, at_once = (predict(image, machine, contexts=4) for machine in (with_queue, without))
-    assert at_once.cycles < 4 * alone.cycles
-    assert queued.cycles < at_once.cycles
-    assert queued.utilization > alone.utilization
-    assert [step.number for step in queued.steps if step.context == 2] == [
-        step.number for step in alone.steps if step.unit
-    ]
-    assert all(step.begun > step.issued for step in queued.steps if step.unit)
+    """What one context waits for is time of the others."""
+    image, machine = compile_image(model, GEOMETRY), MACHINES[0]
+    alone, four = predict(image, machine), predict(image, machine, contexts=4)
+    assert four.cycles < 4 * alone.cycles
+    assert four.utilization > alone.utilization
+    of_one = [step for step in four.steps if step.context == 2]
+    assert [step.number for step in of_one] == [step.number for step in alone.steps if step.unit]
+    assert all(step.begun > step.issued for step in four.steps if step.unit)
+    with pytest.raises(ValueError, match="4 contexts must have shared rows or queued steps"):
+        replace(machine, queued=0)
 
 
 def test_rows_that_are_late_cost_the_same_for_one_context_and_for_four(model):
