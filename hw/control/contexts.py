@@ -29,8 +29,7 @@ noise for the choice after it."""
 class Contexts(wiring.Component):
     """Runs of all contexts.
 
-    A run is taken at any time but while another one is moved on, and its context has been given its
-    temperature before it runs.
+    A run is taken at any time but while one is moved on.
 
     Parameters
     ----------
@@ -46,13 +45,15 @@ class Contexts(wiring.Component):
     context : In(CONTEXT_BITS), of which are the following ones
     order, progress, choice : Out, its run, and what of it is under way
     ahead : In(range(contexts)), how many of its tokens are taken beside this one
-    choosing : Out(1), a token is chosen after these
+    choosing : Out(1), a token is to be chosen after these
     turn : In(CONTEXT_BITS), where one of its tokens is taken: elsewhere for one that is chained
     token : Out(16), that one
     read, read_token : In(1) and In(16), this is it
     chosen, chosen_context, chosen_token : In, whose choice is what
+    moving : In(1), the run is moved on, and one of these is coming:
     append : In(1), its choice is a token of its buffer
     advance : In(1), in the cycle after: on to the next token, or to the end of its run
+    chose : In(1), with both: one was chosen
     """
 
     def __init__(self, geometry: Geometry):
@@ -79,8 +80,10 @@ class Contexts(wiring.Component):
                 "chosen": In(1),
                 "chosen_context": In(CONTEXT_BITS),
                 "chosen_token": In(TOKEN_BITS),
+                "moving": In(1),
                 "append": In(1),
                 "advance": In(1),
+                "chose": In(1),
             }
         )
 
@@ -91,7 +94,7 @@ class Contexts(wiring.Component):
         taken = Signal()
         position = Signal(16)  # of the token after these
         m.d.comb += [
-            self.run.ready.eq(~self.append & ~self.advance),
+            self.run.ready.eq(~self.moving),
             taken.eq(self.run.valid & self.run.ready),
             position.eq(progress.position + self.ahead + 1),
             self.choosing.eq(position >= order.prompt_length),
@@ -107,7 +110,7 @@ class Contexts(wiring.Component):
             drawn = xorshift(progress.noise, TOKEN_STEP)
             m.d.comb += [
                 moved.position.eq(position),
-                moved.noise.eq(Mux(self.choosing & order.sampled, drawn, progress.noise)),
+                moved.noise.eq(Mux(self.chose & order.sampled, drawn, progress.noise)),
             ]
         self._keep(m, "order", order, taken, at, kept)
         self._keep(m, "progress", progress, taken | self.advance, at, moved)
@@ -130,8 +133,8 @@ class Contexts(wiring.Component):
             ends.eq(
                 (stopping & own).any()
                 | (produced == order.prompt_length + order.generate)
-                | (self.choosing & (position == self._geometry.tokens - 1))
-                | (self.choosing & order.stop_enable & (self.choice == order.stop_token))
+                | (self.chose & (position == self._geometry.tokens - 1))
+                | (self.chose & order.stop_enable & (self.choice == order.stop_token))
             ),
             self.staying.eq(self.running & ~Mux(self.advance & ends, own, 0)),
         ]

@@ -181,6 +181,7 @@ class Sequencer(wiring.Component):
             contexts.context.eq(Mux(chained, g.contexts - 1, turns.number)),
             contexts.turn.eq(turns.number),
             contexts.ahead.eq(ahead),
+            contexts.chose.eq((choosing & turns.own).any()),
             counters.step.eq(number),
             counters.reading.eq(~self.running.any()),
             counters.address.eq(self.counter_address),
@@ -290,20 +291,21 @@ class Sequencer(wiring.Component):
                                 m.next = "END"
             with m.State("END"):
                 m.d.comb += [
-                    self.token_write.eq(contexts.choosing),
+                    contexts.moving.eq(1),
+                    self.token_write.eq(contexts.chose),
                     self.token_address.eq(self._token(turns.number, position + ahead + 1)),
                 ]
-                with m.If(~contexts.choosing | self.token_ready):
-                    m.d.comb += contexts.append.eq(contexts.choosing)
+                with m.If(~contexts.chose | self.token_ready):
+                    m.d.comb += contexts.append.eq(contexts.chose)
                     m.d.sync += self.totals.tokens.eq(self.totals.tokens + ahead + 1)
                     m.next = "NEXT"
             with m.State("NEXT"):
-                m.d.comb += contexts.advance.eq(1)
+                m.d.comb += [contexts.moving.eq(1), contexts.advance.eq(1)]
                 with m.If(turns.after != 0):
                     m.d.comb += turns.next.eq(1)
                     m.next = "END"
                 with m.Else():
-                    reading = chained & ~contexts.choosing & contexts.staying.any()
+                    reading = chained & ~contexts.chose & contexts.staying.any()
                     begin_with(contexts.staying | reading.replicate(g.contexts))
                     m.d.sync += members.eq(turns.members)
                     m.next = "TOKEN"
