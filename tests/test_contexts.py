@@ -285,4 +285,4 @@ def test_rows_that_are_late_cost_the_same_for_one_context_and_for_four(model):
     assert four.engine_cycles == 4 * alone.engine_cycles
     assert four.cycles < 4 * alone.cycles
     prompt = predict(image, machine, contexts=4, chained=True)
-    assert prompt.prefill_cycles < 2 * alone.prefill_cycles
+    assert prompt.prefill_cycles < 4 * alone.prefill_cycles
