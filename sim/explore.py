@@ -17,7 +17,7 @@ from host.errors import FitError
 from hw.boards import Board, board, names
 from hw.build.estimate import check_fit, estimate, lacking
 from hw.build.report import table
-from sim.geometries import best, candidates
+from sim.geometries import best, candidates, most_together
 from sim.placement import Placement
 from weights.commandline import WIDTH, OneLineParser, program
 from weights.errors import ReportedError
@@ -28,10 +28,10 @@ fill = partial(wrapped, width=WIDTH)
 Find = Callable[[str], tuple[str, IntegerModel]]
 
 ROW = "{:16}{:13}{:>5}{:>3}{:>7}{:>4}{:>4} {:9.9}{:>9}{:>9}"
-GEOMETRY = "{:1}{:>5}{:>9}{:>10}{:>9}{:>6}{:>5}{:>11}{:>11}{:>12}"
+GEOMETRY = "{:1}{:>5}{:>9}{:>10}{:>8}{:>5}{:>5}{:>10}{:>10}{:>5}{:>11}"
 GEOMETRY_HEAD = (
     *("rows", "columns", "elements", "LUT4", "RAM", "DSP"),
-    *("cycles", "of peak", "tokens/s"),
+    *("cycles", "tokens/s", "ctx", "of all"),
 )
 HEAD = ("board", "part", "lanes", "el", "LUT4", "RAM", "MHz", "model", "cycles", "tokens/s")
 
@@ -71,7 +71,8 @@ def overview(model: str | None = None, find: Find = _find) -> Iterator[str]:
 def geometries(target: Board, model: str, find: Find = _find) -> Iterator[str]:
     """Lines of 80 columns: machines that fit the board's part, the fastest first.
 
-    None that is both slower and larger than another, but for the board's own.
+    None that is both slower and larger than another, but for the board's own. Each with the
+    contexts that it has to have to make most tokens in all, if there is room, and with these.
 
     Raises
     ------
@@ -93,15 +94,16 @@ def geometries(target: Board, model: str, find: Find = _find) -> Iterator[str]:
     own = target.geometry
     front = best(found)
     for candidate in found:
-        g, timing, takes = candidate.image.geometry, candidate.timing, candidate.takes
+        g, takes = candidate.image.geometry, candidate.takes
         is_own = (g.rows, g.columns, g.elements) == (own.rows, own.columns, own.elements)
         if candidate not in front and not is_own:
             continue
+        several = most_together(candidate, integers)
         yield GEOMETRY.format(
             "*" if is_own else "",
             *(g.rows, g.columns, g.elements, takes["lut4"], takes["bram"], takes["dsp"]),
-            *(f"{timing.cycles:,}", f"{timing.utilization:.1%}"),
-            f"{candidate.tokens_per_second:,.0f}",
+            *(f"{candidate.timing.cycles:,}", f"{candidate.tokens_per_second:,.0f}"),
+            *(several.machine.geometry.contexts, f"{several.together:,.0f}"),
         )
 
 

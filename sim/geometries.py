@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import product
 
-from host.compiler import Image, compile_fitting
+from host.compiler import Image, compile_fitting, compile_image
 from host.errors import FitError
 from hw.arch.packing import MANY
 from hw.boards import Board
@@ -19,6 +19,9 @@ from weights.model import IntegerModel
 ROWS = tuple(1 << n for n in range(1, 8))
 COLUMNS = tuple(1 << n for n in range(2, 7))
 ELEMENTS = (1, 2, 4, 8)
+CONTEXTS = (2, 4, 8)
+QUEUED = 4
+"""Steps before each unit of a machine of several contexts whose weights are never late."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,11 +53,35 @@ class Candidate:
             No machine can run the model.
         """
         machine = board.machine
-        g = replace(machine.geometry, rows=rows, columns=columns, elements=elements)
-        image = compile_fitting(model, g, spare=True)
-        chain = min(machine.chain, columns)
-        sized = replace(machine, geometry=image.geometry, chain=chain)
+        sizes = {"rows": rows, "columns": columns, "elements": elements, "contexts": 1}
+        image = compile_fitting(model, replace(machine.geometry, **sizes), spare=True)
+        sized = replace(
+            machine,
+            geometry=image.geometry,
+            chain=min(machine.chain, columns),
+            shared=False,
+            queued=0,
+        )
         return cls(board=replace(board, machine=sized), image=image)
+
+    def several(self, model: IntegerModel, contexts: int) -> Candidate:
+        """The same for several contexts, which share rows if those come late, or else wait in
+        queues."""
+        g = self.image.geometry
+        words = dict.fromkeys(("sums", "multiplicands", "vectors", "states"), g.elements)
+        words |= {"activations": g.columns, "tokens": 1}
+        sizes = {
+            name: size << (getattr(g, name) // size - 1).bit_length()
+            for name, size in words.items()
+        }
+        geometry = replace(g, **sizes, contexts=contexts)
+        shared = self.machine.weights.row_cycles > 0
+        machine = replace(
+            self.machine, geometry=geometry, shared=shared, queued=0 if shared else QUEUED
+        )
+        return Candidate(
+            board=replace(self.board, machine=machine), image=compile_image(model, geometry)
+        )
 
     @property
     def machine(self) -> Machine:
@@ -71,8 +98,15 @@ class Candidate:
 
     @property
     def tokens_per_second(self) -> float:
-        """At the board's clock."""
+        """Of one stream, at the board's clock."""
         return self.board.clock_hz / self.timing.cycles
+
+    @cached_property
+    def together(self) -> float:
+        """Tokens per second of streams in all contexts."""
+        contexts = self.machine.geometry.contexts
+        cycles = predict(self.image, self.machine, contexts=contexts).cycles
+        return self.board.clock_hz * contexts / cycles
 
     @property
     def fits(self) -> bool:
@@ -86,12 +120,17 @@ def _sizes(board: Board) -> Iterator[dict[str, int]]:
     g = board.machine.geometry
     # Five trits of a byte make whole words only where rows are a multiple of five.
     rows_of_all = [rows * (MANY if g.trits_per_byte == MANY else 1) for rows in ROWS]
-    sizes = {(g.rows, g.columns, g.elements), *product(rows_of_all, COLUMNS, ELEMENTS)}
-    for rows, columns, elements in sorted(sizes):
+    every = {(g.rows, g.columns, g.elements), *product(rows_of_all, COLUMNS, ELEMENTS)}
+    for rows, columns, elements in sorted(every):
         try:
-            geometry = replace(g, rows=rows, columns=columns, elements=elements)
-            chain = min(board.machine.chain, columns)
-            machine = replace(board.machine, geometry=geometry, chain=chain)
+            sizes = {"rows": rows, "columns": columns, "elements": elements, "contexts": 1}
+            machine = replace(
+                board.machine,
+                geometry=replace(g, **sizes),
+                chain=min(board.machine.chain, columns),
+                shared=False,
+                queued=0,
+            )
         except ValueError:
             continue
         guess = estimate(replace(board, machine=machine))
@@ -120,3 +159,14 @@ def best(found: list[Candidate]) -> list[Candidate]:
         if not front or candidate.takes["lut4"] < front[-1].takes["lut4"]:
             front.append(candidate)
     return front
+
+
+def most_together(candidate: Candidate, model: IntegerModel) -> Candidate:
+    """Of the same machine with one or more contexts that which makes most tokens in all."""
+    found = [candidate]
+    for contexts in CONTEXTS:
+        try:
+            found.append(candidate.several(model, contexts))
+        except (ValueError, FitError):
+            continue
+    return max((each for each in found if each.fits), key=lambda each: each.together)

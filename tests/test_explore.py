@@ -11,7 +11,7 @@ from hw.boards import board, names
 from hw.build.estimate import estimate
 from hw.families import capacity
 from sim.explore import main
-from sim.geometries import best, candidates
+from sim.geometries import best, candidates, most_together
 from sim.placement import Placement
 from sim.timing import predict
 from weights.files import ZOO
@@ -93,7 +93,13 @@ def test_machines_of_other_sizes(capsys):
     }  # fmt: skip
     assert [line[0] for line in lines].count("*") == 1
     cycles = f"{front[0].timing.cycles:,}"
-    assert rows[0][6] == cycles and rows[0][8] == f"{55e6 / front[0].timing.cycles:,.0f}"
+    assert rows[0][6:8] == [cycles, f"{55e6 / front[0].timing.cycles:,.0f}"]
+    several = most_together(front[0], model)
+    g = several.machine.geometry
+    assert several.fits and several.machine.queued and g.contexts > 1
+    taken = predict(compile_image(model, g), several.machine, contexts=g.contexts).cycles
+    assert rows[0][8:] == [str(g.contexts), f"{55e6 * g.contexts / taken:,.0f}"]
+    assert 55e6 * g.contexts / taken > 55e6 / front[0].timing.cycles
 
 
 def test_no_machine_of_any_size_is_one_line(capsys):
