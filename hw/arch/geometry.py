@@ -1,7 +1,7 @@
 """The size of a machine: what the hardware is built from and what a device reports of itself."""
 
 import struct
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 from hw.arch.packing import FEW, MANY, row_bytes
 
@@ -101,16 +101,31 @@ class Geometry:
         if self.contexts > 1:
             self._check_contexts()
 
+    @property
+    def _words(self) -> dict[str, int]:
+        """Entries of a word of each memory that contexts have a part of."""
+        banks = ("sums", "multiplicands", "vectors", "states")
+        return dict.fromkeys(banks, self.elements) | {"activations": self.columns, "tokens": 1}
+
     def _check_contexts(self):
         """A context is in the upper bits of an address."""
-        words = dict.fromkeys(("sums", "multiplicands", "vectors", "states"), self.elements)
-        for name, size in (words | {"activations": self.columns, "tokens": 1}).items():
+        for name, size in self._words.items():
             value = getattr(self, name)
             if (value // size) & (value // size - 1):
                 raise ValueError(
                     f"{name} must be a power of two, as there are {self.contexts} contexts, "
                     f"not {value!r}"
                 )
+
+    def with_contexts(self, contexts: int) -> "Geometry":
+        """The same for so many, with memories that are no smaller."""
+        if contexts == 1:
+            return replace(self, contexts=1)
+        sizes = {
+            name: size << (getattr(self, name) // size - 1).bit_length()
+            for name, size in self._words.items()
+        }
+        return replace(self, **sizes, contexts=contexts)
 
     @property
     def lanes(self) -> int:
