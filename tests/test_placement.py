@@ -112,15 +112,15 @@ def test_the_plan_of_a_model_beside_the_chip(capsys):
     (bound,) = (line for line in lines if line.startswith("bound"))
     assert max(placement.busy, key=placement.busy.get) in bound
     assert placement.repacked is None  # its trits lie so already
-    geometry = replace(chosen.geometry, rows=8, trits_per_byte=4)
+    geometry = replace(chosen.geometry, rows=16, trits_per_byte=4)
     sparse = replace(chosen, machine=replace(chosen.machine, geometry=geometry))
     placement = replace(placement, board=sparse)
     other = placement.repacked
-    assert other.board.geometry.trits_per_byte == 5 and other.image.geometry.lanes == 80
+    assert other.board.geometry.trits_per_byte == 5 and other.image.geometry.lanes == 160
     assert 1.2 < other.tokens_per_second / placement.tokens_per_second < 1.25
     speed = f"{other.tokens_per_second:.0f} tokens/s"
     lines = placement.report().splitlines()
-    assert f"5 trits a byte  1.13 MB of weights, {speed} on 10 x 8 lanes" in lines
+    assert f"5 trits a byte  1.13 MB of weights, {speed} on 20 x 8 lanes" in lines
 
 
 def test_five_trits_in_a_byte_are_told_of_where_they_help():

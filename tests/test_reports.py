@@ -65,7 +65,7 @@ def test_reports_side_by_side(write, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("| board | part | lanes | elements | LUT4 | block RAM | clock |")
     assert lines[2:] == [
-        "| `ulx3s_85f` | LFE5U-85F | 512 | 8 | 18,886 (23%) | 129 (62%) | 70 MHz | 74.2 MHz "
+        "| `ulx3s_85f` | LFE5U-85F | 512 | 4 | 18,886 (23%) | 129 (62%) | 70 MHz | 74.2 MHz "
         "| `stories-small` | 22,786 | 3,072 |",
         "| `orangecrab_85f` | LFE5U-85F | 256 | 2 | 20,011 (24%) | 192 (92%) | 70 MHz "
         "| 60.0 MHz, too slow | - | - | - |",
