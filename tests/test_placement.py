@@ -120,7 +120,7 @@ def test_the_plan_of_a_model_beside_the_chip(capsys):
     assert 1.2 < other.tokens_per_second / placement.tokens_per_second < 1.25
     speed = f"{other.tokens_per_second:.0f} tokens/s"
     lines = placement.report().splitlines()
-    assert f"5 trits a byte  1.13 MB of weights, {speed} on 20 x 8 lanes" in lines
+    assert f"5 trits a byte  1.14 MB of weights, {speed} on 20 x 8 lanes" in lines
 
 
 def test_five_trits_in_a_byte_are_told_of_where_they_help():
