@@ -36,7 +36,7 @@ PACKED = {
     "orangecrab_85f": (17741, 11662, 192),
     "ulx3s_45f": (21893, 14916, 87),
     "ulx3s_85f": (18374, 25570, 148),
-    "ulx3s_85f_sdram": (17209, 11557, 198),
+    "ulx3s_85f_sdram": (16694, 11563, 202),
 }
 """LUT4, flip-flops and block RAMs of boards, packed by nextpnr 0.11.1 behind yosys 0.70."""
 

@@ -8,12 +8,13 @@ from hw.memory.sdram.parts import ULX3S
 from hw.memory.sdram.store import Sdram
 from hw.programmers import open_fpga_loader
 
-CLOCK_HZ = 60_000_000
+CLOCK_HZ = 45_000_000
 SDRAM = Sdram(part=ULX3S, clock_hz=CLOCK_HZ, ratio=2)
 
 # The SDRAM has twice the clock. 160 trits are sixteen times what it gives in a cycle: one context
 # uses a row for one cycle of sixteen, and four do so for four of them, at no cost. Holds d = 512,
-# m = 1,408, 9 layers, 4,096 tokens: 31 M trits.
+# m = 1,408, 9 layers, 4,096 tokens: 31 M trits. The banks of four contexts lie all over the chip,
+# and the longest path is a wire to their addresses.
 BOARD = Board(
     name="ulx3s_85f_sdram",
     platform="amaranth_boards.ulx3s:ULX3S_85F_Platform",

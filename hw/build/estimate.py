@@ -111,8 +111,8 @@ def _contexts(machine: Machine, family: Family) -> float:
         return per_bit * bits * -(-depth // 16)
 
     luts: float = 0
-    if machine.shared:  # an accumulator each, and none for the first chunk
-        luts += g.rows * (kept(SUM_BITS, g.contexts) + SUM_BITS)
+    if machine.shared:  # an accumulator each
+        luts += g.rows * kept(SUM_BITS, g.contexts)
     if machine.queued:
         commands = (EngineCommand, VectorCommand, ScalarCommand)
         luts += sum(kept(command.size, machine.queued) for command in commands)
