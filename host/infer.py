@@ -42,7 +42,7 @@ import weights.errors
 from host.arguments import add_device_arguments, find_chosen_model
 from host.errors import UsageError
 from weights.commandline import OneLineParser, console, program
-from weights.text import TextStream, encode_prompt, open_tokenizer
+from weights.text import TextStream, check_not_empty, encode_prompt, open_tokenizer
 
 if TYPE_CHECKING:
     from host.device import Device
@@ -173,8 +173,7 @@ def _prompts(arguments: Any) -> list[tuple[str, str]]:
     if arguments.prompts is not None:
         return read_prompts(arguments.prompts)
     for prompt in arguments.prompt:
-        if not prompt:
-            encode_prompt(None, "")  # type: ignore[arg-type]
+        check_not_empty(prompt)
     return [(prompt, "") for prompt in arguments.prompt]
 
 

@@ -2,12 +2,12 @@
 
 from typing import Any
 
-from amaranth.hdl import Cat, Module, Mux, ResetInserter, Signal, Value
+from amaranth.hdl import Module, Mux, ResetInserter, Signal, Value
 from amaranth.lib import stream, wiring
 from amaranth.lib.fifo import SyncFIFO
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out, connect
-from amaranth.utils import ceil_log2, exact_log2
+from amaranth.utils import exact_log2
 
 from hw.arch.memories import Kind, spaces
 from hw.arch.protocol import Feature, Identity, MemorySpace
@@ -20,6 +20,7 @@ from hw.memory.bank import VectorBankParameters
 from hw.memory.block import BlockStore
 from hw.memory.signatures import PROGRAM_LATENCY
 from hw.pipeline import KEEP
+from hw.turns import of_context
 from hw.units.vector_unit import VectorUnit
 
 
@@ -184,9 +185,9 @@ class Core(wiring.Component):
             self.multiplicands.write.enable.eq(engine.sums.enable & engine.sums.bank),
         ]
         for name, bank in (("sums", self.sums), ("multiplicands", self.multiplicands)):
-            beat = engine.sums.address[: ceil_log2(self.memories[name].own)]
+            beats = self.memories[name].own
             m.d.comb += [
-                bank.write.address.eq(Cat(beat, engine.sums.context)),
+                bank.write.address.eq(of_context(engine.sums.address, beats, engine.sums.context)),
                 bank.write.data.eq(engine.sums.data),
             ]
         part = exact_log2(self.memories["activations"].items)

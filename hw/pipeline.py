@@ -15,13 +15,15 @@ KEEP_SCRIPT = (
 )
 
 
-def delay(m: Module, value, cycles: int, *, name: str, reset_less: bool = True):
+def delay(m: Module, value, cycles: int, *, name: str, reset_less: bool = True, **options):
     """``value`` as it was ``cycles`` cycles ago; undefined after a reset if ``reset_less``.
 
     A pipeline of many stages names them in an ``IntEnum``, and ``cycles`` is a difference of two.
+    ``options`` are of the registers, as ``attrs=KEEP`` is.
     """
     for cycle in range(cycles):
-        register = Signal.like(value, name=f"{name}_{cycle + 1}", reset_less=reset_less)
+        stage = f"{name}_{cycle + 1}"
+        register = Signal.like(value, name=stage, reset_less=reset_less, **options)
         m.d.sync += register.eq(value)
         value = register
     return value

@@ -1,10 +1,16 @@
 """Whose turn it is: the contexts that take part in something, one after the other."""
 
-from amaranth.hdl import Const, Module, Signal
+from amaranth.hdl import Cat, Const, Module, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
+from amaranth.utils import ceil_log2
 
 from hw.arch.geometry import CONTEXT_BITS
+
+
+def of_context(address, words: int, context):
+    """Address of a context's word in a memory where each has a part of so many words."""
+    return Cat(address[: ceil_log2(words)], context)
 
 
 class Turns(wiring.Component):

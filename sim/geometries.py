@@ -9,6 +9,7 @@ from itertools import product
 
 from host.compiler import Image, compile_fitting, compile_image
 from host.errors import FitError
+from hw.arch.geometry import Geometry
 from hw.arch.packing import MANY
 from hw.boards import Board
 from hw.build.estimate import check_fit, estimate
@@ -55,13 +56,7 @@ class Candidate:
         machine = board.machine
         sizes = {"rows": rows, "columns": columns, "elements": elements, "contexts": 1}
         image = compile_fitting(model, replace(machine.geometry, **sizes), spare=True)
-        sized = replace(
-            machine,
-            geometry=image.geometry,
-            chain=min(machine.chain, columns),
-            shared=False,
-            queued=0,
-        )
+        sized = _of_one_context(machine, image.geometry)
         return cls(board=replace(board, machine=sized), image=image)
 
     def several(self, model: IntegerModel, contexts: int) -> Candidate:
@@ -108,6 +103,12 @@ class Candidate:
         return not (fit.lacks or fit.warnings)
 
 
+def _of_one_context(machine: Machine, geometry: Geometry) -> Machine:
+    """The machine with a geometry of one context; cascades are no longer than rows."""
+    chain = min(machine.chain, geometry.columns)
+    return replace(machine, geometry=geometry, chain=chain, shared=False, queued=0)
+
+
 def _sizes(board: Board) -> Iterator[dict[str, int]]:
     """Sizes of machines whose lanes alone leave the part some room."""
     g = board.machine.geometry
@@ -117,13 +118,7 @@ def _sizes(board: Board) -> Iterator[dict[str, int]]:
     for rows, columns, elements in sorted(every):
         try:
             sizes = {"rows": rows, "columns": columns, "elements": elements, "contexts": 1}
-            machine = replace(
-                board.machine,
-                geometry=replace(g, **sizes),
-                chain=min(board.machine.chain, columns),
-                shared=False,
-                queued=0,
-            )
+            machine = _of_one_context(board.machine, replace(g, **sizes))
         except ValueError:
             continue
         guess = estimate(replace(board, machine=machine))

@@ -135,18 +135,21 @@ def test_rows_are_what_is_built(name, monkeypatch):
     assert sum(words * bits * count for (words, bits, _), count in rest.items()) == stores
 
 
+EVEN = replace(
+    board("sim_tiny").geometry,
+    sums=1024,
+    states=1024,
+    vectors=512,
+    tokens=64,
+    multiplicands=512,
+    activations=256,
+)
+"""A machine that may have several contexts."""
+
+
 def test_contexts_have_parts_of_their_own():
     """What a run changes is there once for each; what it only reads, once."""
-    one = replace(
-        board("sim_tiny").geometry,
-        sums=1024,
-        states=1024,
-        vectors=512,
-        tokens=64,
-        multiplicands=512,
-        activations=256,
-    )
-    alone, four = memories(one), memories(replace(one, contexts=4))
+    alone, four = memories(EVEN), memories(replace(EVEN, contexts=4))
     changed = ("sums", "multiplicands", "vectors", "states", "activations", "tokens", "registers")
     for name, row in four.items():
         assert row.words == (4 if name in changed else 1) * alone[name].words
@@ -155,16 +158,7 @@ def test_contexts_have_parts_of_their_own():
 
 @pytest.mark.parametrize("name", ["sums", "multiplicands", "vectors", "states", "activations"])
 def test_a_context_is_in_the_upper_bits_of_an_address(name):
-    one = replace(
-        board("sim_tiny").geometry,
-        sums=1024,
-        states=1024,
-        vectors=512,
-        tokens=64,
-        multiplicands=512,
-        activations=256,
-        contexts=2,
-    )
+    one = replace(EVEN, contexts=2)
     with pytest.raises(ValueError, match=f"{name} must be a power of two, as there are 2 contexts"):
         replace(one, **{name: getattr(one, name) * 3})
     with pytest.raises(ValueError, match="contexts must be a power of two, not 3"):

@@ -228,6 +228,12 @@ def token_windows(
 # Prompts --------------------------------------------------------------------------------------
 
 
+def check_not_empty(prompt: str) -> None:
+    """Raises UsageError for a prompt of nothing, which needs no tokenizer to be told."""
+    if not prompt:
+        raise UsageError("prompt is empty; give at least one character with --prompt")
+
+
 def encode_prompt(tokenizer: Tokenizer, prompt: str, vocabulary: int | None = None) -> list[int]:
     """Tokens of a prompt.
 
@@ -243,8 +249,7 @@ def encode_prompt(tokenizer: Tokenizer, prompt: str, vocabulary: int | None = No
     UsageError
         It is empty, or holds what the tokenizer cannot say or the model does not know.
     """
-    if not prompt:
-        raise UsageError("prompt is empty; give at least one character with --prompt")
+    check_not_empty(prompt)
     try:
         prompt.encode()
     except UnicodeEncodeError:

@@ -3,7 +3,7 @@
 from amaranth.hdl import Cat, Const, Module, Mux, Signal
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
-from amaranth.utils import ceil_log2, exact_log2
+from amaranth.utils import exact_log2
 
 from hw.arch.geometry import Geometry
 from hw.arch.operations import which
@@ -24,7 +24,7 @@ from hw.control.counters import StepCounters
 from hw.control.layers import DescriptorLayout, Layers
 from hw.control.run import context_bits, run_command
 from hw.memory.signatures import PROGRAM_LATENCY
-from hw.turns import Turns
+from hw.turns import Turns, of_context
 from hw.units.commands import (
     REGISTER_BITS,
     ChoiceLayout,
@@ -350,7 +350,7 @@ class Sequencer(wiring.Component):
 
     def _token(self, context, position):
         """Where a context's token lies."""
-        return Cat(position[: ceil_log2(self._geometry.tokens)], context)
+        return of_context(position, self._geometry.tokens, context)
 
     def _fetch(self, m, moved, is_constant, following):
         """Reads the program: the step's constant first, if it has one, then the ``following`` step.

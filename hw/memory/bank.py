@@ -10,7 +10,7 @@ from amaranth.lib.wiring import In
 from hw.arch import memories
 from hw.memory.signatures import READ_LATENCY, ReadSignature, WriteSignature
 from hw.parameters import require_positive
-from hw.pipeline import KEEP
+from hw.pipeline import KEEP, delay
 
 DEEP = 4096
 """Beats from which on each element has a memory and an address register of its own: blocks are then
@@ -102,13 +102,8 @@ class VectorBank(wiring.Component):
     def _connect(self, m, ports, write_data, enable, read_data, suffix: str):
         writer, reader = ports
         value = Signal.like(reader.data, name=f"value{suffix}", reset_less=True)
-        address = self.read.address
-        for cycle in range(READ_LATENCY - 2):
-            register = Signal.like(
-                address, name=f"address_{cycle + 1}{suffix}", reset_less=True, attrs=KEEP
-            )
-            m.d.sync += register.eq(address)
-            address = register
+        name, before = f"address{suffix}", READ_LATENCY - 2
+        address = delay(m, self.read.address, before, name=name, attrs=KEEP)
         m.d.comb += [
             writer.addr.eq(self.write.address),
             writer.data.eq(write_data),

@@ -7,7 +7,6 @@ from operator import or_
 from amaranth.hdl import Cat, Module, Mux, Signal
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
-from amaranth.utils import ceil_log2
 
 from hw.arch.arithmetic import CODE_BITS, TRIT_BITS
 from hw.arch.geometry import CONTEXT_BITS
@@ -15,7 +14,7 @@ from hw.arch.memories import memories
 from hw.memory.signatures import READ_LATENCY, ReadSignature, RowStreamSignature, SumSignature
 from hw.parameters import require_positive
 from hw.pipeline import KEEP, delay
-from hw.turns import Turns
+from hw.turns import Turns, of_context
 from hw.units.accumulator import CHUNK
 from hw.units.cascade import CascadeRow, skew, sum_bits
 from hw.units.commands import EngineCommand
@@ -244,6 +243,7 @@ class TernaryEngine(wiring.Component):
         issuing = Signal()
         again = Signal()  # the row is there, and others have had it
         ends_group = Signal()  # no chunk is left
+        paused = Signal()
         entering = Signal()
         row_done = Signal()
         late = Signal()
@@ -255,10 +255,11 @@ class TernaryEngine(wiring.Component):
             self.busy.eq(under_way != 0),
             self.weights.seek.eq(self.command.valid & self.command.ready),
             self.weights.first.eq(command.weights),
-            self.weights.ready.eq(issuing & ~again & ~(ends_group & (drain_left != 0))),
+            paused.eq(ends_group & (drain_left != 0)),
+            self.weights.ready.eq(issuing & ~again & ~paused),
             taken.eq(self.weights.ready & self.weights.valid),
             late.eq(self.weights.ready & ~self.weights.valid),
-            entering.eq(taken | (again & ~(ends_group & (drain_left != 0)))),
+            entering.eq(taken | (again & ~paused)),
             row_done.eq(entering & (turns.after == 0)),
             last.eq(entering & ends_group),
             final.eq(row_done & ends_group & (groups_left == 0)),
@@ -303,8 +304,8 @@ class TernaryEngine(wiring.Component):
             ]
 
         early = p.row_latency - p.read_latency
-        own = activation[: ceil_log2(p.activation_rows // p.contexts)]
-        address = Cat(own, turns.number)[: len(self.activations.address)]
+        own = p.activation_rows // p.contexts
+        address = of_context(activation, own, turns.number)[: len(self.activations.address)]
         m.d.comb += self.activations.address.eq(delay(m, address, early, name="activation"))
 
         # What accompanies a chunk.

@@ -3,7 +3,7 @@
 from amaranth.hdl import Array, Cat, Module, Mux, Signal, signed
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
-from amaranth.utils import ceil_log2, exact_log2
+from amaranth.utils import exact_log2
 
 from hw.arch.arithmetic import (
     BLOCK_SHIFTS,
@@ -22,6 +22,7 @@ from hw.arch.operations import LATE, Statistic, Table, VectorOp, late_reads
 from hw.arch.program import Space
 from hw.memory.signatures import ReadSignature, WriteSignature
 from hw.pipeline import KEEP, delay
+from hw.turns import of_context
 from hw.units.commands import (
     INDEX_BITS,
     TOKEN_BITS,
@@ -501,7 +502,7 @@ class VectorUnit(wiring.Component):
 
     def _of(self, memory: str, context, address):
         """A context's address of a memory."""
-        return Cat(address[: ceil_log2(self._beats[memory])], context)
+        return of_context(address, self._beats[memory], context)
 
     def _writes(self, m, op, written, step, load):
         """Write enables, and the one address that all written memories share."""
