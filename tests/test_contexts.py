@@ -16,6 +16,7 @@ from host.device import LinkDevice
 from host.request import Request
 from host.side_by_side import side_by_side
 from hw.arch.geometry import Geometry
+from hw.arch.memories import Kind
 from hw.arch.program import Unit
 from hw.arch.protocol import (
     Command,
@@ -28,6 +29,7 @@ from hw.arch.protocol import (
 from hw.control.sequencer import Sequencer
 from hw.core import Core
 from hw.machine import Machine, Stores
+from hw.memory.bank import DEEP
 from hw.memory.sdram.parts import ULX3S
 from hw.memory.sdram.store import Sdram
 from hw.turns import Turns
@@ -46,8 +48,15 @@ GEOMETRY = Geometry(
 )  # fmt: skip
 MACHINES = [
     Machine(geometry=GEOMETRY, queued=4),
-    Machine(geometry=replace(GEOMETRY, elements=1), shared=True),
+    Machine(geometry=replace(GEOMETRY, elements=1, sums=1024, states=512), shared=True),
 ]
+
+
+def test_banks_of_one_machine_are_deep():
+    """Their writes pass registers; what is read then, is what was written."""
+    for machine, deep in zip(MACHINES, ((), ("sums", "states")), strict=True):
+        banks = {name: row for name, row in machine.memories.items() if row.kind == Kind.BANK}
+        assert {name for name, row in banks.items() if row.words >= DEEP} == set(deep)
 
 
 @pytest.mark.parametrize("contexts", [1, 2, 4, 8])

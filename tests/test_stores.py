@@ -11,7 +11,7 @@ from amaranth.sim import Simulator
 
 from hw.arch.packing import unpack
 from hw.families import ice40
-from hw.memory.bank import VectorBankParameters
+from hw.memory.bank import DEEP, VectorBankParameters
 from hw.memory.block import BlockStore, TableStoreParameters, WeightStore, WeightStoreParameters
 from hw.memory.narrow import NarrowStore
 from hw.memory.signatures import PROGRAM_LATENCY, READ_LATENCY
@@ -329,7 +329,9 @@ def test_signed_entries():
 
 
 @pytest.mark.parametrize("element_enable", [False, True])
-@pytest.mark.parametrize(("elements", "width", "depth"), [(1, 24, 1), (3, 23, 5), (4, 32, 12)])
+@pytest.mark.parametrize(
+    ("elements", "width", "depth"), [(1, 24, 1), (3, 23, 5), (4, 32, 12), (2, 9, DEEP)]
+)
 def test_vector_bank(elements, width, depth, element_enable):
     parameters = VectorBankParameters(
         elements=elements, width=width, depth=depth, element_enable=element_enable
@@ -340,11 +342,13 @@ def test_vector_bank(elements, width, depth, element_enable):
     async def testbench(ctx):
         contents = [[0] * elements for _ in range(depth)]
         pending = [None] * READ_LATENCY
+        target = 0
         for _ in range(200):
             if pending[0] is not None:
                 assert [ctx.get(bank.read.data[i]) for i in range(elements)] == pending[0]
             enable = rng.getrandbits(elements if element_enable else 1)
-            target, source = rng.randrange(depth), rng.randrange(depth)
+            source = rng.choice((target, rng.randrange(depth)))  # what was just written, too
+            target = rng.randrange(depth)
             values = [rng.getrandbits(width) - (1 << (width - 1)) for _ in range(elements)]
             ctx.set(bank.write.enable, enable)
             ctx.set(bank.write.address, target)

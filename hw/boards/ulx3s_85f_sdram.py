@@ -8,7 +8,7 @@ from hw.memory.sdram.parts import ULX3S
 from hw.memory.sdram.store import Sdram
 from hw.programmers import open_fpga_loader
 
-CLOCK_HZ = 45_000_000
+CLOCK_HZ = 60_000_000
 SDRAM = Sdram(part=ULX3S, clock_hz=CLOCK_HZ, ratio=2)
 
 # The SDRAM has twice the clock. 160 trits are sixteen times what it gives in a cycle: one context

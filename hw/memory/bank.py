@@ -12,9 +12,10 @@ from hw.memory.signatures import READ_LATENCY, ReadSignature, WriteSignature
 from hw.parameters import require_positive
 from hw.pipeline import KEEP, delay
 
-DEEP = 4096
-"""Beats from which on each element has a memory and an address register of its own: blocks are then
-so narrow that none is shared by two elements, and so many that they lie all over the chip."""
+DEEP = 2048
+"""Beats from which on each element has a memory of its own, and registers before it: blocks are
+then so narrow that hardly one would be shared by two elements, and so many that they lie all over
+the chip."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,15 +84,20 @@ class VectorBank(wiring.Component):
         p = self.parameters
         if p.depth < DEEP:
             memory = self._memory(m, "memory", self.layout, 1 if p.element_enable else None)
-            self._connect(m, memory, self.write.data, self.write.enable, self.read.data, "")
+            write = self.write.address, self.write.data, self.write.enable
+            self._connect(m, memory, write, self.read.data, "")
             return m
         enables = self.write.enable
         for element in range(p.elements):
             name = f"element_{element}"
             memory = self._memory(m, name, signed(p.width), None)
             enable = enables[element] if p.element_enable else enables
-            data = self.write.data[element], enable, self.read.data[element]
-            self._connect(m, memory, *data, f"_{element}")
+            # Written a cycle later, no later than an address of the next cycle comes to be read.
+            write = [
+                delay(m, value, 1, name=f"write_{name}", reset_less=False, attrs=KEEP)
+                for value in (self.write.address, self.write.data[element], enable)
+            ]
+            self._connect(m, memory, write, self.read.data[element], f"_{element}")
         return m
 
     def _memory(self, m, name: str, shape, granularity):
@@ -99,13 +105,13 @@ class VectorBank(wiring.Component):
         m.submodules[name] = memory = Memory(shape=shape, depth=self.parameters.depth, init=[])
         return memory.write_port(granularity=granularity), memory.read_port()
 
-    def _connect(self, m, ports, write_data, enable, read_data, suffix: str):
-        writer, reader = ports
+    def _connect(self, m, ports, write, read_data, suffix: str):
+        (writer, reader), (write_address, write_data, enable) = ports, write
         value = Signal.like(reader.data, name=f"value{suffix}", reset_less=True)
         name, before = f"address{suffix}", READ_LATENCY - 2
         address = delay(m, self.read.address, before, name=name, attrs=KEEP)
         m.d.comb += [
-            writer.addr.eq(self.write.address),
+            writer.addr.eq(write_address),
             writer.data.eq(write_data),
             writer.en.eq(enable),
             reader.addr.eq(address),
