@@ -97,7 +97,9 @@ class Core(wiring.Component):
         self.multiplicands = VectorBankParameters.from_row(rows["multiplicands"]).create()
         self.vectors = VectorBankParameters.from_row(rows["vectors"]).create()
         self.states = VectorBankParameters.from_row(rows["states"]).create()
-        self.activations = VectorBankParameters.from_row(rows["activations"]).create()
+        self.activations = VectorBankParameters.from_row(
+            rows["activations"], latency=machine.activations_latency
+        ).create()
         self.tokens = Memory(shape=tokens.bits, depth=tokens.words, init=[])
         self.token_write, self.token_read = self.tokens.write_port(), self.tokens.read_port()
         self.host_token_read = self.tokens.read_port()

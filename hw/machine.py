@@ -157,6 +157,9 @@ class Machine:
         What the host can do beside running a model; a small machine goes without.
     max_payload : int
         Bytes that a frame carries at most, a power of two; half of its buffer has the identity.
+    compact : bool
+        Whether it is as small as it can be rather than as fast: for a slow clock, where no register
+        is needed for its sake, and one that takes a logic cell of its own costs as much as a LUT.
     """
 
     geometry: Geometry
@@ -168,6 +171,7 @@ class Machine:
     stores: Stores = Stores()
     features: Feature = ALL_FEATURES
     max_payload: int = MAX_PAYLOAD
+    compact: bool = False
 
     def __post_init__(self):
         if (self.stores.embedding is None) == (self.geometry.embedding_words > 0):
@@ -200,9 +204,15 @@ class Machine:
         return frozenset((*weights, *rest))
 
     @property
+    def activations_latency(self) -> int:
+        """Of the engine's reads: of block RAM alone, where that is quick enough."""
+        return 1 if self.compact else EngineParameters.read_latency
+
+    @property
     def engine(self) -> EngineParameters:
         return EngineParameters.from_geometry(
             self.geometry,
+            read_latency=self.activations_latency,
             fanout=self.fanout,
             chain=self.chain,
             shared=self.shared,

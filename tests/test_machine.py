@@ -29,6 +29,15 @@ def test_options_reach_the_core():
     assert core.weights.parameters.latency == machine.engine.row_latency == 5
 
 
+def test_a_compact_machine_waits_for_block_ram_alone():
+    machine = replace(TINY, stores=Stores(weights=BlockRam(latency=2)), compact=True)
+    core = Core(machine=machine, board_name="x", clock_hz=10_000, digest=bytes(16))
+    Fragment.get(core, None)
+    assert core.engine.parameters == machine.engine
+    assert machine.engine.read_latency == core.activations.parameters.latency == 1
+    assert machine.engine.latency == TINY.engine.latency - 1
+
+
 def test_options_are_timed():
     image = compile_image(IntegerModel.load(ZOO / "stories-tiny.safetensors"), TINY.geometry)
     assert predict(image) == predict(image, TINY)

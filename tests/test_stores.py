@@ -328,20 +328,21 @@ def test_signed_entries():
     simulate(store, testbench)
 
 
+@pytest.mark.parametrize("latency", [1, 2, READ_LATENCY])
 @pytest.mark.parametrize("element_enable", [False, True])
 @pytest.mark.parametrize(
     ("elements", "width", "depth"), [(1, 24, 1), (3, 23, 5), (4, 32, 12), (2, 9, DEEP)]
 )
-def test_vector_bank(elements, width, depth, element_enable):
+def test_vector_bank(elements, width, depth, element_enable, latency):
     parameters = VectorBankParameters(
-        elements=elements, width=width, depth=depth, element_enable=element_enable
+        elements=elements, width=width, depth=depth, element_enable=element_enable, latency=latency
     )
     bank = parameters.create()
     rng = random.Random(width)
 
     async def testbench(ctx):
         contents = [[0] * elements for _ in range(depth)]
-        pending = [None] * READ_LATENCY
+        pending = [None] * latency
         target = 0
         for _ in range(200):
             if pending[0] is not None:

@@ -38,8 +38,9 @@ BOARD = Board(
             activations=128,
             tokens=256,
         ),
-        stores=Stores(weights=BlockRam(narrow=True), narrow=True),
+        stores=Stores(weights=BlockRam(latency=1, narrow=True), narrow=True),
         features=NO_FEATURES,
         max_payload=256,
+        compact=True,
     ),
 )

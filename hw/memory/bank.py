@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from amaranth.hdl import Module, Signal, signed
+from amaranth.hdl import Module, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In
@@ -32,23 +32,28 @@ class VectorBankParameters:
         Beats.
     element_enable : bool
         Whether each element has its own write enable.
+    latency : int
+        Cycles from an address to its data: 1 for the memory, 2 with a register behind it, all
+        further ones before it.
     """
 
     elements: int
     width: int
     depth: int
     element_enable: bool = False
+    latency: int = READ_LATENCY
 
     def __post_init__(self):
         require_positive(self)
 
     @classmethod
-    def from_row(cls, row: memories.Memory) -> "VectorBankParameters":
+    def from_row(cls, row: memories.Memory, **options) -> "VectorBankParameters":
         return cls(
             elements=row.items,
             width=row.item,
             depth=row.words,
             element_enable=row.parts,
+            **options,
         )
 
     def create(self) -> "VectorBank":
@@ -58,8 +63,8 @@ class VectorBankParameters:
 class VectorBank(wiring.Component):
     """Beat-wide memory with one reader and one writer.
 
-    A beat per cycle on both sides. Reads have ``READ_LATENCY``; an address given in the cycle after
-    a write gets what was written.
+    A beat per cycle on both sides. Reads have ``latency``; an address given in the cycle after a
+    write gets what was written.
 
     Members
     -------
@@ -87,18 +92,23 @@ class VectorBank(wiring.Component):
             write = self.write.address, self.write.data, self.write.enable
             self._connect(m, memory, write, self.read.data, "")
             return m
-        enables = self.write.enable
+        enables, before = self.write.enable, min(1, self._before)
         for element in range(p.elements):
             name = f"element_{element}"
             memory = self._memory(m, name, signed(p.width), None)
             enable = enables[element] if p.element_enable else enables
             # Written a cycle later, no later than an address of the next cycle comes to be read.
             write = [
-                delay(m, value, 1, name=f"write_{name}", reset_less=False, attrs=KEEP)
+                delay(m, value, before, name=f"write_{name}", reset_less=False, attrs=KEEP)
                 for value in (self.write.address, self.write.data[element], enable)
             ]
             self._connect(m, memory, write, self.read.data[element], f"_{element}")
         return m
+
+    @property
+    def _before(self) -> int:
+        """Registers before a memory that is read."""
+        return max(0, self.parameters.latency - 2)
 
     def _memory(self, m, name: str, shape, granularity):
         """Ports of a memory."""
@@ -107,14 +117,12 @@ class VectorBank(wiring.Component):
 
     def _connect(self, m, ports, write, read_data, suffix: str):
         (writer, reader), (write_address, write_data, enable) = ports, write
-        value = Signal.like(reader.data, name=f"value{suffix}", reset_less=True)
-        name, before = f"address{suffix}", READ_LATENCY - 2
-        address = delay(m, self.read.address, before, name=name, attrs=KEEP)
+        behind = min(1, self.parameters.latency - 1)
+        address = delay(m, self.read.address, self._before, name=f"address{suffix}", attrs=KEEP)
         m.d.comb += [
             writer.addr.eq(write_address),
             writer.data.eq(write_data),
             writer.en.eq(enable),
             reader.addr.eq(address),
-            read_data.eq(value),
+            read_data.eq(delay(m, reader.data, behind, name=f"value{suffix}")),
         ]
-        m.d.sync += value.eq(reader.data)

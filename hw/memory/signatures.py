@@ -1,8 +1,8 @@
-"""Ports of the memories, and the latencies that hold for all of them.
+"""Ports of the memories, and their latencies.
 
-Units see one signature, ``ReadSignature``: an address, and its data ``READ_LATENCY`` cycles later.
-A register precedes the block RAMs, which lie all over the chip, and one follows them, because their
-own clock-to-output time is long.
+Units see one signature, ``ReadSignature``: an address, and its data some cycles later, usually
+``READ_LATENCY``: a register precedes the block RAMs, which lie all over the chip, and one follows
+them, because their own clock-to-output time is long.
 
 No unit reads a word in the cycle in which it is written: what it would get is not defined.
 """
