@@ -4,17 +4,58 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 
 from host.compiler import Image, compile_image
 from host.device import Device
 from host.errors import FitError
 from hw.boards import Board
 from sim.profile import Profile, measure, unmeasured
+from sim.timing import Timing, predict
 from weights.errors import ReportedError
 from weights.model import IntegerModel
 from weights.store_commands import find_model
+
+
+@dataclass(frozen=True, kw_only=True)
+class Together:
+    """How fast a machine runs a model in some of its contexts at once.
+
+    Parameters
+    ----------
+    timing : Timing
+        Of a token in each of them.
+    simulated : float or None
+        The same cycles, counted on the compiled core; None where nobody counted.
+    """
+
+    timing: Timing
+    simulated: float | None = None
+
+    @property
+    def contexts(self) -> int:
+        return self.timing.contexts
+
+    @property
+    def predicted(self) -> int:
+        """Cycles by the timetable."""
+        return self.timing.cycles
+
+    @property
+    def cycles(self) -> float:
+        """Counted if they were, or else predicted."""
+        return self.simulated or self.predicted
+
+    @property
+    def utilization(self) -> float:
+        """Share of the engine's peak in these cycles."""
+        image = self.timing.image
+        return image.geometry.utilization(self.contexts * image.trits_per_token, self.cycles)
+
+    def tokens_per_s(self, clock_hz: float) -> float:
+        """Of all contexts."""
+        return round(self.contexts * clock_hz / self.cycles, 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,23 +65,28 @@ class Speed:
     Parameters
     ----------
     profile : Profile
+        Of a token of one stream.
     cycles : float or None
-        Of a generated token, counted on the compiled core; None where that cannot be had.
+        Of such a token, counted on the compiled core; None where that cannot be had.
+    all_streams : Timing or None
+        Of a token in each of the machine's contexts; None if it has one.
     """
 
     profile: Profile
     cycles: float | None
+    all_streams: Timing | None = None
 
-    @property
-    def utilization(self) -> float | None:
-        """Share of the engine's peak in the counted cycles."""
-        image = self.profile.timing.image
-        if not self.cycles:
-            return None
-        return image.geometry.utilization(image.trits_per_token, self.cycles)
+    def together(self) -> Iterator[Together]:
+        """For one stream, and for all if the machine has contexts for more."""
+        yield Together(timing=self.profile.timing, simulated=self.cycles)
+        if self.all_streams:
+            yield Together(timing=self.all_streams)
 
-    def tokens_per_s(self, clock_hz: float) -> float | None:
-        return round(clock_hz / self.cycles, 1) if self.cycles else None
+
+def predict_speed(board: Board, model: str | None = None) -> Speed:
+    """The speed of a board's machine by its timetable alone; see `find_speed`."""
+    path = find_model(model or board.model, offline=True)
+    return _predict(board, path.stem, IntegerModel.load(path))
 
 
 def find_speed(board: Board, model: str | None, say: Callable[[str], None]) -> Speed | None:
@@ -59,7 +105,7 @@ def find_speed(board: Board, model: str | None, say: Callable[[str], None]) -> S
     try:
         path = find_model(model or board.model, offline=True)
         integers = IntegerModel.load(path)
-        image = _compile(integers, path.stem, board)
+        speed = _predict(board, path.stem, integers)
     except (ReportedError, OSError) as error:
         if model is not None:
             raise
@@ -69,8 +115,18 @@ def find_speed(board: Board, model: str | None, say: Callable[[str], None]) -> S
         profile, cycles = measure(board, integers, path.stem, progress=say)
     except ReportedError as error:
         say(f"cycles per token are only predicted: {error}")
-        return Speed(profile=unmeasured(image, board.name, path.stem, board.machine), cycles=None)
-    return Speed(profile=profile, cycles=cycles)
+        return speed
+    return replace(speed, profile=profile, cycles=cycles)
+
+
+def _predict(board: Board, name: str, model: IntegerModel) -> Speed:
+    image = _compile(model, name, board)
+    contexts = board.geometry.contexts
+    return Speed(
+        profile=unmeasured(image, board.name, name, board.machine),
+        cycles=None,
+        all_streams=predict(image, board.machine, contexts=contexts) if contexts > 1 else None,
+    )
 
 
 def _compile(integers: IntegerModel, name: str, board: Board) -> Image:

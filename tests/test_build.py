@@ -23,10 +23,13 @@ from hw.arch.protocol import DIGEST_BYTES
 from hw.build import BuildError, steps
 from hw.build import __main__ as program
 from hw.build.estimate import check_fit, estimate
+from hw.build.floorplan import Floorplan, floorplan
 from hw.build.plan import plan
-from hw.build.report import compact_json, count_cells, lut4_by_unit, parse_report
+from hw.build.report import count_cells, parse_report
+from hw.build.reports import read_report
+from hw.build.schema import Hop, Step, Streams
 from hw.build.tools import explain, find_tool, tool_version
-from hw.families import PartError, ecp5
+from hw.families import PartError, ecp5, gowin, ice40
 from hw.links.uart import Uart
 from hw.machine import Machine
 from sim.profile import unmeasured
@@ -53,7 +56,19 @@ REPORT = {
                     "type": "routing",
                     "delay": 1.147,
                     "from": {"cell": "receiver.timer", "loc": [2, 52], "port": "Q"},
-                    "to": {"cell": "receiver.bytes", "loc": [3, 53], "port": "A"},
+                    "to": {"cell": "core.link.bytes", "loc": [3, 53], "port": "A"},
+                },
+                {
+                    "type": "logic",
+                    "delay": 0.236,
+                    "from": {"cell": "core.link.bytes", "loc": [3, 53], "port": "A"},
+                    "to": {"cell": "core.link.bytes", "loc": [3, 53], "port": "F"},
+                },
+                {
+                    "type": "setup",
+                    "delay": 0.1,
+                    "from": {"cell": "core.link.bytes", "loc": [3, 53], "port": "F"},
+                    "to": {"cell": "core.link.bytes", "loc": [3, 53], "port": "F"},
                 },
             ],
         },
@@ -78,12 +93,25 @@ NETLIST = {
     "modules": {
         "top": {
             "cells": {
-                "core.engine.row_0.held_LUT4_Z": {"type": COMB, "connections": {"FCI": []}},
+                "core.engine.row_0.held_LUT4_Z": {
+                    "type": COMB,
+                    "connections": {"FCI": []},
+                    "attributes": {"NEXTPNR_BEL": "X3/Y5/SLICEA.K0"},
+                },
                 "core.engine.row_0.x_CCU2C_S0$CCU2_COMB0": {
                     "type": COMB,
                     "connections": {"FCI": [2], "FCO": [3]},
                 },
-                "core.engine.row_0.held": {"type": "TRELLIS_FF", "connections": {}},
+                "core.engine.row_0.held": {
+                    "type": "TRELLIS_FF",
+                    "connections": {},
+                    "attributes": {"NEXTPNR_BEL": "X3/Y5/SLICEA.FF0"},
+                },
+                "core.vector.table": {
+                    "type": "DP16KD",
+                    "connections": {},
+                    "attributes": {"NEXTPNR_BEL": "X7/Y10/EBR2"},
+                },
                 "$nextpnr_CCU2C_7$CCU2_COMB0": {
                     "type": COMB,
                     "connections": {"FCI": [], "FCO": [1]},
@@ -94,7 +122,11 @@ NETLIST = {
                 },
                 "$nextpnr_CCU2C_8$CCU2_COMB0": {"type": COMB, "connections": {"FCI": [3]}},
                 "$nextpnr_CCU2C_9$CCU2_COMB0": {"type": COMB, "connections": {"FCI": [9]}},
-                "core.vector.lane_0.x_LUT4_Z": {"type": COMB, "connections": {}},
+                "core.vector.lane_0.x_LUT4_Z": {
+                    "type": COMB,
+                    "connections": {},
+                    "attributes": {"NEXTPNR_BEL": "X4/Y5/SLICEB.K1"},
+                },
                 "core.engine__like_LUT4_Z": {"type": COMB, "connections": {}},
                 "receiver.timer_LUT4_Z": {"type": COMB, "connections": {}},
             }
@@ -302,26 +334,49 @@ def test_simulated_board_has_no_build():
 
 def test_report_of_nextpnr():
     result = parse_report(json.dumps(REPORT), 50_000_000, ecp5.FAMILY)
-    assert result["lut4"] == {"used": 118, "available": 83640}
-    assert result["ff"] == {"used": 87, "available": 83640}
-    assert result["bram"] == {"used": 190, "available": 208}
-    assert result["dsp"] == {"used": 9, "available": 156}
-    assert result["clock_mhz"] == 78.15
-    assert result["clock_required_mhz"] == 50
-    assert result["passed"]
-    assert result["critical_path"] == {
-        "from": "receiver.timer",
-        "to": "receiver.bytes",
-        "cells_ns": 0.53,
-        "wires_ns": 1.15,
+    assert result.taken == {
+        **{"lut4": (118, 83640), "ff": (87, 83640), "bram": (190, 208), "dsp": (9, 156)}
     }
-    assert not parse_report(report(49.9), 50_000_000, ecp5.FAMILY)["passed"]
+    assert (result.clock_mhz, result.clock_required_mhz, result.passed) == (78.15, 50, True)
+    assert result.critical_path == (
+        Hop(cell="receiver.timer", unit="other", x=2, y=52, wire_ns=0, cell_ns=0.53),
+        Hop(cell="core.link.bytes", unit="link", x=3, y=53, wire_ns=1.15, cell_ns=0.34),
+    )
+    assert not parse_report(report(49.9), 50_000_000, ecp5.FAMILY).passed
     with pytest.raises(BuildError, match="no clock of 60 MHz"):
         parse_report(json.dumps(REPORT), 60_000_000, ecp5.FAMILY)
 
 
-def test_luts_belong_to_the_units_that_name_them():
-    assert lut4_by_unit(NETLIST, ecp5.FAMILY) == {"engine": 5, "other": 3, "vector": 1}
+def test_cells_belong_to_the_units_that_name_them():
+    plan = floorplan(NETLIST, ecp5.FAMILY)
+    assert plan == Floorplan(
+        cells={
+            "engine": {"lut4": 5, "ff": 1},
+            "other": {"lut4": 3},
+            "vector": {"lut4": 1, "bram": 1},
+        },
+        logic={"engine": [(3, 5)], "vector": [(4, 5)]},
+        bram={"vector": [(7, 10)]},
+        dsp={},
+    )
+    assert Floorplan.from_json(plan.to_json()) == plan
+
+
+@pytest.mark.parametrize(
+    ("family", "kind", "bel", "counted", "place"),
+    [
+        (gowin.FAMILY, "LUT3", "X47Y32/LUT7", {"lut4": 1}, {"logic": (47, 32)}),
+        (gowin.FAMILY, "DFFRE", "X40Y26/DFF0", {"ff": 1}, {"logic": (40, 26)}),
+        (gowin.FAMILY, "SDP", "X10Y9/BSRAM", {"bram": 1}, {"bram": (10, 9)}),
+        (ice40.FAMILY, "ICESTORM_LC", "X1/Y2/lc0", {"lut4": 1, "ff": 1}, {"logic": (1, 2)}),
+    ],
+)
+def test_places_of_other_families(family, kind, bel, counted, place):
+    cell = {"type": kind, "connections": {}, "attributes": {"NEXTPNR_BEL": bel}}
+    plan = floorplan({"modules": {"top": {"cells": {"core.link.x": cell}}}}, family)
+    assert plan.cells == {"link": counted}
+    found = {name: getattr(plan, name) for name in ("logic", "bram", "dsp")}
+    assert found == {n: {"link": [place[n]]} if n in place else {} for n in found}
 
 
 def test_cells_of_a_netlist():
@@ -329,13 +384,6 @@ def test_cells_of_a_netlist():
     named = {f"{kind}_{n}": {"type": kind} for kind, count in cells.items() for n in range(count)}
     netlist = {"modules": {"top": {"cells": named}}}
     assert count_cells(netlist, ecp5.FAMILY) == {"lut4": 15, "ff": 4, "bram": 3, "dsp": 0}
-
-
-def test_reports_have_short_lists_in_one_line():
-    value = {"a": [1, [2, "x"], []], "b": {"c": [None, 1.5]}, "d": ["core.row[3]", "y"]}
-    text = compact_json(value)
-    assert json.loads(text) == value
-    assert '    [2, "x"]' in text and '"c": [null, 1.5]' in text
 
 
 def test_failures_are_explained_in_one_line():
@@ -356,17 +404,18 @@ def test_build_leaves_bitstream_and_report(board, tools, tmp_path):
     assert tools() == ["yosys", "nextpnr", "ecppack"]
     place = tmp_path / "out" / board.name
     assert (place / "top.bit").read_text() == "bitstream of config 1"
-    assert json.loads((place / "report.json").read_text()) == result
+    assert read_report(place / "report.json") == result
+    assert {name: use.estimate for name, use in result.resources.items()} == estimate(board)
     assert {
         "board": "ulx3s_85f",
+        "machine": board.machine_digest,
         "clock_mhz": 78.15,
         "lanes": board.geometry.lanes,
         "seed": 1,
         "digest": plan(board, Echo).digest.hex(),
-        "estimate": estimate(board),
         "tools": {"yosys": "0.99", "nextpnr-ecp5": "0.99", "ecppack": "0.99"},
-    }.items() <= result.items()
-    assert set(result["seconds"]) == {"yosys", "nextpnr", "ecppack"}
+    }.items() <= vars(result).items()
+    assert set(result.seconds) == {"yosys", "nextpnr", "ecppack"}
     assert "already built" not in said
 
 
@@ -376,7 +425,7 @@ def test_nothing_is_built_twice(board, tools, tmp_path):
     again, said = run(board, tmp_path / "out")
     assert again == first
     assert not tools()
-    assert f"already built: digest {first['digest']}" in said
+    assert f"already built: digest {first.digest}" in said
     assert (tmp_path / "out" / board.name / "top.bit").exists()
     run(board, tmp_path / "out", seeds=(1, 2))
     assert tools() == ["nextpnr"]
@@ -391,14 +440,14 @@ def test_other_tools_build_anew(board, tools, tmp_path):
     path.write_text(path.read_text().replace("0.99", "1.00"))
     result, _ = run(board, tmp_path / "out")
     assert tools() == ["yosys", "nextpnr", "ecppack"]
-    assert result["tools"]["yosys"] == "1.00"
+    assert result.tools["yosys"] == "1.00"
 
 
 def test_best_seed_is_kept(board, tools, tmp_path, monkeypatch):
     monkeypatch.setenv("REPORT_OF_SEED_4", report(81.5))
     result, _ = run(board, tmp_path / "out", seeds=(3, 4, 5))
-    assert result["seed"] == 4
-    assert result["seeds"] == {"3": 78.15, "4": 81.5, "5": 78.15}
+    assert result.seed == 4
+    assert result.seeds == {"3": 78.15, "4": 81.5, "5": 78.15}
     assert (tmp_path / "out" / board.name / "top.bit").read_text() == "bitstream of config 4"
 
 
@@ -409,7 +458,7 @@ def test_failed_timing_leaves_a_report_but_no_bitstream(board, tools, tmp_path, 
         run(board, tmp_path / "out", seeds=(2,))
     place = tmp_path / "out" / board.name
     assert not (place / "top.bit").exists()
-    assert not json.loads((place / "report.json").read_text())["passed"]
+    assert not read_report(place / "report.json").passed
 
 
 @pytest.mark.parametrize("tool", ["yosys", "nextpnr", "ecppack"])
@@ -485,7 +534,7 @@ def damage(path: Path, content: bytes | None) -> None:
         ("synthesis.seconds", "yosys"),
         ("seed-1.config", "nextpnr"),
         ("seed-1.report", "nextpnr"),
-        ("seed-1.units", "nextpnr"),
+        ("seed-1.floorplan", "nextpnr"),
         ("seed-1.seconds", "nextpnr"),
         ("seed-1.bit", "ecppack"),
         ("pack-1.seconds", "ecppack"),
@@ -500,7 +549,7 @@ def test_damaged_step_runs_again(board, tools, tmp_path, name, step, content):
     tools()
     again, _ = run(board, tmp_path / "out")
     assert tools() == [step]
-    assert {**again, "seconds": None} == {**first, "seconds": None}
+    assert replace(again, seconds={}) == replace(first, seconds={})
     place = tmp_path / "out" / board.name
     assert (place / "top.bit").read_text() == "bitstream of config 1"
 
@@ -597,19 +646,19 @@ def test_missing_tool_is_named(board, tools, tmp_path, monkeypatch):
 def test_report_has_the_luts_of_the_engine(board, tools, tmp_path):
     for _ in range(2):
         result, _ = run(board, tmp_path / "out")
-        assert result["engine_lut4"] == 5
-        assert result["lut4_by_unit"] == {"engine": 5, "other": 3, "vector": 1}
+        assert result.engine_lut4 == 5
+        assert result.cells_by_unit["vector"] == {"lut4": 1, "bram": 1}
     assert not list((tmp_path / "out").rglob("*.cells"))
 
 
 def test_failed_seeds_are_in_the_report(board, tools, tmp_path, monkeypatch):
     monkeypatch.setenv("HANGS", "1")
     result, said = run(board, tmp_path / "out", seeds=(1, 3), limit=0.05)
-    assert result["seed"] == 3
-    assert result["seeds"] == {"1": None, "3": 78.15}
-    assert set(result["failures"]) == {"1"}
-    assert "was not done after 0.05 minutes: try another seed" in result["failures"]["1"]
-    assert f"seed-1: {result['failures']['1']}" in said
+    assert result.seed == 3
+    assert result.seeds == {"1": None, "3": 78.15}
+    assert set(result.failures) == {"1"}
+    assert "was not done after 0.05 minutes: try another seed" in result.failures["1"]
+    assert f"seed-1: {result.failures['1']}" in said
 
 
 def gone(process: int) -> bool:
@@ -633,7 +682,7 @@ def test_nothing_runs_after_the_limit(board, tools, tmp_path, monkeypatch):
         time.sleep(0.02)
     assert all(gone(int(pid)) for pid in pids)
     monkeypatch.delenv("HANGS")
-    assert run(board, tmp_path / "out")[0]["seeds"] == {"1": 78.15}
+    assert run(board, tmp_path / "out")[0].seeds == {"1": 78.15}
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
@@ -676,7 +725,7 @@ def test_seeds_run_side_by_side(board, tools, tmp_path, monkeypatch):
     real = steps._route
     monkeypatch.setattr(steps, "_route", route)
     result, _ = run(board, tmp_path / "out", seeds=(3, 4, 5, 6), jobs=2)
-    assert list(result["seeds"]) == ["3", "4", "5", "6"]
+    assert list(result.seeds) == ["3", "4", "5", "6"]
     assert max(most) == 2
 
 
@@ -722,19 +771,24 @@ def test_report_has_the_speed(board, tools, tmp_path, predicted):
     speed = Speed(profile=predicted, cycles=25_000.0)
     result, _ = run(board, tmp_path / "out", measure=lambda *_: speed)
     timing = predicted.timing
-    assert {
-        "model": "stories-tiny",
-        "contexts": 1,
-        "trits_per_token": timing.image.trits_per_token,
-        "cycles_per_token": 25_000,
-        "cycles_per_token_predicted": timing.cycles,
-        "utilization": timing.image.trits_per_token / (16 * 25_000),
-        "tokens_per_s": 3126,
-        "tokens_per_s_as_built": 2000,
-    }.items() <= result.items()
-    assert [step[0] for step in result["profile"]] == list(timing.image.steps)
+    assert (result.model, result.trits_per_token) == ("stories-tiny", timing.image.trits_per_token)
+    assert result.streams == (
+        Streams(
+            contexts=1,
+            cycles_predicted=timing.cycles,
+            cycles_simulated=25_000,
+            utilization=timing.image.trits_per_token / (16 * 25_000),
+            tokens_per_s=3126,
+            tokens_per_s_as_built=2000,
+        ),
+    )
+    assert [step.name for step in result.profile] == list(timing.image.steps)
+    assert result.profile[0] == Step(
+        **{"name": timing.image.steps[0], "unit": "scalar", "times": 1},
+        **{"cycles_simulated": None, "cycles_predicted": predicted.predicted[0]},
+    )
     place = tmp_path / "out" / board.name
-    assert json.loads((place / "report.json").read_text()) == result
+    assert read_report(place / "report.json") == result
     assert (place / "profile.svg").read_text() == predicted.svg()
 
 
@@ -743,10 +797,9 @@ def test_build_without_a_simulator_says_so(board, tools, tmp_path, monkeypatch):
     monkeypatch.setenv("VERILATOR", "no-such-verilator")
     result, said = run(board, tmp_path / "out", measure=find_speed)
     assert "cycles per token are only predicted: VERILATOR must be a program" in said
-    for key in ("cycles_per_token", "utilization", "tokens_per_s", "tokens_per_s_as_built"):
-        assert result[key] is None
-    assert result["model"] == "stories-small"
-    assert result["cycles_per_token_predicted"] > 0
+    (streams,) = result.streams
+    assert streams.cycles_simulated is None and streams.cycles_predicted == streams.cycles > 0
+    assert result.model == "stories-small"
     assert (tmp_path / "out" / board.name / "top.bit").exists()
 
 
@@ -766,7 +819,7 @@ def test_model_that_does_not_fit(board, tools, tmp_path):
         with pytest.raises(BuildError, match=model):
             run(board, tmp_path / "out", measure=find_speed, model=model)
     result, _ = run(board, tmp_path / "out")
-    assert result["model"] is result["profile"] is result["cycles_per_token_predicted"] is None
+    assert result.model is result.profile is None and result.streams == ()
 
 
 # Command line

@@ -190,10 +190,8 @@ def report(clock, utilisation):
 )
 def test_reports_of_nextpnr(family, clock, utilisation, expected):
     result = parse_report(report(clock, utilisation), round(clock["constraint"]) * 10**6, family)
-    assert {
-        name: (result[name]["used"], result[name]["available"]) for name in expected
-    } == expected
-    assert result["clock_mhz"] == round(clock["achieved"], 2) and result["passed"]
+    assert result.taken == expected
+    assert result.clock_mhz == round(clock["achieved"], 2) and result.passed
 
 
 ICE40_LOG = """\

@@ -3,39 +3,70 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+import re
+from dataclasses import asdict, replace
+from pathlib import Path
 
 import pytest
 
 from hw.boards import board, names
-from hw.build import BuildError, compare
+from hw.build import BuildError, compare, reports
+from hw.build.__main__ import _predicted
 from hw.build.__main__ import main as build
 from hw.build.estimate import estimate
 from hw.build.every import build_all
-from hw.build.reports import markdown, read_report
+from hw.build.reports import BEGIN, END, all_boards, kept_reports, markdown, read_report
+from hw.build.schema import SCHEMA, Hop, Report, Step, Streams, Use, document, to_json
 from weights.commandline import INTERRUPTED
 
+DOCUMENTS = Path(__file__).parents[1] / "docs"
 
-def report_of(name: str, **changes: object) -> dict[str, object]:
-    """As a build of a board writes it, as far as tables read it, routed as estimated."""
+
+def report_of(name: str, **changes: object) -> Report:
+    """As a build of a board writes it, routed as estimated."""
     target = board(name)
     have = {"lut4": 83640, "ff": 83640, "bram": 208, "dsp": 156}
-    used = {n: {"used": v, "available": have[n]} for n, v in estimate(target).items()}
-    return {
-        "board": name,
-        "device": target.device,
-        **used,
-        **{"clock_mhz": 74.19, "clock_required_mhz": 70.0, "passed": True},
-        "lanes": target.geometry.lanes,
-        "geometry": asdict(target.geometry),
-        **{"model": "stories-small", "cycles_per_token": 22786, "tokens_per_s_as_built": 3072.1},
-        "cycles_per_token_predicted": 22786,
-        **changes,
+    resources = {
+        name: Use(used=count, available=have[name], estimate=count)
+        for name, count in estimate(target).items()
     }
+    report = Report(
+        **{"board": name, "device": str(target.device), "digest": "00" * 16},
+        machine=target.machine_digest,
+        geometry=asdict(target.geometry),
+        lanes=target.geometry.lanes,
+        resources=resources,
+        cells_by_unit={"engine": {"lut4": 7000, "ff": 9000}, "other": {"lut4": 20}},
+        **{"clock_mhz": 74.19, "clock_required_mhz": 70.0, "passed": True},
+        critical_path=(
+            Hop(cell="core.link.a[3]", unit="link", x=2, y=3, wire_ns=0, cell_ns=0.5),
+            Hop(cell="pad", unit="other", x=12, y=3, wire_ns=12.75, cell_ns=0.25),
+        ),
+        **{"seed": 1, "seeds": {"1": 74.19, "5": None}, "failures": {"5": "late (log: /tmp/x)"}},
+        tools={"yosys": "0.70", "nextpnr-ecp5": "0.11.1"},
+        seconds={"yosys": 60, "nextpnr-ecp5": 300.5},
+        **{"model": "stories-small", "trits_per_token": 901632},
+        streams=(streams(1, 22786, 22786), streams(4, 25000, None)),
+        profile=(Step(name="a", unit="engine", times=3, cycles_simulated=9, cycles_predicted=9),),
+    )
+    return replace(report, **changes)
 
 
-def used(count: int, available: int) -> dict[str, int]:
-    return {"used": count, "available": available}
+def streams(contexts: int, predicted: int, simulated: float | None) -> Streams:
+    return Streams(
+        contexts=contexts,
+        cycles_predicted=predicted,
+        cycles_simulated=simulated,
+        utilization=0.25,
+        tokens_per_s=contexts * 3256.0,
+        tokens_per_s_as_built=contexts * 3072.1,
+    )
+
+
+def taken(**used: int) -> dict[str, Use]:
+    """Resources of `report_of` ulx3s_85f, but for some."""
+    found = report_of("ulx3s_85f").resources
+    return found | {name: replace(found[name], used=count) for name, count in used.items()}
 
 
 LUTS, BLOCK_RAMS = (estimate(board("ulx3s_85f"))[name] for name in ("lut4", "bram"))
@@ -45,32 +76,25 @@ OVER = BLOCK_RAMS / FEW - 1
 
 @pytest.fixture
 def write(tmp_path):
-    def written(report: object) -> str:
+    def written(report: Report) -> str:
         path = tmp_path / f"{len(list(tmp_path.iterdir()))}.json"
-        path.write_text(json.dumps(report))
+        path.write_text(to_json(report))
         return str(path)
 
     return written
 
 
-def test_reports_side_by_side(write, capsys):
-    routed = report_of("ulx3s_85f", lut4=used(18886, 83640), bram=used(129, 208))
-    nothing = dict.fromkeys(
-        ("model", "cycles_per_token", "cycles_per_token_predicted", "tokens_per_s_as_built")
-    )
-    slow = report_of("orangecrab_85f", **nothing, passed=False, clock_mhz=60.0)
-    slow |= {"lut4": used(20011, 83640), "bram": used(192, 208)}
-    del slow["device"]
-    assert build(["--table", write(routed), write(slow)]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert lines[0].startswith("| board | part | lanes | elements | LUT4 | block RAM | clock |")
-    assert lines[2:] == [
-        "| `ulx3s_85f` | LFE5U-85F | 512 | 4 | 18,886 (23%) | 129 (62%) | 70 MHz | 74.2 MHz "
-        "| `stories-small` | 22,786 | 3,072 |",
-        "| `orangecrab_85f` | LFE5U-85F | 256 | 2 | 20,011 (24%) | 192 (92%) | 70 MHz "
-        "| 60.0 MHz, too slow | - | - | - |",
-    ]
-    assert {line.count("|") for line in lines} == {12}
+# Schema
+
+
+def test_what_is_written_is_read(write):
+    report = report_of("ulx3s_85f")
+    path = Path(write(report))
+    assert read_report(path) == report
+    assert json.loads(path.read_text())["schema"] == SCHEMA
+    lines = path.read_text().splitlines()
+    assert '    "lut4": {' in path.read_text() and len(lines) < 50
+    assert any(line.strip().startswith('{"cell": "core.link.a[3]", "unit"') for line in lines)
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"board": "x", "geometry": 3}', "\xff"])
@@ -79,24 +103,176 @@ def test_what_is_no_report_is_told(tmp_path, capsys, content):
     path.write_text(content)
     assert build(["--table", str(path)]) == 1
     (line,) = capsys.readouterr().err.splitlines()
-    assert line == f"{path}: is no report of hw.build; give its report.json"
+    assert re.fullmatch(
+        rf"{path}: is no (JSON|report of hw\.build); give the report\.json of a build", line
+    )
     with pytest.raises(BuildError, match="No such file"):
         read_report(tmp_path / "none.json")
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        (
+            {"schema": SCHEMA + 1},
+            f"is a report of version {SCHEMA + 1}, not {SCHEMA}: take the version of Tritstream "
+            "that made it",
+        ),
+        ({"schema": 0}, f"is a report of version 0, not {SCHEMA}: build the board again"),
+        ({"schema": "1"}, f"is a report of version '1', not {SCHEMA}: build the board again"),
+        ({"schema": True}, f"is a report of version True, not {SCHEMA}: build the board again"),
+        ({"schema": None}, "is of a build from before reports had versions; build the board again"),
+        ({"extra": 1}, "extra is unknown"),
+        ({"board": None}, "board must be text, not None"),
+        ({"lanes": True}, "lanes must be integer, not True"),
+        ({"lanes": 1.0}, "lanes must be integer, not 1.0"),
+        ({"clock_mhz": float("nan")}, "clock_mhz must be number, not nan"),
+        ({"geometry": {"rows": "16"}}, "geometry.rows must be integer, not '16'"),
+        ({"streams": [{}]}, "streams[0].contexts is missing"),
+        ({"profile": [3]}, "profile[0] must be object, not 3"),
+        ({"critical_path": {}}, "critical_path must be list, not {}"),
+        ({"model": 3}, "model must be text, not 3"),
+        ({"seeds": {"1": "x"}}, "seeds.1 must be number, not 'x'"),
+    ],
+)
+def test_only_reports_of_this_version_are_read(tmp_path, changes, says):
+    value = json.loads(to_json(report_of("ulx3s_85f"))) | changes
+    path = tmp_path / "x.json"
+    path.write_text(json.dumps(value))
+    with pytest.raises(BuildError) as raised:
+        read_report(path)
+    text = str(raised.value).removeprefix(f"{path}: ")
+    assert text.removeprefix(f"is no report of version {SCHEMA}: ") == says
+    del value["lanes"], value["schema"]
+    path.write_text(json.dumps(value | {"schema": SCHEMA}))
+    with pytest.raises(BuildError, match=r"x\.json: is no report of version \d+: \w+ is "):
+        read_report(path)
+
+
+def test_the_keys_are_documented():
+    text = (DOCUMENTS / "reports.md").read_text()
+    assert document() in text, "write what hw.build.schema.document returns into docs/reports.md"
+
+
+# Tables
+
+
+def test_reports_side_by_side(write, capsys):
+    routed = report_of("ulx3s_85f", resources=taken(lut4=18886, bram=129))
+    slow = report_of(
+        "orangecrab_85f",
+        **{"model": None, "streams": (), "profile": None, "passed": False, "clock_mhz": 60.0},
+        **{"resources": taken(lut4=20011, bram=192), "machine": "0011"},
+    )
+    assert build(["--table", write(routed), write(slow)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("| board | price, $ | part | lanes | elements | LUT4 | block RAM |")
+    assert lines[2:] == [
+        "| `ulx3s_85f` | 100 to 200 | LFE5U-85F | 512 | 4 | 18,886 (23%) | 129 (62%) "
+        "| 70 MHz, routed at 74.2 | `stories-small` | 3,072 | 12,288, of 4 |",
+        "| `orangecrab_85f`, an older machine | 100 to 200 | LFE5U-85F | 256 | 2 | 20,011 (24%) "
+        "| 192 (92%) | 70 MHz, routed at 60.0, too slow | - | - | - |",
+    ]
+    assert {line.count("|") for line in lines} == {12}
+
+
+def test_all_boards_have_a_row():
+    """Those without a report as estimated, and so marked."""
+    table = all_boards(
+        {"ulx3s_85f": report_of("ulx3s_85f")}, lambda target: [(1, 1234.4), (3, 4321.0)]
+    )
+    rows = dict(re.findall(r"^\| `(\w+)` \| (.*) \|$", table, re.MULTILINE))
+    assert list(rows) == [name for name in names() if not board(name).simulated]
+    assert rows["ulx3s_85f"].endswith(
+        "| 70 MHz, routed at 74.2 | `stories-small` | 3,072 | 12,288, of 4"
+    )
+    guess = estimate(board("ulx3s_45f"))
+    assert f"| about {guess['lut4']:,} (" in rows["ulx3s_45f"]
+    assert rows["ulx3s_45f"].endswith("55 MHz, not routed | `stories-tiny` | 1,234 | 4,321, of 3")
+
+
+@pytest.fixture
+def documents(tmp_path, monkeypatch):
+    """A folder of documents of its own, with a table to write."""
+    folder = tmp_path / "docs"
+    folder.mkdir()
+    (folder / "boards.md").write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
+    monkeypatch.setattr("hw.build.__main__.DOCUMENTS", folder)
+    monkeypatch.setattr("hw.build.__main__.KEPT", folder / "boards")
+    monkeypatch.setattr("hw.build.__main__._predicted", lambda target: [(1, 99.0)])
+    return folder
+
+
+def test_a_report_is_kept_and_tabulated(write, documents, capsys):
+    report = report_of("ulx3s_85f")
+    assert build(["--record", write(report)]) == 0
+    kept = documents / "boards/ulx3s_85f.json"
+    assert capsys.readouterr().out.splitlines() == [str(kept), str(documents / "boards.md")]
+    assert read_report(kept) == replace(report, profile=None, failures={})
+    assert "/tmp" not in kept.read_text()
+    text = (documents / "boards.md").read_text()
+    assert text.startswith(f"before\n{BEGIN}\n\n| board |")
+    assert text.endswith(f"|\n\n{END}\nafter\n") and "| 70 MHz, routed at 74.2 |" in text
+    assert build(["--record"]) == 0
+    assert (documents / "boards.md").read_text() == text
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"board": "mine"}, "mine: only reports of boards in hw/boards are kept"),
+        (
+            {"passed": False},
+            "ulx3s_85f: routed at 74.2 MHz of 70 MHz; a report is kept once its timing is met",
+        ),
+    ],
+)
+def test_what_is_not_kept(write, documents, capsys, changes, says):
+    assert build(["--record", write(report_of("ulx3s_85f", **changes))]) == 1
+    assert capsys.readouterr().err == f"{says}\n"
+    assert not (documents / "boards").exists()
+    (documents / "boards.md").write_text("no place")
+    assert build(["--record"]) == 1
+    assert "boards.md: must have <!-- routed boards" in capsys.readouterr().err
+
+
+def test_the_table_of_boards_is_that_of_the_kept_reports():
+    table = all_boards(kept_reports(), _predicted)
+    text = (DOCUMENTS / "boards.md").read_text()
+    assert f"{BEGIN}\n\n{table}\n\n{END}" in text, "run python -m hw.build --record"
+
+
+def test_estimates_are_near_what_was_routed():
+    """Of the kept reports whose boards have that machine still."""
+    far = {
+        name: (called, figures)
+        for name, report in kept_reports().items()
+        if reports.is_present(report)
+        for called, figures, near in compare.compare(report)
+        if not near
+    }
+    assert not far
+
+
+# Estimates
 
 
 @pytest.mark.parametrize(
     ("changes", "lines"),
     [
         ({}, []),
-        ({"cycles_per_token": None}, []),
-        ({"cycles_per_token": 22787}, ["cycles     22,786 predicted, 22,787 simulated: too far"]),
+        ({"streams": ()}, []),
         (
-            {"bram": used(FEW, 208)},
+            {"streams": (streams(1, 22786, 22787),)},
+            ["cycles     22,786 predicted, 22,787 simulated: too far"],
+        ),
+        (
+            {"resources": taken(bram=FEW)},
             [f"block RAM  {BLOCK_RAMS} estimated, {FEW} routed, {OVER:+.1%}: too far"],
         ),
-        ({"bram": used(round(BLOCK_RAMS / 1.04), 208)}, []),
+        ({"resources": taken(bram=round(BLOCK_RAMS / 1.04))}, []),
         (
-            {"lut4": used(2 * LUTS, 83640)},
+            {"resources": taken(lut4=2 * LUTS)},
             [f"LUT4       {LUTS:,} estimated, {2 * LUTS:,} routed, -50.0%: too far"],
         ),
     ],
@@ -107,14 +283,17 @@ def test_estimates_are_compared_with_reports(write, capsys, changes, lines):
     told = capsys.readouterr().out.splitlines()
     assert [line.removeprefix("ulx3s_85f        ") for line in told if "too far" in line] == lines
     assert told[0].startswith("ecpix5_85        LUT4 ") and told[0].endswith(" routed, +0.0%")
-    assert len(told) == 5 + (changes.get("cycles_per_token", 1) is not None)
+    assert len(told) == 5 + (changes.get("streams") != ())
 
 
-@pytest.mark.parametrize("changes", [{"board": "other"}, {"geometry": {"elements": 2}}])
+@pytest.mark.parametrize("changes", [{"board": "other"}, {"machine": "0011"}])
 def test_a_report_of_another_machine_is_not_compared(write, capsys, changes):
     assert compare.main([write(report_of("ulx3s_85f", **changes))]) == 1
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.endswith("the report is not of the board as it is now; build it again")
+    assert line.endswith("the report is of an older machine; build the board again")
+
+
+# All boards
 
 
 def test_all_boards_are_built_past_one_that_fails(tmp_path, capsys):
@@ -125,7 +304,7 @@ def test_all_boards_are_built_past_one_that_fails(tmp_path, capsys):
         if target.name == "ecpix5_85":
             raise BuildError("timing failed")
         (tmp_path / target.name).mkdir()
-        (tmp_path / target.name / "report.json").write_text(json.dumps(report_of(target.name)))
+        (tmp_path / target.name / "report.json").write_text(to_json(report_of(target.name)))
 
     assert build_all(tmp_path, build_one) == 1
     out, err = capsys.readouterr()
@@ -133,8 +312,8 @@ def test_all_boards_are_built_past_one_that_fails(tmp_path, capsys):
     assert built == [name for name in hardware if name != "icebreaker"]
     assert err == "timing failed\n"
     assert "icebreaker: left out, as its iCE40UP5K has too little dsp\n" in out
-    reports = [report_of(name) for name in built if name != "ecpix5_85"]
-    assert out.endswith(f"{markdown(reports)}\n")
+    routed = [report_of(name) for name in built if name != "ecpix5_85"]
+    assert out.endswith(f"{markdown(routed)}\n")
 
 
 def test_an_interrupt_ends_the_building_of_all(tmp_path, monkeypatch):

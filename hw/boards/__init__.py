@@ -3,13 +3,15 @@
 Every module of this package holds one, named ``BOARD``; a file elsewhere may, too.
 """
 
+import hashlib
 import importlib
+import json
 import os
 import pkgutil
 import sys
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -54,6 +56,10 @@ class Board:
         Shipped model that the machine holds; a build's report has its cycles.
     programmer : Programmer or None
         What loads its bitstream; None if nobody has said so yet.
+    price : (int, int) or None
+        Its price class: US dollars, of 25, 50, 100, 200 and 400, between which such a board usually
+        costs new, one piece, without tax and shipping. To choose boards by, not an offer: prices
+        move, and nobody keeps these up to date. None if nobody has said so yet.
     """
 
     name: str
@@ -65,6 +71,7 @@ class Board:
     seed: int = 1
     model: str = "stories-small"
     programmer: Programmer | None = None
+    price: tuple[int, int] | None = None
 
     def __post_init__(self):
         if (self.platform is None) != (self.link is None):
@@ -87,6 +94,19 @@ class Board:
     def simulated(self) -> bool:
         """Whether the board exists in simulation only."""
         return self.platform is None
+
+    @property
+    def machine_digest(self) -> str:
+        """What tells machines apart: of all that this board says of machine, clock, link and part.
+
+        It is not of the gateware that these words stand for; see `hw.build.plan` for that.
+        """
+
+        def plain(value: Any) -> list:
+            return [type(value).__name__, {f.name: getattr(value, f.name) for f in fields(value)}]
+
+        said = json.dumps([self.machine, self.clock_hz, self.link, self.device], default=plain)
+        return hashlib.blake2b(said.encode(), digest_size=8).hexdigest()
 
     def platform_class(self) -> Any:
         """The class of the board's platform, as its package has it."""

@@ -16,6 +16,7 @@ BOARD = Board(
     name="colorlight_i5",
     platform="hw.platforms.colorlight_i5:ColorlightI5Platform",
     device="LFE5U-25F",
+    price=(25, 50),
     clock_hz=CLOCK_HZ,
     link=Uart(baud=1_000_000),
     # Its flash comes protected.

@@ -19,6 +19,7 @@ BOARD = Board(
     name="icebreaker",
     platform="amaranth_boards.icebreaker:ICEBreakerPlatform",
     device="iCE40UP5K",
+    price=(50, 100),
     clock_hz=12_000_000,
     link=Uart(baud=1_000_000),
     programmer=Programmer(tool="iceprog", load=None, flash=()),

@@ -15,6 +15,7 @@ BOARD = Board(
     name="icepi_zero",
     platform="amaranth_boards.icepi_zero:IcepiZero1_3Platform",
     device="LFE5U-25F",
+    price=(50, 100),
     clock_hz=CLOCK_HZ,
     link=Uart(baud=1_000_000),
     programmer=open_fpga_loader("--board", "icepi-zero"),

@@ -9,6 +9,7 @@ BOARD = Board(
     name="icesugar_pro",
     platform="amaranth_boards.icesugar_pro:ICESugarProPlatform",
     device="LFE5U-25F",
+    price=(50, 100),
     clock_hz=ICEPI_ZERO.clock_hz,
     link=Uart(baud=1_000_000),
     programmer=open_fpga_loader("--cable", "cmsisdap", "--vid", "0x1d50", "--pid", "0x602b"),

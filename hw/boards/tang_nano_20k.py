@@ -17,6 +17,7 @@ BOARD = Board(
     name="tang_nano_20k",
     platform="hw.platforms.tang_nano_20k:TangNano20kPlatform",
     device="GW2AR-18C",
+    price=(25, 50),
     clock_hz=CLOCK_HZ,
     link=Uart(baud=1_000_000),
     programmer=open_fpga_loader("--board", "tangnano20k"),

@@ -12,6 +12,7 @@ BOARD = Board(
     name="tang_primer_20k",
     platform="amaranth_boards.tang_primer_20k:TangPrimer20kDockPlatform",
     device="GW2A-18C",
+    price=(25, 50),
     clock_hz=54_000_000,
     link=Uart(baud=1_000_000),
     programmer=open_fpga_loader("--board", "tangprimer20k", keep=("--external-flash",)),

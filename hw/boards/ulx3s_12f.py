@@ -9,6 +9,7 @@ BOARD = Board(
     name="ulx3s_12f",
     platform="amaranth_boards.ulx3s:ULX3S_12F_Platform",
     device="LFE5U-12F",
+    price=(100, 200),
     clock_hz=ICEPI_ZERO.clock_hz,
     link=Uart(baud=1_000_000),
     programmer=open_fpga_loader("--board", "ulx3s"),

@@ -12,6 +12,7 @@ BOARD = Board(
     name="ulx3s_45f",
     platform="amaranth_boards.ulx3s:ULX3S_45F_Platform",
     device="LFE5U-45F",
+    price=(100, 200),
     clock_hz=55_000_000,
     link=Uart(baud=1_000_000),
     programmer=open_fpga_loader("--board", "ulx3s"),

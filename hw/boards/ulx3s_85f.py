@@ -22,6 +22,7 @@ BOARD = Board(
     name="ulx3s_85f",
     platform="amaranth_boards.ulx3s:ULX3S_85F_Platform",
     device="LFE5U-85F",
+    price=(100, 200),
     clock_hz=CLOCK_HZ,
     link=Uart(baud=1_000_000),
     programmer=open_fpga_loader("--board", "ulx3s"),

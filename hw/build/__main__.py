@@ -5,6 +5,7 @@ from weights import early as early  # isort: split
 import argparse
 import signal
 import sys
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -13,10 +14,20 @@ from hw.build.estimate import estimate
 from hw.build.every import build_all
 from hw.build.plan import check_hardware
 from hw.build.report import table
-from hw.build.reports import markdown, read_report
+from hw.build.reports import (
+    DOCUMENTS,
+    KEPT,
+    Speeds,
+    all_boards,
+    keep,
+    kept_reports,
+    markdown,
+    read_report,
+    write_table,
+)
 from hw.build.steps import LIMIT_MINUTES, build, check_cells, check_size, draw_seeds, synthesise
 from hw.families import of
-from sim.speed import find_speed
+from sim.speed import find_speed, predict_speed
 from weights.commandline import OneLineParser, program
 from weights.files import user_path
 
@@ -38,8 +49,23 @@ def _build(options: argparse.Namespace, target: Board) -> None:
         measure=find_speed,
         say=SAY,
     )
-    print(table(target, report["estimate"], report))
+    print(table(target, estimate(target), report))
     print(options.output / target.name / of(target.device).bitstream)
+
+
+def _predicted(target: Board) -> Speeds:
+    """Tokens per second at a board's clock, by the timetable."""
+    together = predict_speed(target).together()
+    return [(each.contexts, each.tokens_per_s(target.clock_hz)) for each in together]
+
+
+def _record(reports: Sequence[Path]) -> None:
+    """Keep reports with the documents, and write the tables that are made from all of these."""
+    for path in reports:
+        SAY(keep(read_report(path), KEPT))
+    page = DOCUMENTS / "boards.md"
+    write_table(page, all_boards(kept_reports(KEPT), _predicted))
+    SAY(page)
 
 
 @program
@@ -68,11 +94,21 @@ def main(arguments=None) -> int:
     what.add_argument(
         "--table", nargs="+", type=user_path, metavar="REPORT", help="print reports side by side"
     )
+    what.add_argument(
+        "--record",
+        nargs="*",
+        type=user_path,
+        metavar="REPORT",
+        help="keep reports in docs/boards, and write the table of docs/boards.md from all of these",
+    )
     parser.add_argument("--force", action="store_true", help="build again what is there")
     parser.add_argument("--output", type=user_path, default=Path("build"), help="default: build")
     options = parser.parse_args(arguments)
     if options.table:
         print(markdown(map(read_report, options.table)))
+        return 0
+    if options.record is not None:
+        _record(options.record)
         return 0
     if (options.board is None) != options.all:
         parser.error("a board is needed, or --all of them")

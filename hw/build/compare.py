@@ -1,21 +1,21 @@
-"""How far estimates are from what was routed: ``python -m hw.build.compare REPORT.json...``
+"""How far estimates are from what was routed: ``python -m hw.build.compare [REPORT.json...]``
 
-An estimate is that of now. LUT4 and block RAM must be within 5 %, and cycles predicted to the last
-one. There is no prediction of the routed clock: a placer that has met what is asked of it stops,
-and machines of one size differ by more than 15 % with speed grade, requirement and seed.
+Of the reports that are kept in ``docs/boards`` unless some are named. An estimate is that of now.
+LUT4 and block RAM must be within 5 %, and cycles predicted to the last one. There is no prediction
+of the routed clock: a placer that has met what is asked of it stops, and machines of one size
+differ by more than 15 % with speed grade, requirement and seed.
 """
 
 from weights import early as early  # isort: split
 
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
-from typing import Any
 
 from hw.boards import known
 from hw.build import BuildError
 from hw.build.estimate import estimate
-from hw.build.reports import read_report
+from hw.build.reports import is_present, kept_reports, read_report
+from hw.build.schema import Report
 from weights.commandline import OneLineParser, program
 from weights.files import user_path
 
@@ -24,25 +24,27 @@ RESOURCES = {"lut4": "LUT4", "bram": "block RAM"}
 """What must be within the tolerance."""
 
 
-def compare(report: dict[str, Any]) -> Iterator[tuple[str, str, bool]]:
+def compare(report: Report) -> Iterator[tuple[str, str, bool]]:
     """What is compared of a report, the figures, and whether they are near enough.
 
     Raises BuildError for a report of another machine than the board has.
     """
-    name = report["board"]
-    board = known(name)
-    if board is None or asdict(board.geometry) != report["geometry"]:
-        raise BuildError(f"{name}: the report is not of the board as it is now; build it again")
+    board = known(report.board)
+    if board is None or not is_present(report):
+        raise BuildError(
+            f"{report.board}: the report is of an older machine; build the board again"
+        )
     guess = estimate(board)
     for resource, called in RESOURCES.items():
-        used = report[resource]["used"]
+        used = report.resources[resource].used
         error = guess[resource] / used - 1
         figures = f"{guess[resource]:,} estimated, {used:,} routed, {error:+.1%}"
         yield called, figures, abs(error) <= TOLERANCE
-    counted, predicted = report["cycles_per_token"], report["cycles_per_token_predicted"]
-    if counted is not None:
-        figures = f"{predicted:,} predicted, {counted:,} simulated"
-        yield "cycles", figures, predicted == counted
+    for streams in report.streams:
+        predicted, counted = streams.cycles_predicted, streams.cycles_simulated
+        if counted is not None:
+            figures = f"{predicted:,} predicted, {counted:,} simulated"
+            yield "cycles", figures, predicted == counted
 
 
 @program
@@ -50,14 +52,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = OneLineParser(
         prog="python -m hw.build.compare", description="Compare estimates with routed boards."
     )
-    parser.add_argument("reports", nargs="+", type=user_path, metavar="REPORT")
+    parser.add_argument(
+        "reports", nargs="*", type=user_path, metavar="REPORT", help="default: those that are kept"
+    )
     options = parser.parse_args(arguments)
     failed = False
-    for path in options.reports:
-        report = read_report(path)
+    reports = [read_report(path) for path in options.reports] or kept_reports().values()
+    for report in reports:
         for called, figures, near in compare(report):
             failed |= not near
-            print(f"{report['board']:16} {called:10} {figures}{'' if near else ': too far'}")
+            print(f"{report.board:16} {called:10} {figures}{'' if near else ': too far'}")
     return int(failed)
 
 

@@ -1,61 +1,153 @@
-"""Reports of several builds: read, and side by side."""
+"""Reports of several builds: read, kept with the documents, and side by side."""
 
-import json
-from collections.abc import Iterable
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-from hw.boards import known
+from hw.boards import Board, board, known, names
 from hw.build import BuildError
+from hw.build.estimate import estimate, lacking
+from hw.build.schema import Report, SchemaError, from_json, to_json
+from hw.families import capacity
+from weights.files import naming, write_file
+
+DOCUMENTS = Path(__file__).resolve().parents[2] / "docs"
+"""Of the checkout."""
+KEPT = DOCUMENTS / "boards"
+"""Where the reports of shipped boards are kept."""
+BEGIN, END = "<!-- routed boards: python -m hw.build --record -->", "<!-- end -->"
+"""Around a table that is made from these."""
 
 COLUMNS = (
-    *("board", "part", "lanes", "elements", "LUT4", "block RAM", "clock", "routed"),
-    *("model", "cycles a token", "tokens/s"),
+    *("board", "price, $", "part", "lanes", "elements", "LUT4", "block RAM", "clock"),
+    *("model", "tokens/s", "of all streams"),
 )
 
 
-def read_report(path: Path) -> dict[str, Any]:
+RESOURCES = ("lut4", "bram")
+"""Those of the table."""
+
+
+def read_report(path: Path) -> Report:
     """The ``report.json`` of a routed board. Raises BuildError for anything else."""
     try:
-        report = json.loads(path.read_bytes())
-        report["board"], report["geometry"]["elements"], report["clock_mhz"], report["lut4"]["used"]
+        return from_json(path.read_bytes())
     except OSError as error:
         raise BuildError(f"{path}: {error.strerror}") from error
-    except (ValueError, LookupError, TypeError) as error:
-        raise BuildError(f"{path}: is no report of hw.build; give its report.json") from error
-    return report
+    except SchemaError as error:
+        raise BuildError(f"{path}: {error}") from error
 
 
-def part_of(report: dict[str, Any]) -> str:
-    """What a report's board is built for; reports that were made before do not tell."""
-    board = known(report["board"])
-    return report.get("device") or (board and board.device) or "-"
+def is_present(report: Report) -> bool:
+    """Whether a report is of the machine that its board has now."""
+    board = known(report.board)
+    return board is not None and board.machine_digest == report.machine
 
 
-def markdown(reports: Iterable[dict[str, Any]]) -> str:
+def kept_reports(folder: Path = KEPT) -> dict[str, Report]:
+    """The reports that are kept, by the names of their boards."""
+    return {path.stem: read_report(path) for path in sorted(folder.glob("*.json"))}
+
+
+def keep(report: Report, folder: Path = KEPT) -> Path:
+    """Keep a shipped board's report, without what is of one token or one computer; its path.
+
+    Raises BuildError for a report that failed its timing, or whose board is not of this project.
+    """
+    if report.board not in names():
+        raise BuildError(f"{report.board}: only reports of boards in hw/boards are kept")
+    if not report.passed:
+        raise BuildError(
+            f"{report.board}: routed at {report.clock_mhz:.1f} MHz of "
+            f"{report.clock_required_mhz:g} MHz; a report is kept once its timing is met"
+        )
+    path = folder / f"{report.board}.json"
+    folder.mkdir(parents=True, exist_ok=True)
+    write_file(path, to_json(replace(report, profile=None, failures={})).encode())
+    return path
+
+
+def replaced(text: str, table: str, where: object) -> str:
+    """A document with another table between `BEGIN` and `END`; BuildError if it has none."""
+    pattern = re.escape(BEGIN) + r"\n.*?" + re.escape(END)
+    new, found = re.subn(pattern, lambda _: f"{BEGIN}\n\n{table}\n\n{END}", text, flags=re.DOTALL)
+    if found != 1:
+        raise BuildError(f"{where}: must have {BEGIN} once, and {END} behind it")
+    return new
+
+
+def write_table(path: Path, table: str) -> None:
+    """Write the table into a document; see `replaced`."""
+    with naming(path):
+        write_file(path, replaced(path.read_text("utf-8"), table, path).encode())
+
+
+def markdown(reports: Iterable[Report]) -> str:
     """A table with a row for each report; tokens/s are those at the clock of the bitstream."""
+    return _table(map(_routed, reports))
 
-    def row(cells: Iterable[str]) -> str:
-        return f"| {' | '.join(cells)} |"
 
-    return "\n".join(
-        [row(COLUMNS), "|---" * len(COLUMNS) + "|", *(row(_cells(r)) for r in reports)]
+Speeds = Sequence[tuple[int, float]]
+"""Streams that a machine works at side by side, and their tokens per second; all streams last."""
+
+
+def all_boards(reports: Mapping[str, Report], speeds: Callable[[Board], Speeds]) -> str:
+    """The same for all boards with hardware; those without a report as estimated and predicted."""
+    targets = [each for each in map(board, names()) if not each.simulated]
+    return _table(
+        _routed(reports[each.name]) if each.name in reports else _unrouted(each, speeds(each))
+        for each in targets
     )
 
 
-def _cells(report: dict[str, Any]) -> Iterable[str]:
-    def number(name: str) -> str:
-        return "-" if report[name] is None else f"{report[name]:,.0f}"
+def _table(rows: Iterable[Iterable[str]]) -> str:
+    def row(cells: Iterable[str]) -> str:
+        return f"| {' | '.join(cells)} |"
 
-    yield f"`{report['board']}`"
-    yield part_of(report)
-    yield str(report["lanes"])
-    yield str(report["geometry"]["elements"])
-    for resource in ("lut4", "bram"):
-        entry = report[resource]
-        yield f"{entry['used']:,} ({entry['used'] / entry['available']:.0%})"
-    yield f"{report['clock_required_mhz']:g} MHz"
-    yield f"{report['clock_mhz']:.1f} MHz{'' if report['passed'] else ', too slow'}"
-    yield f"`{report['model']}`" if report["model"] else "-"
-    yield number("cycles_per_token")
-    yield number("tokens_per_s_as_built")
+    return "\n".join([row(COLUMNS), "|---" * len(COLUMNS) + "|", *map(row, rows)])
+
+
+def price_of(board: Board | None) -> str:
+    """A board's price class."""
+    return "{} to {}".format(*board.price) if board and board.price else "-"
+
+
+def _routed(report: Report) -> Iterable[str]:
+    """Cells of a report's row."""
+    yield f"`{report.board}`{'' if is_present(report) else ', an older machine'}"
+    yield price_of(known(report.board))
+    yield report.device
+    yield str(report.lanes)
+    yield str(report.geometry["elements"])
+    for resource in RESOURCES:
+        use = report.resources[resource]
+        yield f"{use.used:,} ({use.used / use.available:.0%})"
+    slow = "" if report.passed else ", too slow"
+    yield f"{report.clock_required_mhz:g} MHz, routed at {report.clock_mhz:.1f}{slow}"
+    yield f"`{report.model}`" if report.model else "-"
+    yield from _speeds([(each.contexts, each.tokens_per_s_as_built) for each in report.streams])
+
+
+def _unrouted(target: Board, speeds: Speeds) -> Iterable[str]:
+    """Cells of the row of a board without a report."""
+    geometry, guess, has = target.geometry, estimate(target), capacity(target.device)
+    yield f"`{target.name}`"
+    yield price_of(target)
+    yield str(target.device)
+    yield str(geometry.lanes)
+    yield str(geometry.elements)
+    for resource in RESOURCES:
+        yield f"about {guess[resource]:,} ({guess[resource] / has[resource]:.0%})"
+    lacks = ", ".join(lacking(target))
+    yield f"{target.clock_hz / 1e6:g} MHz, {f'too little {lacks}' if lacks else 'not routed'}"
+    yield f"`{target.model}`"
+    yield from _speeds(speeds)
+
+
+def _speeds(speeds: Speeds) -> tuple[str, str]:
+    """Cells of one stream and of all."""
+    if not speeds:
+        return "-", "-"
+    (_, one), *_, (contexts, every) = [*speeds, speeds[-1]]
+    return f"{one:,.0f}", f"{every:,.0f}" + (f", of {contexts}" if contexts > 1 else "")

@@ -5,7 +5,7 @@ import json
 import random
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,8 @@ from hw.boards import Board, board
 from hw.build import BuildError
 from hw.build.estimate import check_fit, estimate
 from hw.build.plan import Plan, check_hardware, plan, seed_file
-from hw.build.report import compact_json, count_cells, parse_report, speed_keys
+from hw.build.report import Routing, count_cells, parse_report
+from hw.build.schema import Report, Step, Streams, Use, to_json
 from hw.build.tools import Workplace, reading
 from hw.families import capacity, of
 from weights.errors import ReportedError
@@ -28,9 +29,9 @@ LIMIT_MINUTES = 30.0
 
 @dataclass(frozen=True, kw_only=True)
 class Routed:
-    """What became of one seed: figures of its report and the seconds it took, or why it failed."""
+    """What became of one seed: what its report says and the seconds it took, or why it failed."""
 
-    result: dict | None = None
+    routing: Routing | None = None
     seconds: float = 0
     failure: BuildError | None = None
 
@@ -44,18 +45,18 @@ def _route(place: Workplace, plan: Plan, seed: int, minutes: float | None) -> Ro
             name,
             route,
             f"{name}.tim",
-            outputs=(seed_file(seed, plan.family.routed), report, f"{name}.units"),
+            outputs=(seed_file(seed, plan.family.routed), report, f"{name}.floorplan"),
             minutes=minutes,
-            finish=lambda: place.count_units(seed),
+            finish=lambda: place.keep_floorplan(seed),
         )
         with reading(place.path / report):
             text = (place.path / report).read_text()
-            result = parse_report(text, plan.board.clock_hz, plan.family)
+            routing = parse_report(text, plan.board.clock_hz, plan.family)
     except BuildError as error:
         place.say(f"{name}: {error}")
         return Routed(failure=error)
-    place.say(f"{name}: {result['clock_mhz']:.2f} MHz")
-    return Routed(result=result, seconds=took)
+    place.say(f"{name}: {routing.clock_mhz:.2f} MHz")
+    return Routed(routing=routing, seconds=took)
 
 
 @contextlib.contextmanager
@@ -145,6 +146,34 @@ def draw_seeds(first: int, count: int) -> list[int]:
     return [first, *(draw.getrandbits(63) for _ in range(count - 1))]
 
 
+def _uses(board: Board, routing: Routing) -> dict[str, Use]:
+    """Of each resource, what was placed, what there is, and what the estimate says."""
+    guess = estimate(board)
+    return {
+        name: Use(used=used, available=available, estimate=guess[name])
+        for name, (used, available) in routing.taken.items()
+    }
+
+
+def _streams(speed, routing: Routing) -> Iterator[Streams]:
+    """What a `sim.speed.Speed` is at the clock of a bitstream and at that which was routed."""
+    for together in speed.together():
+        yield Streams(
+            contexts=together.contexts,
+            cycles_predicted=together.predicted,
+            cycles_simulated=together.simulated,
+            utilization=together.utilization,
+            tokens_per_s=together.tokens_per_s(1e6 * routing.clock_mhz),
+            tokens_per_s_as_built=together.tokens_per_s(1e6 * routing.clock_required_mhz),
+        )
+
+
+def _steps(speed) -> tuple[Step, ...]:
+    """Those of a `sim.speed.Speed`."""
+    names = [each.name for each in fields(Step)]
+    return tuple(Step(**dict(zip(names, step, strict=True))) for step in speed.profile.steps())
+
+
 def build(
     board: Board,
     *,
@@ -157,7 +186,7 @@ def build(
     jobs: int = 1,
     model: str | None = None,
     say=print,
-) -> dict:
+) -> Report:
     """Build a board's bitstream with each of ``seeds``, keep the fastest, return its report.
 
     Raises BuildError, and leaves no bitstream, if no seed meets the timing. There is a
@@ -213,48 +242,51 @@ def build(
                 pool.shutdown(wait=False, cancel_futures=True)
                 place.stop()
                 raise
-        routed = {seed: trial for seed, trial in tried.items() if trial.result}
+        routed = {seed: trial.routing for seed, trial in tried.items() if trial.routing}
         if not routed:
-            raise tried[seeds[0]].failure
-        seed = max(
-            routed, key=lambda s: (routed[s].result["passed"], routed[s].result["clock_mhz"])
-        )
-        result, seconds["nextpnr"] = routed[seed].result, routed[seed].seconds
-        if result["passed"]:
+            raise tried[seeds[0]].failure or BuildError("no seed was tried")
+        seed = max(routed, key=lambda s: (routed[s].passed, routed[s].clock_mhz))
+        routing, seconds["nextpnr"] = routed[seed], tried[seed].seconds
+        if routing.passed:
             _, pack = the_plan.seeded(seed)
             bitstream = seed_file(seed, the_plan.family.bitstream)
             seconds[pack[0]] = place.run(
                 f"pack-{seed}", pack, f"pack-{seed}.log", outputs=[bitstream]
             )
-        units = place.units(seed)
-        if units is None:
-            say(f"seed-{seed}: no netlist tells the units' LUTs")
-        report = {
-            "board": board.name,
-            "device": board.device,
-            "digest": the_plan.digest.hex(),
-            **result,
-            "engine_lut4": units and units.get("engine", 0),
-            "lut4_by_unit": units,
-            "lanes": board.geometry.lanes,
-            "geometry": asdict(board.geometry),
-            "estimate": estimate(board),
-            "seed": seed,
-            "seeds": {str(s): t.result and t.result["clock_mhz"] for s, t in tried.items()},
-            "failures": {str(s): str(t.failure) for s, t in tried.items() if t.failure},
-            "tools": place.versions,
-            "seconds": seconds,
-            **speed_keys(speed, clock_mhz=result["clock_mhz"], clock_hz=board.clock_hz),
-        }
+        floorplan = place.floorplan(seed)
+        assert board.device is not None  # or there were no plan
+        report = Report(
+            board=board.name,
+            device=board.device,
+            digest=the_plan.digest.hex(),
+            machine=board.machine_digest,
+            geometry=asdict(board.geometry),
+            lanes=board.geometry.lanes,
+            resources=_uses(board, routing),
+            cells_by_unit=floorplan.cells,
+            clock_mhz=routing.clock_mhz,
+            clock_required_mhz=routing.clock_required_mhz,
+            passed=routing.passed,
+            critical_path=routing.critical_path,
+            seed=seed,
+            seeds={str(s): t.routing and t.routing.clock_mhz for s, t in tried.items()},
+            failures={str(s): str(t.failure) for s, t in tried.items() if t.failure},
+            tools=place.versions,
+            seconds=seconds,
+            model=speed and speed.profile.model,
+            trits_per_token=speed and speed.profile.timing.image.trits_per_token,
+            streams=tuple(_streams(speed, routing)) if speed else (),
+            profile=_steps(speed) if speed else None,
+        )
         if not place.fresh:
-            say(f"already built: digest {report['digest']}; --force builds it again")
-        write_file(directory / "report.json", compact_json(report).encode())
+            say(f"already built: digest {report.digest}; --force builds it again")
+        write_file(directory / "report.json", to_json(report).encode())
         if speed:
             write_file(directory / "profile.svg", speed.profile.svg().encode())
-        if not result["passed"]:
+        if not report.passed:
             raise BuildError(
-                f"timing failed: {result['clock_mhz']:.2f} MHz of "
-                f"{result['clock_required_mhz']:g} MHz (log: {place.path / f'seed-{seed}.tim'})"
+                f"timing failed: {report.clock_mhz:.2f} MHz of {report.clock_required_mhz:g} MHz "
+                f"(log: {place.path / f'seed-{seed}.tim'})"
             )
         write_file(directory / the_plan.family.bitstream, (place.path / bitstream).read_bytes())
         return report

@@ -19,8 +19,9 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from hw.build import BuildError
+from hw.build.floorplan import Floorplan, floorplan
 from hw.build.plan import CELLS, Plan, seed_file
-from hw.build.report import lut4_by_unit, parse_utilisation
+from hw.build.report import parse_utilisation
 from hw.families.family import Family
 from hw.tools import find_command, killed
 from weights.files import write_file
@@ -226,16 +227,15 @@ class Workplace:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
 
-    def count_units(self, seed: int):
-        """Write the `lut4_by_unit` of a routed seed; a netlist that is for this alone goes."""
+    def keep_floorplan(self, seed: int):
+        """Write the `Floorplan` of a routed seed; a netlist that is for this alone goes."""
         routed, cells = (self.path / seed_file(seed, n) for n in (self.family.routed, CELLS))
         netlist = cells if cells.exists() else routed
         with reading(netlist):
-            units = lut4_by_unit(json.loads(netlist.read_text()), self.family)
-        (self.path / f"seed-{seed}.units").write_text(json.dumps(units))
+            found = floorplan(json.loads(netlist.read_text()), self.family)
+        (self.path / f"seed-{seed}.floorplan").write_text(found.to_json())
         cells.unlink(missing_ok=True)
 
-    def units(self, seed: int) -> dict[str, int] | None:
-        """What `count_units` found of a routed seed."""
-        path = self.path / f"seed-{seed}.units"
-        return json.loads(path.read_text()) if path.exists() else None
+    def floorplan(self, seed: int) -> Floorplan:
+        """What `keep_floorplan` found of a routed seed."""
+        return Floorplan.from_json((self.path / f"seed-{seed}.floorplan").read_text())
