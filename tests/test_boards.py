@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -79,6 +80,27 @@ def test_a_file_is_read_by_its_path_and_then_known_by_its_name(write, monkeypatc
 
 def test_a_file_of_the_package_is_the_board_of_that_name():
     assert board(os.path.join(boards.__path__[0], "sim_tiny.py")) is board("sim_tiny")
+
+
+def test_machines_are_told_apart_by_their_digests():
+    """By what a build is made of, not by its name, its price or what is as usual."""
+    tiny = board("sim_tiny")
+    machine = tiny.machine
+    same = [
+        replace(tiny, name="other", price=(25, 50), model="stories-nano", seed=7),
+        replace(tiny, machine=replace(machine, fanout=type(machine).fanout)),
+    ]
+    assert {each.machine_digest for each in same} == {tiny.machine_digest}
+    others = [
+        replace(tiny, clock_hz=tiny.clock_hz + 1),
+        replace(tiny, device="LFE5U-25F"),
+        replace(tiny, machine=replace(machine, fanout=machine.fanout + 1)),
+        replace(tiny, machine=replace(machine, features=machine.features & ~1)),
+        replace(
+            tiny, machine=replace(machine, geometry=replace(machine.geometry, weight_rows=4096))
+        ),
+    ]
+    assert len({each.machine_digest for each in [tiny, *others]}) == 1 + len(others)
 
 
 def test_the_memory_of_a_board_elsewhere_is_timed(write):

@@ -784,12 +784,13 @@ def test_report_has_the_speed(board, tools, tmp_path, predicted):
     )
     assert [step.name for step in result.profile] == list(timing.image.steps)
     assert result.profile[0] == Step(
-        **{"name": timing.image.steps[0], "unit": "scalar", "times": 1},
+        **{"name": timing.image.steps[0], "unit": "vector", "times": 1},
         **{"cycles_simulated": None, "cycles_predicted": predicted.predicted[0]},
     )
     place = tmp_path / "out" / board.name
     assert read_report(place / "report.json") == result
     assert (place / "profile.svg").read_text() == predicted.svg()
+    assert predicted.svg() in (place / "report.html").read_text()
 
 
 @pytest.mark.whole

@@ -99,11 +99,13 @@ class Board:
     def machine_digest(self) -> str:
         """What tells machines apart: of all that this board says of machine, clock, link and part.
 
-        It is not of the gateware that these words stand for; see `hw.build.plan` for that.
+        What is as usual does not count, so that an option more changes nobody's. It is not of the
+        gateware that these words stand for; see `hw.build.plan` for that.
         """
 
         def plain(value: Any) -> list:
-            return [type(value).__name__, {f.name: getattr(value, f.name) for f in fields(value)}]
+            said = {each.name: (getattr(value, each.name), each.default) for each in fields(value)}
+            return [type(value).__name__, {n: v for n, (v, usual) in said.items() if v != usual}]
 
         said = json.dumps([self.machine, self.clock_hz, self.link, self.device], default=plain)
         return hashlib.blake2b(said.encode(), digest_size=8).hexdigest()

@@ -50,7 +50,8 @@ def _build(options: argparse.Namespace, target: Board) -> None:
         say=SAY,
     )
     print(table(target, estimate(target), report))
-    print(options.output / target.name / of(target.device).bitstream)
+    for name in ("report.html", of(target.device).bitstream):
+        print(options.output / target.name / name)
 
 
 def _predicted(target: Board) -> Speeds:

@@ -12,6 +12,7 @@ from typing import Any
 from hw.boards import Board, board
 from hw.build import BuildError
 from hw.build.estimate import check_fit, estimate
+from hw.build.page import page
 from hw.build.plan import Plan, check_hardware, plan, seed_file
 from hw.build.report import Routing, count_cells, parse_report
 from hw.build.schema import Report, Step, Streams, Use, to_json
@@ -21,7 +22,7 @@ from weights.errors import ReportedError
 from weights.files import write_file
 from weights.locks import locked
 
-PUBLISHED = ("report.json", "profile.svg")
+PUBLISHED = ("report.json", "report.html", "profile.svg")
 
 LIMIT_MINUTES = 30.0
 """A router that has not converged by then seldom does."""
@@ -281,8 +282,10 @@ def build(
         if not place.fresh:
             say(f"already built: digest {report.digest}; --force builds it again")
         write_file(directory / "report.json", to_json(report).encode())
-        if speed:
-            write_file(directory / "profile.svg", speed.profile.svg().encode())
+        timetable = speed.profile.svg() if speed else None
+        if timetable:
+            write_file(directory / "profile.svg", timetable.encode())
+        write_file(directory / "report.html", page(report, floorplan, timetable).encode())
         if not report.passed:
             raise BuildError(
                 f"timing failed: {report.clock_mhz:.2f} MHz of {report.clock_required_mhz:g} MHz "
