@@ -93,13 +93,10 @@ class Core(wiring.Component):
             latency=PROGRAM_LATENCY,
             narrow=machine.stores.narrow,
         )
-        self.sums = VectorBankParameters.from_row(rows["sums"]).create()
-        self.multiplicands = VectorBankParameters.from_row(rows["multiplicands"]).create()
-        self.vectors = VectorBankParameters.from_row(rows["vectors"]).create()
-        self.states = VectorBankParameters.from_row(rows["states"]).create()
-        self.activations = VectorBankParameters.from_row(
-            rows["activations"], latency=machine.activations_latency
-        ).create()
+        self.sums, self.multiplicands, self.vectors, self.states, self.activations = (
+            VectorBankParameters.from_row(rows[name], latency=machine.bank_latency).create()
+            for name in ("sums", "multiplicands", "vectors", "states", "activations")
+        )
         self.tokens = Memory(shape=tokens.bits, depth=tokens.words, init=[])
         self.token_write, self.token_read = self.tokens.write_port(), self.tokens.read_port()
         self.host_token_read = self.tokens.read_port()

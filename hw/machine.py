@@ -8,6 +8,7 @@ from hw.arch.geometry import Geometry
 from hw.arch.memories import Memory, memories
 from hw.arch.protocol import ALL_FEATURES, Feature
 from hw.memory.block import TableStoreParameters, WeightStoreParameters
+from hw.memory.signatures import READ_LATENCY
 from hw.units.embedding import EmbeddingParameters
 from hw.units.engine import EngineParameters
 from hw.units.normaliser import NormaliserParameters
@@ -184,6 +185,11 @@ class Machine:
                 f"max_payload must be one of {', '.join(map(str, PAYLOADS))}, "
                 f"not {self.max_payload!r}"
             )
+        if self.compact and self.queued:
+            raise ValueError(
+                f"queued must be 0 in a compact machine, not {self.queued!r}: its vector unit "
+                "takes a step when that is done"
+            )
         if self.geometry.contexts > 1 and not (self.shared or self.queued):
             raise ValueError(
                 f"{self.geometry.contexts} contexts must have shared rows or queued steps, or they "
@@ -204,15 +210,18 @@ class Machine:
         return frozenset((*weights, *rest))
 
     @property
-    def activations_latency(self) -> int:
-        """Of the engine's reads: of block RAM alone, where that is quick enough."""
-        return 1 if self.compact else EngineParameters.read_latency
+    def bank_latency(self) -> int:
+        """Of all that units read but weights: that of block RAM alone, where it is quick enough,
+        or that of a store with a register behind it."""
+        if self.compact:
+            return 1 if self.stores.narrow else 2
+        return READ_LATENCY
 
     @property
     def engine(self) -> EngineParameters:
         return EngineParameters.from_geometry(
             self.geometry,
-            read_latency=self.activations_latency,
+            read_latency=self.bank_latency,
             fanout=self.fanout,
             chain=self.chain,
             shared=self.shared,
@@ -228,7 +237,12 @@ class Machine:
                 latency=store.fetch_latency,
                 pace=store.fetch_pace,
             )
-        return VectorParameters.from_geometry(self.geometry, embedding=embedding)
+        return VectorParameters.from_geometry(
+            self.geometry,
+            read_latency=self.bank_latency,
+            embedding=embedding,
+            compact=self.compact,
+        )
 
     @property
     def scalar(self) -> ScalarParameters:
@@ -255,4 +269,6 @@ class Machine:
 
     @property
     def tables(self) -> TableStoreParameters:
-        return TableStoreParameters.from_geometry(self.geometry, narrow=self.stores.narrow)
+        return TableStoreParameters.from_geometry(
+            self.geometry, narrow=self.stores.narrow, read_latency=self.bank_latency
+        )

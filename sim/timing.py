@@ -196,13 +196,19 @@ class UnitClock:
 
     def place(self, step: Descriptor, cycle: int) -> tuple[int, Flight | None]:
         """First cycle from this one on in which a step is taken, by its unit or by the queue before
-        that, and the step that is in the way."""
+        that, or in which a compact unit begins with it, and the step that is in the way."""
         flights, queued = self.flights.get(step.unit, ()), self._machine.queued
         if len(flights) <= max(0, queued - 1):
             return cycle, None
         before = flights[-max(1, queued)]
         free = before.begun + 1 if queued else before.ready(step)
         return (free, before) if free > cycle else (cycle, None)
+
+    def holding(self, step: Descriptor) -> int:
+        """Cycles from that until a compact unit takes it, which is when it is done."""
+        if step.unit != Unit.VECTOR:
+            return 0
+        return self._machine.vector.holding(step.length, VectorOp(step.op), step.operand)
 
     def issue(self, number: int, step: Descriptor, cycle: int, contexts: int = 1) -> int:
         """A step for some contexts goes to its unit or to the queue before that; the cycle in which
@@ -424,9 +430,10 @@ def predict(
                 flight = clock.left(unit, left[unit])
                 if flight is not None and flight.idle >= free and flight.idle > looked:
                     free, blocker = flight.idle, flight.number
-            issued, before = clock.place(descriptor, free + Sequencer.READ_CYCLES)
+            placed, before = clock.place(descriptor, free + Sequencer.READ_CYCLES)
             if before is not None:
-                free, blocker = issued, before.number
+                free, blocker = placed, before.number
+            issued = placed + clock.holding(descriptor)
             rows.append(
                 {
                     "number": number,

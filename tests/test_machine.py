@@ -30,12 +30,16 @@ def test_options_reach_the_core():
 
 
 def test_a_compact_machine_waits_for_block_ram_alone():
-    machine = replace(TINY, stores=Stores(weights=BlockRam(latency=2)), compact=True)
+    stores = Stores(weights=BlockRam(latency=2))
+    machine = replace(TINY, stores=stores, compact=True)
     core = Core(machine=machine, board_name="x", clock_hz=10_000, digest=bytes(16))
     Fragment.get(core, None)
     assert core.engine.parameters == machine.engine
-    assert machine.engine.read_latency == core.activations.parameters.latency == 1
+    assert machine.engine.read_latency == core.activations.parameters.latency == 2
+    assert core.tables.latency == machine.vector.read_latency == 2
     assert machine.engine.latency == TINY.engine.latency - 1
+    narrow = replace(machine, stores=replace(stores, narrow=True))
+    assert narrow.vector.read_latency == narrow.tables.read_latency == 1
 
 
 def test_options_are_timed():
@@ -58,12 +62,13 @@ def test_a_machine_of_another_size_is_not_timed():
     [
         ("fanout", 0, "fanout must be a positive integer, not 0"),
         ("chain", 3, r"chain must divide columns \(4\), which 3 does not"),
+        ("queued", 1, "queued must be 0 in a compact machine, not 1"),
         ("digits_per_cycle", 3, "digits_per_cycle must be 1, 2, 4, 8 or 16, not 3"),
     ],
 )
 def test_options_are_checked(option, value, message):
     with pytest.raises(ValueError, match=message):
-        replace(TINY, **{option: value})
+        replace(TINY, compact=option == "queued", **{option: value})
 
 
 def test_rows_out_of_an_sdram_are_timed():

@@ -35,16 +35,22 @@ READ = ("tables", "vectors", "sums", "multiplicands", "states")
 WRITTEN = ("vectors", "states", "activations")
 BEATS = 64
 CONTEXTS = 2
-PARAMETERS = {
-    elements: VectorParameters(
+
+
+def parameters_of(elements, latency, compact=False):
+    return VectorParameters(
         elements=elements,
         columns=8,
         table_words=BEATS,
         **{name: BEATS * elements for name in WIDTHS if name != "tables"},
         contexts=CONTEXTS,
         read_latency=latency,
+        compact=compact,
     )
-    for elements, latency in ((1, 3), (2, 3), (4, 4))
+
+
+PARAMETERS = {elements: parameters_of(elements, 3 + elements // 4) for elements in (1, 2, 4)} | {
+    f"compact {elements}": parameters_of(elements, elements, compact=True) for elements in (1, 2)
 }
 
 
@@ -76,6 +82,7 @@ class Bench:
         self.operands = set()
         self.statistics = []
         self.choices = []
+        self.taken = self.ended = 0  # cycles of the last step
 
     @staticmethod
     def beats(name):
@@ -139,7 +146,8 @@ class Bench:
             for i, name in enumerate(WRITTEN):
                 enable, address, word = values[len(ports) + 3 * i :][:3]
                 if enable:
-                    if name in (self.operands or ()) and not is_ready:
+                    held = is_ready or self.p.compact  # what is read then is not needed
+                    if name in (self.operands or ()) and not held:
                         assert addresses[name] != address, f"{name} read while written"
                     assert self.operands is None or (name, address) not in self.writes
                     beat = unpack(word, WIDTHS[name], elements)
@@ -181,23 +189,22 @@ class Bench:
 
         for _ in range(self.rng.choice((0, 0, 1, 3))):
             await ctx.tick()
-        await self.offer(ctx, fields)
-        assert not ctx.get(dut.command.ready)
-        cycles, ends, ready = 0, [], []
+        name = VectorOp(command.op).name
+        held = await self.offer(ctx, fields)
+        cycles, ready = 1, []
         while ctx.get(dut.busy):
-            cycles += 1
             assert cycles < 1000
-            statistic = dut.statistic
-            if ctx.get(dut.done) or (ctx.get(statistic.valid) and ctx.get(statistic.payload.last)):
-                ends.append(cycles)
             if ctx.get(dut.command.ready):
                 ready.append(cycles)
             await ctx.tick()
+            cycles += 1
 
-        name = VectorOp(command.op).name
         assert self.statistics == self.expected_statistics(command, expected), name
-        assert ends == [p.cycles(command.length, command.op)], name
-        assert ready[0] == p.period(command.length, command.op), name
+        assert self.ended - self.taken == p.cycles(command.length, command.op), name
+        if p.compact:
+            assert held == 1 + p.holding(command.length, command.op), name
+        else:
+            assert ready[0] == p.period(command.length, command.op), name
         assert self.choices == self.expected_choices(command, expected), name
         if expected.elements:
             target = row.writes
@@ -256,14 +263,20 @@ class Bench:
         simulator.run()
 
     async def listen(self, ctx):
-        """Statistics and choices, in the only cycle in which they are there."""
+        """Statistics and choices, in the only cycle in which they are there, and a step's ends."""
         offered, chosen = self.dut.statistic, self.dut.choice
         payload, choice = offered.payload, chosen.payload
         sampled = offered.valid, payload.value, payload.exponent, payload.register
         sampled += chosen.valid, choice.context, choice.token
+        command, ends = self.dut.command, self.dut.done | (offered.valid & payload.last)
+        sampled += command.valid & command.ready, ends
         cycles = STATISTIC_CYCLES
+        now = 0
         async for _, _, *values in ctx.tick().sample(*sampled):
-            valid, *statistic, is_chosen, context, token = values
+            valid, *statistic, is_chosen, context, token, is_taken, has_ended = values
+            now += 1
+            self.taken = now if is_taken else self.taken
+            self.ended = now if has_ended else self.ended
             if valid:
                 assert cycles >= STATISTIC_CYCLES
                 self.statistics.append(tuple(statistic))
@@ -293,19 +306,21 @@ class Bench:
         return Scale(self.rng.randint(1 << 14, (1 << 15) - 1), self.rng.randint(low, high))
 
 
-def run(elements, seed):
+def run(shape, seed):
     def decorate(steps):
-        Bench(PARAMETERS[elements], seed).run(steps)
+        Bench(PARAMETERS[shape], seed).run(steps)
 
     return decorate
 
 
-each_width = pytest.mark.parametrize("elements", PARAMETERS)
+each_shape = pytest.mark.parametrize("shape", PARAMETERS)
 
 
-@each_width
-def test_embed(elements):
-    @run(elements, 1)
+@each_shape
+def test_embed(shape):
+    elements = PARAMETERS[shape].elements
+
+    @run(shape, 1)
     async def steps(bench, ctx):
         bench.memories["tables"] = [
             bench.rng.randrange(-(1 << 15), 1 << 15) for _ in bench.memories["tables"]
@@ -323,10 +338,12 @@ def test_embed(elements):
             )  # fmt: skip
 
 
-@each_width
+@each_shape
 @pytest.mark.parametrize("op", [VectorOp.NORM, VectorOp.PEAK, VectorOp.QUANT, VectorOp.MEASURE])
-def test_norms(elements, op):
-    @run(elements, 2)
+def test_norms(shape, op):
+    elements = PARAMETERS[shape].elements
+
+    @run(shape, 2)
     async def steps(bench, ctx):
         for length in bench.lengths():
             for space in (Space.VECTORS, Space.SUMS, Space.MULTIPLICANDS):
@@ -352,10 +369,10 @@ def test_norms(elements, op):
                 await bench.issue(ctx, **fields)
 
 
-@each_width
+@each_shape
 @pytest.mark.parametrize("op", [VectorOp.SILU, VectorOp.UPDATE, VectorOp.GATE])
-def test_gates(elements, op):
-    @run(elements, 4)
+def test_gates(shape, op):
+    @run(shape, 4)
     async def steps(bench, ctx):
         bench.memories["tables"] = [max(t, 0) for t in bench.memories["tables"]]
         for length in bench.lengths():
@@ -379,9 +396,11 @@ def test_gates(elements, op):
                 )  # fmt: skip
 
 
-@each_width
-def test_residual(elements):
-    @run(elements, 5)
+@each_shape
+def test_residual(shape):
+    elements = PARAMETERS[shape].elements
+
+    @run(shape, 5)
     async def steps(bench, ctx):
         for length in bench.lengths():
             for scale in (ZERO, bench.scale(-40, -20), bench.scale(-28, -24), Scale(32767, 400)):
@@ -396,10 +415,12 @@ def test_residual(elements):
                 )  # fmt: skip
 
 
-@each_width
+@each_shape
 @pytest.mark.parametrize("greedy", [0, 1])
-def test_choose(elements, greedy):
-    @run(elements, 6 + greedy)
+def test_choose(shape, greedy):
+    elements = PARAMETERS[shape].elements
+
+    @run(shape, 6 + greedy)
     async def steps(bench, ctx):
         size = BEATS * elements
         for length in (*bench.lengths(), size, size - 1):
@@ -466,7 +487,7 @@ def random_step(bench, number):
     return SimpleNamespace(**fields)
 
 
-@pytest.mark.parametrize("parameters", [*PARAMETERS.values(), EIGHT], ids=lambda p: p.elements)
+@pytest.mark.parametrize("parameters", [*PARAMETERS.values(), EIGHT], ids=[*PARAMETERS, 8])
 @pytest.mark.parametrize("eager", [True, False])
 def test_steps_follow_each_other(parameters, eager):
     """Steps of all kinds as soon as they are taken: each leaves what it would leave alone."""
@@ -496,7 +517,8 @@ def test_steps_follow_each_other(parameters, eager):
                 memories[row.writes][start : start + command.length] = outcome.elements
             cycles = await bench.offer(ctx, vars(command))
             if eager and before is not None:
-                assert cycles == p.period(before.length, before.op, following=command)
+                free = p.period(before.length, before.op, following=command)
+                assert cycles == free + p.holding(command.length, command.op)
             before = command
             while not eager and bench.rng.random() < 0.8:
                 await ctx.tick()
@@ -511,7 +533,7 @@ def test_steps_follow_each_other(parameters, eager):
     Bench(parameters, 9).run(steps)
 
 
-@pytest.mark.parametrize("parameters", [*PARAMETERS.values(), EIGHT], ids=lambda p: p.elements)
+@pytest.mark.parametrize("parameters", [*PARAMETERS.values(), EIGHT], ids=[*PARAMETERS, 8])
 def test_late_operands_may_be_under_way(parameters):
     """What a step reads late, the one right before it writes."""
 
@@ -545,7 +567,7 @@ def test_late_operands_may_be_under_way(parameters):
     Bench(parameters, 9).run(steps)
 
 
-@pytest.mark.parametrize("parameters", [*PARAMETERS.values(), EIGHT], ids=lambda p: p.elements)
+@pytest.mark.parametrize("parameters", [*PARAMETERS.values(), EIGHT], ids=[*PARAMETERS, 8])
 def test_choices_follow_each_other(parameters):
     """Each draws with all of its own noise, and none of another's: where keys are equal else."""
 

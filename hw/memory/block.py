@@ -230,6 +230,8 @@ class TableStoreParameters:
         Words.
     written : bool
         Whether a unit writes them, too.
+    read_latency : int
+        As for `BlockStore`.
     narrow : bool
         As of `BlockStore`.
     """
@@ -237,6 +239,7 @@ class TableStoreParameters:
     elements: int
     depth: int
     written: bool = False
+    read_latency: int = READ_LATENCY
     narrow: bool = False
 
     def __post_init__(self):
@@ -267,4 +270,6 @@ class TableStore(BlockStore):
         entry = signed(HALF_WORD_BITS)
         shape = data.ArrayLayout(entry, p.elements)
         writer = WriteSignature(p.depth, entry, p.elements) if p.written else None
-        super().__init__(p.depth, p.half_words, shape, writer=writer, narrow=p.narrow)
+        super().__init__(
+            p.depth, p.half_words, shape, latency=p.read_latency, writer=writer, narrow=p.narrow
+        )

@@ -1,6 +1,7 @@
 """Datapath of one element of the vector unit."""
 
 import enum
+from functools import partial
 
 from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal, signed
 from amaranth.lib import data, wiring
@@ -54,14 +55,13 @@ LaneControl = data.StructLayout(
         "embed": 1,  # the main operand is a code
         "space": 2,
         "tabled": 1,  # the coefficient comes from the table, else it is ``constant``
-        "constant": signed(OPERAND_BITS),
+        "constant": signed(OPERAND_BITS),  # QUANT's factor, whose coefficient is from the table
         "block": range(len(BLOCK_SHIFTS)),  # which shift of the main operand
         "place": range(PLACES),  # which shift of its product
         "squares": 1,  # the operand itself is squared, not its product
         "draw": 1,  # the table is that of the noise
         "update": 1,
         "factor": Factor,
-        "multiplier": signed(OPERAND_BITS),  # a constant factor
         "code_place": range(PLACES),
         "first": 1,  # hidden states read as zero
         "narrow": 1,  # multiplicands are shifted
@@ -99,13 +99,46 @@ class Stage(enum.IntEnum):
     RESULT = SUM + 1
 
 
+COMPACT = {
+    Stage.MAIN: 0,
+    Stage.OPERAND: 0,
+    Stage.NORMAL: 0,
+    Stage.PRODUCT: 1,
+    Stage.SHIFTED: 1,
+    Stage.TERM: 1,
+    Stage.WORD: 1,
+    Stage.VALUE: 2,
+    Stage.LATE: 2,
+    Stage.GATED: 3,
+    Stage.LAST_FACTORS: 3,
+    Stage.LAST: 4,
+    Stage.SUM: 4,
+    Stage.RESULT: 4,
+}
+"""The same of a compact lane, whose inputs are held: its registers are those of the product and the
+table alone."""
+
+
+def stages(compact: bool) -> dict[Stage, int]:
+    """Cycles after an element's main operand comes."""
+    return COMPACT if compact else {stage: int(stage) for stage in Stage}
+
+
+class Products(enum.IntFlag):
+    """Which product of an element is formed in a cycle."""
+
+    MAIN = enum.auto()
+    GATED = enum.auto()
+    LAST = enum.auto()
+
+
 USES = {
     Stage.MAIN: ("embed", "space", "tabled", "constant"),
     Stage.OPERAND: ("block",),
     Stage.PRODUCT: ("place",),
     Stage.SHIFTED: ("rounded", "squares"),
     Stage.TERM: ("draw",),
-    Stage.VALUE: ("update", "factor", "multiplier"),
+    Stage.VALUE: ("update", "factor", "constant"),
     Stage.LATE: ("first", "narrow"),
     Stage.GATED: ("update", "plain", "add_vector", "add_noise", "code_place"),
     Stage.LAST: ("last",),
@@ -127,9 +160,18 @@ class VectorLane(wiring.Component):
     ``docs/arithmetic.md`` has the formulas. Data that meet in one result enter at different stages.
     Elements of two steps may be under way at once: each stage has its own ``control``.
 
+    Parameters
+    ----------
+    compact : bool
+        One element at a time: all inputs stay until its result was taken, and it forms its products
+        one after the other.
+
     Members
     -------
     control : In(ControlLayout)
+    forms : In(Products)
+        Of a compact lane: what it forms, so that it is there in the next cycle, and until it forms
+        another one. The last product is that of a result with ``last``.
     vector, sum, multiplicand, state, code : In
         Main operand, chosen by ``embed`` and ``space``, at ``MAIN``; candidate or residual
         (``vector``), gate factor (``multiplicand``) and hidden state (``state``) at ``LATE``.
@@ -146,6 +188,7 @@ class VectorLane(wiring.Component):
     """
 
     control: In(ControlLayout)
+    forms: In(Products)
     vector: In(signed(RESIDUAL_BITS))
     sum: In(signed(SUM_BITS))
     multiplicand: In(signed(SUM_BITS))
@@ -157,8 +200,19 @@ class VectorLane(wiring.Component):
     result: Out(signed(RESIDUAL_BITS))
     result_code: Out(signed(CODE_BITS))
 
+    def __init__(self, compact: bool = False):
+        self._compact = compact
+        super().__init__()
+
     def elaborate(self, platform):
         m = Module()
+        domain = "comb" if self._compact else "sync"
+        multiply = self._share(m) if self._compact else partial(_multiply, m)
+
+        def behind(value, since: Stage, until: Stage, name: str):
+            """A value where another stage's are, unless it is held anyway."""
+            return value if self._compact else delay(m, value, until - since, name=name)
+
         # OPERAND, with its coefficient
         control = self.control.MAIN
         operand = Signal(signed(RESIDUAL_BITS), reset_less=True)
@@ -170,40 +224,41 @@ class VectorLane(wiring.Component):
                 (Space.STATES, self.state),
             ):
                 with m.Case(space):
-                    m.d.sync += operand.eq(source)
+                    m.d[domain] += operand.eq(source)
         with m.If(control.embed):
-            m.d.sync += operand.eq(self.code << CODE_ALIGNMENT)
+            m.d[domain] += operand.eq(self.code << CODE_ALIGNMENT)
         coefficient = Signal(signed(OPERAND_BITS), reset_less=True)
-        m.d.sync += coefficient.eq(Mux(control.tabled, self.table, control.constant))
+        m.d[domain] += coefficient.eq(Mux(control.tabled, self.table, control.constant))
 
         # NORMAL, PRODUCT
         normal = Signal(signed(OPERAND_BITS), reset_less=True)
-        m.d.sync += normal.eq(
+        m.d[domain] += normal.eq(
             _shifted(operand, BLOCK_SHIFTS, OPERAND_BITS)[self.control.OPERAND.block]
         )
-        coefficient = delay(m, coefficient, Stage.NORMAL - Stage.OPERAND, name="coefficient")
-        product = Signal(signed(2 * OPERAND_BITS), reset_less=True)
-        m.d.sync += product.eq(normal * coefficient)
+        coefficient = behind(coefficient, Stage.OPERAND, Stage.NORMAL, "coefficient")
+        product = multiply(Products.MAIN, normal, coefficient)
 
         # SHIFTED, with the bit behind it
         shifted = Signal(signed(TERM_BITS + 1), reset_less=True)
         places = range(PRODUCT_PLACE - 1, PRODUCT_PLACE + 4 * PLACES - 1, 4)
-        m.d.sync += shifted.eq(_shifted(product, places, TERM_BITS + 1)[self.control.PRODUCT.place])
+        m.d[domain] += shifted.eq(
+            _shifted(product, places, TERM_BITS + 1)[self.control.PRODUCT.place]
+        )
         term = shifted[1:].as_signed()
         half = shifted[0] & self.control.SHIFTED.rounded
 
         # TERM
         plain = (normal >> PLAIN_SHIFT).as_signed()
-        plain = delay(m, plain, Stage.SHIFTED - Stage.NORMAL, name="plain")
+        plain = behind(plain, Stage.NORMAL, Stage.SHIFTED, "plain")
         argument = Signal(signed(OPERAND_BITS), reset_less=True)
-        m.d.sync += argument.eq(
+        m.d[domain] += argument.eq(
             Mux(self.control.SHIFTED.squares, plain, saturate(term, OPERAND_BITS))
         )
-        term = delay(m, Cat(half, term), Stage.LAST - Stage.SHIFTED, name="term")
+        term = behind(Cat(half, term), Stage.SHIFTED, Stage.LAST, "term")
 
         # VALUE
-        m.submodules.normaliser = normaliser = DrawNormaliser()
-        m.submodules.table_unit = table_unit = TableUnit()
+        m.submodules.normaliser = normaliser = DrawNormaliser(self._compact)
+        m.submodules.table_unit = table_unit = TableUnit(self._compact)
         m.d.comb += [
             normaliser.word.eq(self.word),
             table_unit.draw.eq(normaliser.draw),
@@ -211,7 +266,7 @@ class VectorLane(wiring.Component):
             table_unit.sample.eq(self.control.TERM.draw),
         ]
         value = table_unit.value
-        argument = delay(m, argument, Stage.VALUE - Stage.TERM, name="argument")
+        argument = behind(argument, Stage.TERM, Stage.VALUE, "argument")
 
         # LATE: a gate is 1/2 and the value, or 1/2 and its complement for the other sign
         control = self.control.VALUE
@@ -219,24 +274,23 @@ class VectorLane(wiring.Component):
         half_gate = value[: GATE_BITS - 1] ^ inverted.replicate(GATE_BITS - 1)
         left = Signal(signed(OPERAND_BITS), reset_less=True)
         right = Signal(signed(OPERAND_BITS), reset_less=True)
-        m.d.sync += left.eq(Mux(control.update, self.table, argument))
+        m.d[domain] += left.eq(Mux(control.update, self.table, argument))
         with m.Switch(control.factor):
             with m.Case(Factor.GATE):
-                m.d.sync += right.eq(Cat(half_gate, ~inverted))
+                m.d[domain] += right.eq(Cat(half_gate, ~inverted))
             with m.Case(Factor.CONSTANT):
-                m.d.sync += right.eq(control.multiplier)
+                m.d[domain] += right.eq(control.constant)
             with m.Default():
-                m.d.sync += right.eq(argument[:SQUARED_BITS].as_signed())
+                m.d[domain] += right.eq(argument[:SQUARED_BITS].as_signed())
 
         # GATED
-        product = Signal(signed(2 * OPERAND_BITS), reset_less=True)
-        m.d.sync += product.eq(left * right)
+        product = multiply(Products.GATED, left, right)
         m.d.comb += self.energy.eq(product)
-        vector = delay(m, self.vector, Stage.GATED - Stage.LATE, name="vector")
-        noise = delay(m, value, Stage.GATED - Stage.VALUE, name="noise")
+        vector = behind(self.vector, Stage.LATE, Stage.GATED, "vector")
+        noise = behind(value, Stage.VALUE, Stage.GATED, "noise")
         state = Signal(signed(HIDDEN_BITS), reset_less=True)
         multiplicand = Signal(signed(OPERAND_BITS), reset_less=True)
-        m.d.sync += [
+        m.d[domain] += [
             state.eq(Mux(self.control.LATE.first, 0, self.state)),
             multiplicand.eq(
                 _shifted(self.multiplicand, GATE_SHIFTS, OPERAND_BITS)[self.control.LATE.narrow]
@@ -251,40 +305,62 @@ class VectorLane(wiring.Component):
         right = Signal(signed(OPERAND_BITS), reset_less=True)
         base = Signal(signed(RESIDUAL_BITS), reset_less=True)
         code = Signal(signed(CODE_BITS + 1), reset_less=True)
-        m.d.sync += [
+        m.d[domain] += [
             left.eq(Mux(control.update, change, silu)),
             right.eq(Mux(control.plain, PLAIN_FACTOR, Mux(control.update, share, multiplicand))),
             base.eq(0),
         ]
         with m.If(control.update):
-            m.d.sync += base.eq(state)
+            m.d[domain] += base.eq(state)
         with m.If(control.add_vector):
-            m.d.sync += base.eq(vector)
+            m.d[domain] += base.eq(vector)
         with m.If(control.add_noise):
-            m.d.sync += base.eq(noise)
+            m.d[domain] += base.eq(noise)
         places = range(CODE_PLACE - 1, CODE_PLACE + 4 * PLACES - 1, 4)
-        m.d.sync += code.eq(_shifted(product, places, CODE_BITS + 1)[control.code_place])
+        m.d[domain] += code.eq(_shifted(product, places, CODE_BITS + 1)[control.code_place])
 
         # LAST
-        product = Signal(signed(2 * OPERAND_BITS), reset_less=True)
-        m.d.sync += product.eq(left * right)
-        base = delay(m, base, Stage.LAST - Stage.LAST_FACTORS, name="base")
-        code = delay(m, code, Stage.LAST - Stage.LAST_FACTORS, name="code")
+        product = multiply(Products.LAST, left, right)
+        base = behind(base, Stage.LAST_FACTORS, Stage.LAST, "base")
+        code = behind(code, Stage.LAST_FACTORS, Stage.LAST, "code")
 
         # SUM: rounded and added in one carry chain: the rounding bit enters below bit 0
         last = product[PRODUCT_SHIFT - 1 :].as_signed()
         addend = Mux(self.control.LAST.last, last, term.as_signed())
         total = Signal(signed(TERM_BITS + 1), reset_less=True)
-        m.d.sync += total.eq((Cat(Const(1, 1), base).as_signed() + addend) >> 1)
+        m.d[domain] += total.eq((Cat(Const(1, 1), base).as_signed() + addend) >> 1)
         result_code = Signal(signed(CODE_BITS), reset_less=True)
-        m.d.sync += result_code.eq((code + 1) >> 1)
+        m.d[domain] += result_code.eq((code + 1) >> 1)
 
         # RESULT
-        m.d.sync += [
+        m.d[domain] += [
             self.result.eq(saturate(total, RESIDUAL_BITS)),
             self.result_code.eq(result_code),
         ]
         return m
+
+    def _share(self, m):
+        """One multiplier and its register for all products."""
+        left, right = (Signal(signed(OPERAND_BITS), name=name) for name in ("left", "right"))
+        product = Signal(signed(2 * OPERAND_BITS), reset_less=True)
+        with m.If(self.forms.any()):
+            m.d.sync += product.eq(left * right)
+
+        def multiply(number: Products, first, second):
+            with m.If(self.forms & number if number != Products.MAIN else 1):
+                m.d.comb += [left.eq(first), right.eq(second)]
+            return product
+
+        return multiply
+
+
+def _multiply(m, number: Products, left, right):
+    """A product with a multiplier and a register of its own."""
+    product = Signal(
+        signed(2 * OPERAND_BITS), name=f"{number.name}_product".lower(), reset_less=True
+    )
+    m.d.sync += product.eq(left * right)
+    return product
 
 
 def _shifted(value, amounts, bits: int) -> Array:

@@ -8,18 +8,15 @@ from amaranth.utils import exact_log2
 from hw.arch.arithmetic import RESIDUAL_BITS
 from hw.pipeline import delay
 from hw.units.commands import INDEX_BITS
-from hw.units.lane import ENERGY_BITS, Stage
+from hw.units.lane import ENERGY_BITS
 
 STATISTIC_BITS = ENERGY_BITS + INDEX_BITS
-
-EARLIER = Stage.RESULT - Stage.GATED
-"""Cycles from an element's energy to its result."""
 
 
 class Statistics(wiring.Component):
     """Sum of squares, largest magnitude, and largest key with its index, over all beats of a step.
 
-    A beat's results come `EARLIER` cycles after its energies; ``first``, ``valid``, ``present`` and
+    A beat's results come some cycles after its energies; ``first``, ``valid``, ``present`` and
     ``choose`` come with the results. The outputs hold all beats up to one ``latency(elements)``
     cycles after that beat's energies or results. One beat per cycle.
 

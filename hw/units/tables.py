@@ -63,8 +63,12 @@ def gumbel(word: int) -> int:
 class DrawNormaliser(wiring.Component):
     """The octave of a random word, by the leading one of its upper 20 bits; the rest is in it.
 
-    These bits are independent, so that none has to be moved. A cycle of latency, one word per
-    cycle.
+    These bits are independent, so that none has to be moved. One word per cycle.
+
+    Parameters
+    ----------
+    compact : bool
+        Without latency, else that is a cycle.
 
     Members
     -------
@@ -76,6 +80,10 @@ class DrawNormaliser(wiring.Component):
 
     word: In(WORD_BITS)
     draw: Out(DrawLayout)
+
+    def __init__(self, compact: bool = False):
+        self._domain = "comb" if compact else "sync"
+        super().__init__()
 
     def elaborate(self, platform):
         m = Module()
@@ -91,7 +99,7 @@ class DrawNormaliser(wiring.Component):
                     zeros.eq(number),
                     place.eq(Mux(group[3], 0, Mux(group[2], 1, Mux(group[1], 2, 3)))),
                 ]
-        m.d.sync += [
+        m.d[self._domain] += [
             self.draw.octave.eq(Cat(place, zeros)),
             self.draw.mantissa.eq(self.word),
         ]
@@ -115,6 +123,12 @@ class TableUnit(wiring.Component):
     ``value = base[segment] + (delta[segment] * fraction >> 9)``, the formulas of
     :func:`half_sigmoid` and :func:`gumbel`. ``LATENCY`` cycles later, one value per cycle.
 
+    Parameters
+    ----------
+    compact : bool
+        The only register is that of the table itself, with the fraction's beside it: a cycle of
+        latency.
+
     Members
     -------
     sample : In(1), look up the draw rather than the argument
@@ -131,8 +145,13 @@ class TableUnit(wiring.Component):
     draw: In(DrawLayout)
     value: Out(signed(BASE_BITS))
 
+    def __init__(self, compact: bool = False):
+        self._compact = compact
+        super().__init__()
+
     def elaborate(self, platform):
         m = Module()
+        domain = "comb" if self._compact else "sync"
 
         # SEGMENT
         negative = self.argument[-1]
@@ -140,7 +159,7 @@ class TableUnit(wiring.Component):
         index = Signal(SEGMENT_BITS + 1)
         fraction = Signal(FRACTION_BITS)
         where = Mux(self.sample, self.draw.as_value(), magnitude)
-        m.d.sync += Cat(fraction, index).eq(Cat(where, self.sample))
+        m.d[domain] += Cat(fraction, index).eq(Cat(where, self.sample))
 
         # READ, ENTRY
         entries = sigmoid_table() + gumbel_table()
@@ -151,12 +170,13 @@ class TableUnit(wiring.Component):
         )
         port = table.read_port()
         m.d.comb += port.addr.eq(index)
-        entry = delay(m, port.data, TableStage.ENTRY - TableStage.READ, name="entry")
-        fraction = delay(m, fraction, TableStage.ENTRY - TableStage.SEGMENT, name="fraction")
+        behind = 0 if self._compact else TableStage.ENTRY - TableStage.READ
+        entry = delay(m, port.data, behind, name="entry")
+        fraction = delay(m, fraction, 1 + behind, name="fraction")
 
         # PRODUCT, VALUE: interpolation
         product = Signal(signed(DELTA_BITS + FRACTION_BITS + 1))
-        m.d.sync += product.eq(entry.delta * Cat(fraction, Const(0, 1)).as_signed())
-        base = delay(m, entry.base, TableStage.PRODUCT - TableStage.ENTRY, name="base")
-        m.d.sync += self.value.eq(base + (product >> FRACTION_BITS))
+        m.d[domain] += product.eq(entry.delta * Cat(fraction, Const(0, 1)).as_signed())
+        base = delay(m, entry.base, behind, name="base")
+        m.d[domain] += self.value.eq(base + (product >> FRACTION_BITS))
         return m

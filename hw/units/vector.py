@@ -23,9 +23,9 @@ from hw.memory.signatures import READ_LATENCY
 from hw.parameters import require_positive
 from hw.units.commands import TOKEN_BITS
 from hw.units.embedding import EmbeddingParameters
-from hw.units.lane import CODE_ALIGNMENT, Stage
+from hw.units.lane import CODE_ALIGNMENT, Stage, stages
 from hw.units.noise import NoiseParameters
-from hw.units.statistics import EARLIER, Statistics
+from hw.units.statistics import Statistics
 from hw.units.tables import gumbel, sigmoid
 from weights.fixed import GAIN_SHIFT, PLAIN_SHIFT
 
@@ -75,11 +75,14 @@ class VectorParameters:
     sums, multiplicands, vectors, states, activations : int
         Elements of the memories, for each context.
     read_latency : int
-        Cycles from an address to its data, of all memories; at least 3.
+        Cycles from an address to its data, of all memories; at least 3, 1 in a compact unit.
     contexts : int
         Parts of those memories, one after the other.
     embedding : EmbeddingParameters or None
         The memory of embedding rows, where they do not lie in the table store.
+    compact : bool
+        One step at a time, whose command stays offered until all is done, and one beat of it at a
+        time: so hardly anything needs a register.
     """
 
     elements: int
@@ -93,13 +96,14 @@ class VectorParameters:
     read_latency: int = READ_LATENCY
     contexts: int = 1
     embedding: EmbeddingParameters | None = None
+    compact: bool = False
 
     def __post_init__(self):
         require_positive(self)
         if self.elements not in (1, 2, 4, 8):
             raise ValueError(f"elements must be 1, 2, 4 or 8, not {self.elements!r}")
-        if self.read_latency < 3:
-            raise ValueError(f"read_latency must be at least 3, not {self.read_latency!r}")
+        if self.read_latency < (least := 1 if self.compact else 3):
+            raise ValueError(f"read_latency must be at least {least}, not {self.read_latency!r}")
         if self.columns & (self.columns - 1) or self.columns < self.elements:
             raise ValueError(
                 f"columns must be a power of two and at least elements ({self.elements}), "
@@ -111,10 +115,24 @@ class VectorParameters:
         names = {f.name for f in fields(cls)} & {f.name for f in fields(geometry)}
         return cls(**{name: getattr(geometry, name) for name in names}, **options)
 
+    def at(self, stage: Stage) -> int:
+        """Cycles from the address of a beat's main operand until it is at a stage."""
+        return self.read_latency + stages(self.compact)[stage]
+
     @property
     def write_delay(self) -> int:
         """Cycles from the address of a beat's main operand to the write of its result."""
-        return self.read_latency + Stage.RESULT
+        return self.at(Stage.RESULT)
+
+    @property
+    def earlier(self) -> int:
+        """Cycles from an element's energy to its result."""
+        return self.at(Stage.RESULT) - self.at(Stage.GATED)
+
+    @property
+    def pace(self) -> int:
+        """Cycles of a beat: the next one's address comes when its result was written."""
+        return self.write_delay + 1 if self.compact else 1
 
     @property
     def latency(self) -> int:
@@ -146,13 +164,16 @@ class VectorParameters:
         """Cycles from the acceptance of a command until the next one can be accepted.
 
         Operands that are needed late are read late, through ports that a step of another operation
-        might need. A short step must not end too soon after this one.
+        might need. A short step must not end too soon after this one. A compact unit begins with
+        the next command at once, and takes it when it is `holding` it no longer.
 
         Parameters
         ----------
         following
             The next command, with ``op`` and ``length``; by default long, and of another one.
         """
+        if self.compact:
+            return 1
         beats = after = -(-length // self.elements)
         if op in LATE and (following is None or following.op != op):
             after = beats + Stage.LATE + 1
@@ -160,11 +181,24 @@ class VectorParameters:
             after = max(after, beats + self.apart(op) - -(-following.length // self.elements))
         return max(after, self.spacing) + self._before(op, operand)
 
-    def cycles(self, length: int, op: VectorOp = VectorOp.NORM, operand: int = 0) -> int:
-        """Cycles from the acceptance of a command until all is written and the statistic is given.
+    def holding(self, length: int, op: VectorOp = VectorOp.NORM, operand: int = 0) -> int:
+        """Cycles for which a command is offered to a compact unit that is idle before it is taken.
 
         ``operand`` is that of the command, which counts for EMBED alone.
         """
+        if not self.compact:
+            return 0
+        beats = self.pace * (-(-length // self.elements) - 1)
+        return 1 + beats + self.latency + self._before(op, operand) + max(0, self._behind(op))
+
+    def cycles(self, length: int, op: VectorOp = VectorOp.NORM, operand: int = 0) -> int:
+        """Cycles from the acceptance of a command until all is written and the statistic is given.
+
+        A compact unit takes it when that is done, after an energy that nothing follows.
+        ``operand`` is that of the command, which counts for EMBED alone.
+        """
+        if self.compact:
+            return min(0, self._behind(op))
         beats = -(-length // self.elements) + self.latency
         return beats + self._before(op, operand) + self._behind(op)
 
@@ -173,14 +207,14 @@ class VectorParameters:
 
         One statistic has to be in its register before the next one comes, and steps end in order.
         """
-        return max(0, self._behind(op)) + STATISTIC_CYCLES + EARLIER
+        return max(0, self._behind(op)) + STATISTIC_CYCLES + self.earlier
 
     def _behind(self, op: VectorOp) -> int:
         """Cycles of a command more than others have: an energy is there early, a peak beside it
         waits until that is in its register."""
         if not OPERATIONS[op].energy:
             return 0
-        return STATISTIC_CYCLES * OPERATIONS[op].peak - EARLIER
+        return STATISTIC_CYCLES * OPERATIONS[op].peak - self.earlier
 
     def _before(self, op: VectorOp, operand: int) -> int:
         """Cycles of a command before its first beat."""

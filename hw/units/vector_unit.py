@@ -1,6 +1,8 @@
 """The vector unit: norms, quantisation, gates, recurrence, residual and choice."""
 
-from amaranth.hdl import Array, Cat, Module, Mux, Signal, signed
+from dataclasses import dataclass
+
+from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal, signed
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import exact_log2
@@ -31,15 +33,45 @@ from hw.units.commands import (
     raw_layout,
 )
 from hw.units.embedding import EmbeddingRow
-from hw.units.lane import PLACES, USES, Factor, LaneControl, Stage, VectorLane, has
+from hw.units.lane import PLACES, USES, Factor, LaneControl, Products, Stage, VectorLane, has
 from hw.units.noise import NoiseParameters
-from hw.units.statistics import EARLIER, STATISTIC_BITS, Statistics
+from hw.units.statistics import STATISTIC_BITS, Statistics
 from hw.units.vector import STATISTIC_CYCLES, VectorParameters
 from weights.fixed import EXPONENT_BITS, GAIN_SHIFT, NORM_SHIFT, PLAIN_SHIFT
 
 LAST_BLOCK = len(BLOCK_SHIFTS) - 1
 BOTH_OR_NOT = VectorOp.MEASURE, VectorOp.NORM
 PEAK_FIELDS = "value", "exponent", "register"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pulses:
+    """When what happens: element c of a list is c cycles after the address of a beat.
+
+    Parameters
+    ----------
+    beat, first, last : list of Signal
+        Beats, and the first and the last one of a step.
+    late_first, late_beat : list of Signal
+        The same of steps that read late.
+    idle, row, scale : Signal
+        No step, and EMBED's cycles before its beats.
+    bits : Signal
+        Of a token that EMBED has been through.
+    number : Signal
+        Of the beat, in a compact unit.
+    """
+
+    beat: list[Signal]
+    first: list[Signal]
+    last: list[Signal]
+    late_first: list[Signal]
+    late_beat: list[Signal]
+    idle: Signal
+    row: Signal
+    scale: Signal
+    bits: Signal
+    number: Signal
 
 
 class VectorUnit(wiring.Component):
@@ -52,7 +84,8 @@ class VectorUnit(wiring.Component):
     if it reads just that late.
     Elements beyond ``length`` in the last beat are written, but count neither for the statistic nor
     for the choice. No operand's beat is read in the cycle in which it is written, whether the
-    result lies in the same place or does not overlap.
+    result lies in the same place or does not overlap. A compact unit takes a command in the last
+    cycle of its step; until then it has to stay offered.
 
     EMBED's row is at word ``address + token * operand``: a word with the row's scale in element 0,
     then words of ``2 * elements`` int8 codes, in the order of their bytes. Where embedding rows
@@ -126,25 +159,31 @@ class VectorUnit(wiring.Component):
         command = Signal(VectorCommand, reset_less=True)
         accept = Signal()
         m.d.comb += accept.eq(self.command.valid & self.command.ready)
-        with m.If(accept):
-            m.d.sync += command.eq(offered)
+        if p.compact:
+            m.d.comb += command.eq(offered)
+        else:
+            with m.If(accept):
+                m.d.sync += command.eq(offered)
 
-        # When they happen: element c of these lists is c cycles after the address of a beat.
-        second = Signal(STATISTIC_CYCLES - EARLIER)  # a peak that waits behind an energy
-        beat, first, last, late_first, late_beat, row, scale = self._control(
-            m, command, accept, second
+        second = Signal(STATISTIC_CYCLES - p.earlier)  # a peak that waits behind an energy
+        pulses = (
+            self._one_by_one(m, second) if p.compact else self._control(m, command, accept, second)
         )
-        data_at = p.read_latency
+        beat, first, last = pulses.beat, pulses.first, pulses.last
 
         # What a step needs, at first from the command, then from a copy, so that the next one can
         # come: its first beat takes along what its stage needs.
-        early = self._lane_control(m, command)
-        late = Signal.like(early, name="late", reset_less=True)
-        with m.If(first[p.handover - 1]):
-            m.d.sync += late.eq(early)
+        constants: list[Signal] = []
+        early = late = self._lane_control(m, command, constants)
+        if not p.compact:
+            late = Signal.like(early, name="late", reset_less=True)
+            with m.If(first[p.handover - 1]):
+                m.d.sync += late.eq(early)
 
         def known_at(cycle: int, name: str, fields, attrs=None, lane: bool = False):
             """Some fields, from the cycle on in which a step's first beat is there."""
+            if p.compact:
+                return early.lane if lane else early
             source = early if cycle <= p.handover else late
             source = source.lane if lane else source
             layout = data.StructLayout({field: source.shape()[field].shape for field in fields})
@@ -156,16 +195,17 @@ class VectorUnit(wiring.Component):
         # Every beat of every element.
         m.submodules.statistics = statistics = Statistics(p.elements)
         m.submodules.noise = noise = NoiseParameters(elements=p.elements).create()
-        lanes, constants = [], []
+        lanes = []
         for number in range(p.elements):
-            m.submodules[f"lane_{number}"] = lane = VectorLane()
+            m.submodules[f"lane_{number}"] = lane = VectorLane(p.compact)
             lanes.append(lane)
             for stage, fields in USES.items():
                 # A copy for each lane: one register would drive the shifters of all of them.
                 name = f"control_{number}_{stage.name.lower()}"
-                own = known_at(data_at + stage, name, fields, attrs=KEEP, lane=True)
-                m.d.comb += lane.control[stage.name].eq(own)
-                if "constant" in fields:
+                own = known_at(p.at(stage), name, fields, attrs=KEEP, lane=True)
+                to = lane.control[stage.name]
+                m.d.comb += [to[field].eq(own[field]) for field in fields]
+                if stage == Stage.MAIN and not p.compact:
                     constants.append(own.constant)
             m.d.comb += [
                 lane.vector.eq(self.vectors.data[number]),
@@ -181,48 +221,51 @@ class VectorUnit(wiring.Component):
                 self.activations_write.data[number].eq(lane.result_code),
             ]
 
-        odd = self._addresses(m, command, beat[0], late_first, late_beat, row, scale)
-        self._embedding(m, constants, lanes, scale, odd)
+        odd = self._table_address(m, command, pulses)
+        self._embedding(m, constants, lanes, pulses.scale, odd)
         written = known_at(p.write_delay, "written", ("op",))
-        self._writes(m, written.op, beat[p.write_delay], late, first[p.write_delay - 1])
-        squared = known_at(data_at + Stage.GATED, "squared", ("present",))
-        counted = known_at(data_at + Stage.RESULT, "counted", ("op", "present"))
+        if p.compact:
+            dest = self._held_addresses(m, command, late, pulses.number)
+        else:
+            self._addresses(m, command, pulses)
+            dest = self._write_address(m, late, beat[p.write_delay], first[p.write_delay - 1])
+        self._writes(m, written.op, beat[p.write_delay], *dest)
+        squared = known_at(p.at(Stage.GATED), "squared", ("present",))
+        counted = known_at(p.at(Stage.RESULT), "counted", ("op", "present"))
+        results = tuple(each[p.at(Stage.RESULT)] for each in (beat, first, last))
+        if p.compact:
+            results = self._forms(m, lanes, early, pulses)
+        is_beat, is_first, is_last = results
         fields = ("op", "result", "context")
         self._report(
             m,
-            known_at(p.latency - EARLIER, "energy", (*fields, "energy_exponent")),
+            known_at(p.latency - p.earlier, "energy", (*fields, "energy_exponent")),
             known_at(p.latency, "report", (*fields, "exponent")),
             last,
             statistics,
             second,
         )
         m.d.comb += [
-            noise.first.eq(first[data_at + Stage.WORD - noise.LATENCY]),
+            noise.first.eq(first[p.at(Stage.WORD) - noise.LATENCY]),
             noise.state.eq(command.noise),
-            noise.step.eq(beat[data_at + Stage.WORD - noise.LATENCY]),
-            statistics.first.eq(first[data_at + Stage.RESULT]),
+            noise.step.eq(beat[p.at(Stage.WORD) - noise.LATENCY]),
+            statistics.first.eq(is_first),
             statistics.choose.eq(has(counted.op, statistic=Statistic.CHOICE)),
-            statistics.valid.eq(beat[data_at + Stage.RESULT]),
-            statistics.energy_first.eq(first[data_at + Stage.GATED]),
-            statistics.energy_valid.eq(beat[data_at + Stage.GATED]),
+            statistics.valid.eq(is_beat),
+            statistics.energy_first.eq(first[p.at(Stage.GATED)]),
+            statistics.energy_valid.eq(beat[p.at(Stage.GATED)]),
         ]
         for number in range(p.elements):
             m.d.comb += [
                 statistics.energy_present[number].eq(
-                    ~last[data_at + Stage.GATED] | (squared.present >= number)
+                    ~last[p.at(Stage.GATED)] | (squared.present >= number)
                 ),
-                statistics.present[number].eq(
-                    ~last[data_at + Stage.RESULT] | (counted.present >= number)
-                ),
+                statistics.present[number].eq(~is_last | (counted.present >= number)),
             ]
         return m
 
     def _control(self, m, command, accept, second):
-        """Beats, and EMBED's row before them.
-
-        Beats, first and last ones, and the same of steps that read late, come as lists: element c
-        is c cycles after the addresses.
-        """
+        """Beats, one in each cycle, and EMBED's row before them."""
         p = self.parameters
         levels = exact_log2(p.elements)
         offered = self.command.payload
@@ -241,7 +284,8 @@ class VectorUnit(wiring.Component):
             for name, pulses in lists.items():
                 pulses.append(Signal(name=f"{name}_{cycle + 1}"))
                 m.d.sync += pulses[-1].eq(pulses[-2])
-        runs, firsts, lasts, late_firsts, lates = lists.values()
+        pulses = Pulses(**lists, idle=Signal(), row=row, scale=scale, bits=bits, number=Signal())
+        lasts, lates = pulses.last, pulses.late_beat
         m.d.sync += under_way.eq(under_way + accept - lasts[p.latency])
         m.d.comb += self.busy.eq((under_way != 0) | second.any())
 
@@ -283,43 +327,131 @@ class VectorUnit(wiring.Component):
         with m.FSM():
             with m.State("IDLE"):
                 accepting()
-            with m.State("ROW"):
-                m.d.comb += row.eq(1)
-                m.d.sync += bits.eq(bits + 1)
-                with m.If(bits == TOKEN_BITS - 1):
-                    m.next = "FETCH" if p.embedding else "SCALE"
-            if p.embedding:
-                row_fetch = self.embedding_row
-                with m.State("FETCH"):
-                    m.d.comb += row_fetch.start.eq(1)
-                    m.next = "FETCHED"
-                with m.State("FETCHED"), m.If(row_fetch.done):
-                    m.next = "SCALE"
-            with m.State("SCALE"):
-                m.d.comb += scale.eq(1)
-                m.next = "RUN"
+            self._row_states(m, pulses)
             with m.State("RUN"):
                 m.d.comb += run.eq(1)
                 with m.If(last):
                     m.next = "IDLE"
                     accepting()
-        return runs, firsts, lasts, late_firsts, lates, row, scale
+        return pulses
+
+    def _row_states(self, m, pulses: Pulses):
+        """EMBED's row, before RUN."""
+        with m.State("ROW"):
+            m.d.comb += pulses.row.eq(1)
+            m.d.sync += pulses.bits.eq(pulses.bits + 1)
+            with m.If(pulses.bits == TOKEN_BITS - 1):
+                m.next = "FETCH" if self.parameters.embedding else "SCALE"
+        if self.parameters.embedding:
+            row_fetch = self.embedding_row
+            with m.State("FETCH"):
+                m.d.comb += row_fetch.start.eq(1)
+                m.next = "FETCHED"
+            with m.State("FETCHED"), m.If(row_fetch.done):
+                m.next = "SCALE"
+        with m.State("SCALE"):
+            m.d.comb += pulses.scale.eq(1)
+            m.next = "RUN"
+
+    def _one_by_one(self, m, second) -> Pulses:
+        """Beats of `VectorParameters.pace` cycles, of one step at a time."""
+        p = self.parameters
+        command = self.command.payload
+        run, begun, advance = Signal(), Signal(), Signal()
+        phase = Signal(range(p.pace))
+        number = Signal(INDEX_BITS - exact_log2(p.elements))
+        following = Signal.like(number)
+        beats = (command.length + (p.elements - 1)) >> exact_log2(p.elements)
+        bits = Signal(range(TOKEN_BITS))
+        late = Signal()
+        last = following == beats
+        m.d.comb += [
+            following.eq(number + 1),
+            advance.eq(phase == p.pace - 1),
+            late.eq(command.op.matches(*LATE)),
+        ]
+        beat = [run & (phase == cycle) for cycle in range(p.pace)]
+        lasts = [each & last for each in beat]
+        for cycle in range(p.pace, p.latency + 1):
+            lasts.append(Signal(name=f"last_{cycle}"))
+            m.d.sync += lasts[-1].eq(lasts[-2])
+        firsts = [each & ~begun for each in beat]
+        pulses = Pulses(
+            beat=beat,
+            first=firsts,
+            last=lasts,
+            late_first=[each & late for each in firsts],
+            late_beat=[each & late for each in beat],
+            idle=Signal(name="idle"),
+            row=Signal(name="row"),
+            scale=Signal(name="scale"),
+            bits=bits,
+            number=number,
+        )
+        is_both = has(command.op, statistic=Statistic.BOTH)
+        m.d.comb += [
+            self.busy.eq(~pulses.idle),
+            self.command.ready.eq(Mux(is_both, second[-1], lasts[p.latency])),
+        ]
+        with m.FSM():
+            with m.State("IDLE"):
+                m.d.comb += pulses.idle.eq(1)
+                m.d.sync += [number.eq(0), begun.eq(0), bits.eq(0)]
+                with m.If(self.command.valid):
+                    m.next = "RUN"
+                    with m.If(has(command.op, table=Table.ROW)):
+                        m.next = "ROW"
+            self._row_states(m, pulses)
+            with m.State("RUN"):
+                m.d.comb += run.eq(1)
+                m.d.sync += phase.eq(phase + 1)
+                with m.If(advance):
+                    m.d.sync += [phase.eq(0), number.eq(following), begun.eq(1)]
+                    with m.If(last):
+                        m.next = "END"
+            with m.State("END"), m.If(self.command.ready):
+                m.next = "IDLE"
+        return pulses
+
+    def _forms(self, m, lanes, step, pulses: Pulses):
+        """Which products lanes form; returns when results are those of a beat, of the first and of
+        the last one.
+
+        A product stays in a lane as long as the result needs it. MEASURE also needs the square
+        behind it, so that its results count before that.
+        """
+        p, control, beat = self.parameters, step.lane, pulses.beat
+        is_both = has(step.op, statistic=Statistic.BOTH)
+        gated = has(step.op, gate=True) | has(step.op, energy=True) | (step.op == VectorOp.QUANT)
+        forms = {
+            Products.MAIN: beat[p.at(Stage.PRODUCT) - 1],
+            Products.GATED: beat[p.at(Stage.GATED) - 1] & gated,
+            Products.LAST: beat[p.at(Stage.LAST) - 1] & control.last,
+        }
+        for lane in lanes:
+            m.d.comb += lane.forms.eq(Cat(forms[each] for each in Products))
+        return tuple(
+            Mux(is_both, each[p.at(Stage.PRODUCT)], each[p.at(Stage.RESULT)])
+            for each in (beat, pulses.first, pulses.last)
+        )
 
     def _report(self, m, energy, report, last, statistics, second):
         """What a step leaves: its energy early, a peak beside that late enough for the register."""
-        latency = self.parameters.latency
+        latency, compact = self.parameters.latency, self.parameters.compact
         is_both = has(report.op, statistic=Statistic.BOTH)
         ends, measured = last[latency], has(report.op, measured=True)
-        energies = last[latency - EARLIER] & has(energy.op, energy=True)
+        energies = last[latency - self.parameters.earlier] & has(energy.op, energy=True)
         peaks = ends & has(report.op, statistic=Statistic.PEAK)
-        peak, kept = (Signal(raw_layout(RESIDUAL_BITS), name=n) for n in ("peak", "kept"))
+        peak = Signal(raw_layout(RESIDUAL_BITS))
+        kept = peak if compact else Signal.like(peak, name="kept")
         m.d.comb += [
             peak.value.eq(statistics.peak),
             peak.exponent.eq(report.exponent),
             peak.register.eq(Cat(report.result, report.context)),
         ]
-        with m.If(ends):
-            m.d.sync += kept.eq(peak)
+        if not compact:
+            with m.If(ends):
+                m.d.sync += kept.eq(peak)
         m.d.sync += second.eq(Cat(ends & is_both, second))
         statistic = self.statistic.payload
         with m.If(energies):
@@ -342,8 +474,11 @@ class VectorUnit(wiring.Component):
             self.choice.payload.token.eq(statistics.index),
         ]
 
-    def _lane_control(self, m, command):
-        """What a step needs to know, up to three cycles after its acceptance."""
+    def _lane_control(self, m, command, constants):
+        """What a step needs to know, up to three cycles after its acceptance.
+
+        At once in a compact unit, but for ``constant``: one of ``constants``, which EMBED sets.
+        """
         p = self.parameters
         op, scale = command.op, command.b
         step = Signal(
@@ -369,26 +504,37 @@ class VectorUnit(wiring.Component):
         is_row = has(op, table=Table.ROW)
         scaled, greedy = Signal(reset_less=True), Signal(reset_less=True)
         # Amounts of shifts, each 2 more than it is beyond the first place.
-        by_scale, by_table, offset, by_inverse = (
+        by_scale, by_table, offset = (
             Signal(signed(EXPONENT_BITS + 2), name=name, reset_less=True)
-            for name in ("by_scale", "by_table", "offset", "by_inverse")
+            for name in ("by_scale", "by_table", "offset")
         )
         is_last = is_row | (command.space == Space.STATES)
         block_shift = Array(BLOCK_SHIFTS)[control.block]
         beats_per_row = exact_log2(p.columns // p.elements)
         is_codes = has(op, writes="activations")
         one = 1 << PRODUCT_PLACE
-        m.d.sync += [
+        is_quant = op == VectorOp.QUANT
+        # QUANT's scale is for its second product, known a cycle later, as the block is.
+        inverse = (2 - CODE_PLACE - GAIN_SHIFT) - block_shift
+        constant = Mux(greedy, one, _coefficient(scale.mantissa, by_scale))
+        if p.compact:
+            held = Signal(signed(OPERAND_BITS), name="constant", reset_less=True)
+            with m.If(~is_row):
+                m.d.sync += held.eq(constant)
+            constants.append(held)
+            constant = held
+        m.d["comb" if p.compact else "sync"] += [
             scaled.eq(has(op, scaled=True)),
             greedy.eq(is_choice & command.greedy),
             by_table.eq(command.shift + (2 - PRODUCT_PLACE)),
-            by_scale.eq(command.shift + (2 - PRODUCT_PLACE) - scale.exponent),
+            by_scale.eq(
+                Mux(is_quant, inverse, command.shift + (2 - PRODUCT_PLACE)) - scale.exponent
+            ),
             offset.eq(Mux(scaled, by_scale, by_table)),
-            by_inverse.eq((2 - CODE_PLACE - GAIN_SHIFT) - block_shift - scale.exponent),
             control.embed.eq(is_row),
             control.space.eq(command.space),
             control.tabled.eq(table),
-            control.constant.eq(Mux(greedy, one, _coefficient(scale.mantissa, by_scale))),
+            control.constant.eq(constant),
             control.block.eq(Mux(is_last, LAST_BLOCK, block_index(command.a.exponent))),
             control.place.eq(Mux(greedy, 0, _place(offset))),
             control.rounded.eq(~table),
@@ -399,11 +545,10 @@ class VectorUnit(wiring.Component):
                 Mux(
                     has(op, energy=True),
                     Factor.ITSELF,
-                    Mux(op == VectorOp.QUANT, Factor.CONSTANT, Factor.GATE),
+                    Mux(is_quant, Factor.CONSTANT, Factor.GATE),
                 )
             ),
-            control.multiplier.eq(_coefficient(scale.mantissa, by_inverse)),
-            control.code_place.eq(_place(by_inverse)),
+            control.code_place.eq(_place(by_scale)),
             control.first.eq(command.first),
             control.narrow.eq(command.address[2]),
             control.plain.eq(op == VectorOp.SILU),
@@ -425,12 +570,34 @@ class VectorUnit(wiring.Component):
         """Of an address in beats, of any written memory."""
         return max(len(self.activations_write.address), 16)
 
-    def _addresses(self, m, command, beat, late_first, late_beat, row, scale):
-        """Read addresses, which count at the beats that need them; returns EMBED's odd beats.
+    def _held_addresses(self, m, command, step, number):
+        """Read addresses of the beat with that number; returns where it is written."""
+        at = {
+            "source": command.source + number,
+            "operand": command.operand + number,
+            "dest": step.dest + number,
+        }
+        for memory in ("vectors", "multiplicands", "states", "sums"):
+            late_ops = late_reads(memory)
+            (base,) = set(late_ops.values()) or {"source"}
+            whose = command.before if memory == "states" else command.context
+            late = command.op.matches(*late_ops)
+            m.d.comb += getattr(self, memory).address.eq(
+                Mux(
+                    late,
+                    self._of(memory, whose, at[base]),
+                    self._of(memory, command.context, at["source"]),
+                )
+            )
+        return at["dest"], step.context
+
+    def _addresses(self, m, command, pulses: Pulses):
+        """Read addresses, which count at the beats that need them.
 
         A late one begins late as well: until then its port may serve the step before.
         """
         offered = self.command.payload
+        late_first, late_beat = pulses.late_first, pulses.late_beat
         for memory in ("vectors", "multiplicands", "states", "sums"):
             port, late_ops = getattr(self, memory), late_reads(memory)
             late = command.op.matches(*late_ops)
@@ -442,37 +609,36 @@ class VectorUnit(wiring.Component):
                 whose = command.before if memory == "states" else command.context
                 late_begin = self._of(memory, whose, command[base])
                 m.d.sync += port.address.eq(Mux(begins, late_begin, begin))
-            with m.Elif(goes_on | beat):
+            with m.Elif(goes_on | pulses.beat[0]):
                 m.d.sync += port.address.eq(port.address + 1)
 
-        # The table's address also collects token * operand, bit by bit.
+    def _table_address(self, m, command, pulses: Pulses):
+        """The table's address, which also collects token * operand, bit by bit; returns EMBED's odd
+        beats."""
         p = self.parameters
+        offered = self.command.payload
+        load = pulses.idle if p.compact else self.command.ready
+        beat = pulses.beat[p.pace - 1]
         words = max(p.table_words, p.embedding.words if p.embedding else 0)
         address = Signal(range(words), name="table_address")
         m.d.comb += self.tables.address.eq(address)
         stride = Signal(len(address), reset_less=True)
-        token = Signal(TOKEN_BITS, reset_less=True)
-        embed, odd = Signal(), Signal()
-        late = has(command.op, table=Table.BOUNDS)
-        begins, goes_on = late & late_first[Stage.VALUE - 1], late & late_beat[Stage.VALUE]
-        count = goes_on | Mux(embed, scale | beat & odd, beat)
-        with m.If(begins | self.command.ready & ~goes_on):
+        token = command.token.bit_select(pulses.bits, 1)
+        embed, odd = has(command.op, table=Table.ROW), Signal()
+        begins = goes_on = Const(0)
+        if not p.compact:
+            late = has(command.op, table=Table.BOUNDS)
+            begins = late & pulses.late_first[Stage.VALUE - 1]
+            goes_on = late & pulses.late_beat[Stage.VALUE]
+        count = goes_on | Mux(embed, pulses.scale | beat & odd, beat)
+        with m.If(begins | load & ~goes_on):
             m.d.sync += address.eq(Mux(begins, command.address, offered.address))
         with m.Else():
-            m.d.sync += address.eq(address + Mux(row, Mux(token[0], stride, 0), count))
-        with m.If(self.command.ready):
-            m.d.sync += [
-                stride.eq(offered.operand),
-                token.eq(offered.token),
-                embed.eq(has(offered.op, table=Table.ROW)),
-                odd.eq(0),
-            ]
+            m.d.sync += address.eq(address + Mux(pulses.row, Mux(token, stride, 0), count))
+        with m.If(load):
+            m.d.sync += stride.eq(offered.operand), odd.eq(0)
         with m.Else():
-            m.d.sync += [
-                stride.eq(stride << 1),
-                token.eq(token >> 1),
-                odd.eq(odd ^ beat),
-            ]
+            m.d.sync += stride.eq(stride << 1), odd.eq(odd ^ beat)
         if p.embedding:
             self._fetch(m, command, address)
         return odd
@@ -494,7 +660,8 @@ class VectorUnit(wiring.Component):
         """EMBED's coefficient, the row's scale, and its codes: half a word each beat."""
         words = self.tables.data.as_value()
         half = len(words) // 2
-        codes = Mux(delay(m, odd, self.parameters.read_latency, name="odd"), words[half:], words)
+        behind = 0 if self.parameters.compact else self.parameters.read_latency
+        codes = Mux(delay(m, odd, behind, name="odd"), words[half:], words)
         for number, lane in enumerate(lanes):
             m.d.comb += lane.code.eq(codes[CODE_BITS * number :])
         with m.If(delay(m, scale, self.parameters.read_latency, name="scale", reset_less=False)):
@@ -504,14 +671,18 @@ class VectorUnit(wiring.Component):
         """A context's address of a memory."""
         return of_context(address, self._beats[memory], context)
 
-    def _writes(self, m, op, written, step, load):
-        """Write enables, and the one address that all written memories share."""
+    def _write_address(self, m, step, written, load):
+        """The one address that all written memories share, and whose it is."""
         address = Signal(self._dest_bits, name="write_address", reset_less=True)
         context = Signal(CONTEXT_BITS, name="write_context", reset_less=True)
         with m.If(load):
             m.d.sync += address.eq(step.dest), context.eq(step.context)
         with m.Elif(written):
             m.d.sync += address.eq(address + 1)
+        return address, context
+
+    def _writes(self, m, op, written, address, context):
+        """Write enables and addresses."""
         for memory in ("vectors", "states", "activations"):
             port = getattr(self, f"{memory}_write")
             m.d.comb += [
