@@ -15,7 +15,7 @@ from hw.build.__main__ import _predicted
 from hw.build.__main__ import main as build
 from hw.build.estimate import estimate
 from hw.build.every import build_all
-from hw.build.reports import BEGIN, END, all_boards, kept_reports, markdown, read_report
+from hw.build.reports import all_boards, kept_reports, markdown, of_one, read_report, tables
 from hw.build.schema import SCHEMA, Hop, Report, Step, Streams, Use, document, to_json
 from weights.commandline import INTERRUPTED
 
@@ -191,30 +191,47 @@ def test_all_boards_have_a_row():
     assert rows["ulx3s_45f"].endswith("55 MHz, not routed | `stories-tiny` | 1,234 | 4,321, of 3")
 
 
+BEGIN, END = "<!-- {}: python -m hw.build --record -->\n", "<!-- end -->\n"
+
+
 @pytest.fixture
-def documents(tmp_path, monkeypatch):
-    """A folder of documents of its own, with a table to write."""
-    folder = tmp_path / "docs"
-    folder.mkdir()
-    (folder / "boards.md").write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
-    monkeypatch.setattr("hw.build.__main__.DOCUMENTS", folder)
-    monkeypatch.setattr("hw.build.__main__.KEPT", folder / "boards")
+def checkout(tmp_path, monkeypatch):
+    """A checkout of its own, with tables to write."""
+    (tmp_path / "docs").mkdir()
+    for path, what in reports.TABLES.items():
+        (tmp_path / path).write_text(f"before\n{BEGIN.format(what)}old\n{END}after\n")
+    monkeypatch.setattr("hw.build.__main__.ROOT", tmp_path)
     monkeypatch.setattr("hw.build.__main__._predicted", lambda target: [(1, 99.0)])
-    return folder
+    return tmp_path
 
 
-def test_a_report_is_kept_and_tabulated(write, documents, capsys):
+def test_a_report_is_kept_and_tabulated(write, checkout, capsys):
     report = report_of("ulx3s_85f")
     assert build(["--record", write(report)]) == 0
-    kept = documents / "boards/ulx3s_85f.json"
-    assert capsys.readouterr().out.splitlines() == [str(kept), str(documents / "boards.md")]
+    kept, *documents = map(Path, capsys.readouterr().out.splitlines())
+    assert kept == checkout / "docs/boards/ulx3s_85f.json"
+    assert documents == [checkout / "docs/boards.md", checkout / "README.md"]
     assert read_report(kept) == replace(report, profile=None, failures={})
     assert "/tmp" not in kept.read_text()
-    text = (documents / "boards.md").read_text()
-    assert text.startswith(f"before\n{BEGIN}\n\n| board |")
-    assert text.endswith(f"|\n\n{END}\nafter\n") and "| 70 MHz, routed at 74.2 |" in text
+    texts = [path.read_text() for path in documents]
+    begins = [BEGIN.format("all boards") + "\n| board |", BEGIN.format("ulx3s_85f") + "\n| `ulx3s"]
+    for text, begin in zip(texts, begins, strict=True):
+        assert text.startswith(f"before\n{begin}") and text.endswith(f"|\n\n{END}after\n")
+    assert "| 70 MHz, routed at 74.2 |" in texts[0]
     assert build(["--record"]) == 0
-    assert (documents / "boards.md").read_text() == text
+    assert [path.read_text() for path in documents] == texts
+
+
+def test_one_board_beside_its_estimate():
+    target = board("ulx3s_85f")
+    kept = {target.name: report_of(target.name, resources=taken(lut4=18374))}
+    lines = of_one(target, kept).splitlines()
+    assert lines[0] == "| `ulx3s_85f` | routed | available | estimate |"
+    assert f"| LUT4 | 18,374 | 83,640 | {LUTS:,} |" in lines
+    assert lines[-1] == f"| clock | 74.2 MHz | {target.clock_hz / 1e6:g} MHz required | - |"
+    assert f"| LUT4 | not yet | 83,640 | {LUTS:,} |" in of_one(target, {})
+    older = {target.name: replace(kept[target.name], machine="0011")}
+    assert "| routed, an older machine |" in of_one(target, older)
 
 
 @pytest.mark.parametrize(
@@ -227,19 +244,18 @@ def test_a_report_is_kept_and_tabulated(write, documents, capsys):
         ),
     ],
 )
-def test_what_is_not_kept(write, documents, capsys, changes, says):
+def test_what_is_not_kept(write, checkout, capsys, changes, says):
     assert build(["--record", write(report_of("ulx3s_85f", **changes))]) == 1
     assert capsys.readouterr().err == f"{says}\n"
-    assert not (documents / "boards").exists()
-    (documents / "boards.md").write_text("no place")
+    assert not (checkout / "docs/boards").exists()
+    (checkout / "docs/boards.md").write_text("no place")
     assert build(["--record"]) == 1
-    assert "boards.md: must have <!-- routed boards" in capsys.readouterr().err
+    assert capsys.readouterr().err.startswith("docs/boards.md: must have <!-- all boards: python")
 
 
-def test_the_table_of_boards_is_that_of_the_kept_reports():
-    table = all_boards(kept_reports(), _predicted)
-    text = (DOCUMENTS / "boards.md").read_text()
-    assert f"{BEGIN}\n\n{table}\n\n{END}" in text, "run python -m hw.build --record"
+def test_tables_are_those_of_the_kept_reports():
+    for path, text in tables(_predicted).items():
+        assert path.read_text() == text, "run python -m hw.build --record"
 
 
 def test_estimates_are_near_what_was_routed():

@@ -14,22 +14,12 @@ from hw.build.estimate import estimate
 from hw.build.every import build_all
 from hw.build.plan import check_hardware
 from hw.build.report import table
-from hw.build.reports import (
-    DOCUMENTS,
-    KEPT,
-    Speeds,
-    all_boards,
-    keep,
-    kept_reports,
-    markdown,
-    read_report,
-    write_table,
-)
+from hw.build.reports import ROOT, Speeds, keep, markdown, read_report, tables
 from hw.build.steps import LIMIT_MINUTES, build, check_cells, check_size, draw_seeds, synthesise
 from hw.families import of
 from sim.speed import find_speed, predict_speed
 from weights.commandline import OneLineParser, program
-from weights.files import user_path
+from weights.files import naming, user_path, write_file
 
 LONGEST_LIMIT = 7 * 24 * 60
 SAY = partial(print, flush=True)
@@ -63,10 +53,11 @@ def _predicted(target: Board) -> Speeds:
 def _record(reports: Sequence[Path]) -> None:
     """Keep reports with the documents, and write the tables that are made from all of these."""
     for path in reports:
-        SAY(keep(read_report(path), KEPT))
-    page = DOCUMENTS / "boards.md"
-    write_table(page, all_boards(kept_reports(KEPT), _predicted))
-    SAY(page)
+        SAY(keep(read_report(path), ROOT))
+    for path, text in tables(_predicted, ROOT).items():
+        with naming(path):
+            write_file(path, text.encode())
+        SAY(path)
 
 
 @program
@@ -100,7 +91,7 @@ def main(arguments=None) -> int:
         nargs="*",
         type=user_path,
         metavar="REPORT",
-        help="keep reports in docs/boards, and write the table of docs/boards.md from all of these",
+        help="keep reports in docs/boards, and write the tables of documents from all of these",
     )
     parser.add_argument("--force", action="store_true", help="build again what is there")
     parser.add_argument("--output", type=user_path, default=Path("build"), help="default: build")

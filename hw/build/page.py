@@ -10,7 +10,7 @@ from markupsafe import Markup
 
 from hw.build.field import FIELD, of_report
 from hw.build.floorplan import Floorplan, Places
-from hw.build.schema import Hop, Report
+from hw.build.schema import CALLED, Hop, Report
 
 GROUPS = {
     "engine": ("engine",),
@@ -23,12 +23,6 @@ GROUPS = {
 }
 """Units of one colour. What is in none of them is ``other``."""
 OTHER = "other"
-
-CALLED = {
-    **{"lut4": "LUT4", "ff": "flip-flops", "bram": "block RAM", "dsp": "multipliers"},
-    "spram": "large RAM",
-}
-"""Resources, as people call them."""
 
 BLOCK_RAM_WIDTH = 1.8
 """Of one on the map, in tiles."""

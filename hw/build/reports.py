@@ -8,25 +8,26 @@ from pathlib import Path
 from hw.boards import Board, board, known, names
 from hw.build import BuildError
 from hw.build.estimate import estimate, lacking
-from hw.build.schema import Report, SchemaError, from_json, to_json
+from hw.build.schema import CALLED, Report, SchemaError, from_json, to_json
 from hw.families import capacity
-from weights.files import naming, write_file
+from weights.files import write_file
 
-DOCUMENTS = Path(__file__).resolve().parents[2] / "docs"
-"""Of the checkout."""
-KEPT = DOCUMENTS / "boards"
-"""Where the reports of shipped boards are kept."""
-BEGIN, END = "<!-- routed boards: python -m hw.build --record -->", "<!-- end -->"
-"""Around a table that is made from these."""
+ROOT = Path(__file__).resolve().parents[2]
+"""The checkout."""
+KEPT = Path("docs", "boards")
+"""Where in it the reports of shipped boards are kept."""
+TABLES = {Path("docs", "boards.md"): "all boards", Path("README.md"): "ulx3s_85f"}
+"""Documents with a table that is made from these: of all boards, or of one."""
 
 COLUMNS = (
     *("board", "price, $", "part", "lanes", "elements", "LUT4", "block RAM", "clock"),
     *("model", "tokens/s", "of all streams"),
 )
-
-
 RESOURCES = ("lut4", "bram")
 """Those of the table."""
+
+Speeds = Sequence[tuple[int, float]]
+"""Streams that a machine works at side by side, and their tokens per second; all streams last."""
 
 
 def read_report(path: Path) -> Report:
@@ -45,12 +46,12 @@ def is_present(report: Report) -> bool:
     return board is not None and board.machine_digest == report.machine
 
 
-def kept_reports(folder: Path = KEPT) -> dict[str, Report]:
+def kept_reports(root: Path = ROOT) -> dict[str, Report]:
     """The reports that are kept, by the names of their boards."""
-    return {path.stem: read_report(path) for path in sorted(folder.glob("*.json"))}
+    return {path.stem: read_report(path) for path in sorted((root / KEPT).glob("*.json"))}
 
 
-def keep(report: Report, folder: Path = KEPT) -> Path:
+def keep(report: Report, root: Path = ROOT) -> Path:
     """Keep a shipped board's report, without what is of one token or one computer; its path.
 
     Raises BuildError for a report that failed its timing, or whose board is not of this project.
@@ -62,50 +63,72 @@ def keep(report: Report, folder: Path = KEPT) -> Path:
             f"{report.board}: routed at {report.clock_mhz:.1f} MHz of "
             f"{report.clock_required_mhz:g} MHz; a report is kept once its timing is met"
         )
-    path = folder / f"{report.board}.json"
-    folder.mkdir(parents=True, exist_ok=True)
+    path = root / KEPT / f"{report.board}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
     write_file(path, to_json(replace(report, profile=None, failures={})).encode())
     return path
 
 
-def replaced(text: str, table: str, where: object) -> str:
-    """A document with another table between `BEGIN` and `END`; BuildError if it has none."""
-    pattern = re.escape(BEGIN) + r"\n.*?" + re.escape(END)
-    new, found = re.subn(pattern, lambda _: f"{BEGIN}\n\n{table}\n\n{END}", text, flags=re.DOTALL)
+def tables(speeds: Callable[[Board], Speeds], root: Path = ROOT) -> dict[Path, str]:
+    """Documents as they should be, with tables of the reports that are kept now.
+
+    Raises BuildError for a document that has no place for its table.
+    """
+    kept = kept_reports(root)
+    found = {}
+    for name, what in TABLES.items():
+        table = all_boards(kept, speeds) if what == "all boards" else of_one(board(what), kept)
+        found[root / name] = _replaced((root / name).read_text("utf-8"), what, table, name)
+    return found
+
+
+def _replaced(text: str, what: str, table: str, where: Path) -> str:
+    """A document with another table between its marks."""
+    begin, end = f"<!-- {what}: python -m hw.build --record -->", "<!-- end -->"
+    pattern = re.escape(begin) + r"\n.*?" + re.escape(end)
+    new, found = re.subn(pattern, lambda _: f"{begin}\n\n{table}\n\n{end}", text, flags=re.DOTALL)
     if found != 1:
-        raise BuildError(f"{where}: must have {BEGIN} once, and {END} behind it")
+        raise BuildError(f"{where}: must have {begin} once, and {end} behind it")
     return new
-
-
-def write_table(path: Path, table: str) -> None:
-    """Write the table into a document; see `replaced`."""
-    with naming(path):
-        write_file(path, replaced(path.read_text("utf-8"), table, path).encode())
 
 
 def markdown(reports: Iterable[Report]) -> str:
     """A table with a row for each report; tokens/s are those at the clock of the bitstream."""
-    return _table(map(_routed, reports))
-
-
-Speeds = Sequence[tuple[int, float]]
-"""Streams that a machine works at side by side, and their tokens per second; all streams last."""
+    return _table(COLUMNS, map(_routed, reports))
 
 
 def all_boards(reports: Mapping[str, Report], speeds: Callable[[Board], Speeds]) -> str:
     """The same for all boards with hardware; those without a report as estimated and predicted."""
     targets = [each for each in map(board, names()) if not each.simulated]
     return _table(
-        _routed(reports[each.name]) if each.name in reports else _unrouted(each, speeds(each))
-        for each in targets
+        COLUMNS,
+        (
+            _routed(reports[each.name]) if each.name in reports else _unrouted(each, speeds(each))
+            for each in targets
+        ),
     )
 
 
-def _table(rows: Iterable[Iterable[str]]) -> str:
+def of_one(target: Board, reports: Mapping[str, Report]) -> str:
+    """What one board's machine takes and how fast it is, beside the estimate."""
+    report, guess = reports.get(target.name), estimate(target)
+    old = "" if report is None or is_present(report) else ", an older machine"
+    has = capacity(target.device)
+    rows: list[tuple[str, ...]] = []
+    for name, called in CALLED.items():
+        if name in guess:
+            used = f"{report.resources[name].used:,}" if report else "not yet"
+            rows.append((called, used, f"{has[name]:,}", f"{guess[name]:,}"))
+    clock = f"{report.clock_mhz:.1f} MHz" if report else "not yet"
+    rows.append(("clock", clock, f"{target.clock_hz / 1e6:g} MHz required", "-"))
+    return _table((f"`{target.name}`", f"routed{old}", "available", "estimate"), rows)
+
+
+def _table(head: Sequence[str], rows: Iterable[Iterable[str]]) -> str:
     def row(cells: Iterable[str]) -> str:
         return f"| {' | '.join(cells)} |"
 
-    return "\n".join([row(COLUMNS), "|---" * len(COLUMNS) + "|", *map(row, rows)])
+    return "\n".join([row(head), "|---" * len(head) + "|", *map(row, rows)])
 
 
 def price_of(board: Board | None) -> str:

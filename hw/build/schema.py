@@ -18,6 +18,13 @@ SCHEMA = 1
 """Version of the keys below."""
 
 
+CALLED = {
+    **{"lut4": "LUT4", "ff": "flip-flops", "bram": "block RAM", "dsp": "multipliers"},
+    "spram": "large RAM",
+}
+"""Resources, as people call them."""
+
+
 class SchemaError(ValueError):
     """What was read is no report of this version; the message says why, without the file."""
 
