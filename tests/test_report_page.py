@@ -15,7 +15,7 @@ import pytest
 from hw.build.field import FIELD, of_report, work
 from hw.build.floorplan import Floorplan
 from hw.build.page import GROUPS, Stretch, group_of, legend, page, stretches
-from hw.build.schema import Hop
+from hw.build.schema import Hop, Use
 from sim import snapshot
 from tests.test_reports import report_of
 
@@ -92,6 +92,15 @@ def test_it_says_what_the_report_does():
     assert "cycles a token, 4 texts 25,000 - -" in text
     assert "failed: there is no bitstream" not in text
     assert "timing failed: there is no bitstream" in page_of(passed=False).text
+
+
+def test_a_part_without_a_resource():
+    resources = {
+        "lut4": Use(used=5, available=10, estimate=4),
+        "dsp": Use(used=0, available=0, estimate=0),
+    }
+    text = page_of(resources=resources).text
+    assert "LUT4 5 of 10, 50 %" in text and "multipliers 0 of 0, 0.0 %" in text
 
 
 def test_it_says_what_the_slowest_path_is():

@@ -97,7 +97,9 @@ def test_what_is_written_is_read(write):
     assert any(line.strip().startswith('{"cell": "core.link.a[3]", "unit"') for line in lines)
 
 
-@pytest.mark.parametrize("content", ["", "[]", "{}", '{"board": "x", "geometry": 3}', "\xff"])
+@pytest.mark.parametrize(
+    "content", ["", "[" * 100_000, "[]", "{}", '{"board": "x", "geometry": 3}', "\xff"]
+)
 def test_what_is_no_report_is_told(tmp_path, capsys, content):
     path = tmp_path / "x.json"
     path.write_text(content)
@@ -279,6 +281,10 @@ def test_estimates_are_near_what_was_routed():
         ({}, []),
         ({"streams": ()}, []),
         (
+            {"passed": False, "clock_mhz": 63.0},
+            ["clock      70 MHz required, 63.0 MHz routed, -10.0%: too far"],
+        ),
+        (
             {"streams": (streams(1, 22786, 22787),)},
             ["cycles     22,786 predicted, 22,787 simulated: too far"],
         ),
@@ -299,7 +305,16 @@ def test_estimates_are_compared_with_reports(write, capsys, changes, lines):
     told = capsys.readouterr().out.splitlines()
     assert [line.removeprefix("ulx3s_85f        ") for line in told if "too far" in line] == lines
     assert told[0].startswith("ecpix5_85        LUT4 ") and told[0].endswith(" routed, +0.0%")
-    assert len(told) == 5 + (changes.get("streams") != ())
+    assert len(told) == 7 + (changes.get("streams") != ())
+
+
+def test_cycles_of_late_weights_are_nearly_exact(write, capsys):
+    """A timetable has the mean pace of an SDRAM, not each refresh."""
+    near, far = (
+        report_of("icepi_zero", streams=(streams(1, 306164, n),)) for n in (305999, 305800)
+    )
+    assert compare.main([write(near)]) == 0 and compare.main([write(far)]) == 1
+    assert "306,164 predicted, 305,800 simulated: too far" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("changes", [{"board": "other"}, {"machine": "0011"}])
@@ -307,6 +322,17 @@ def test_a_report_of_another_machine_is_not_compared(write, capsys, changes):
     assert compare.main([write(report_of("ulx3s_85f", **changes))]) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert line.endswith("the report is of an older machine; build the board again")
+
+
+def test_kept_reports_are_compared(monkeypatch, capsys):
+    """But for those of older machines."""
+    kept = {n: report_of(n) for n in ("ecpix5_85", "ulx3s_85f")}
+    kept["ulx3s_85f"] = replace(kept["ulx3s_85f"], machine="0011", passed=False)
+    monkeypatch.setattr(compare, "kept_reports", lambda: kept)
+    assert compare.main([]) == 0
+    *near, last = capsys.readouterr().out.splitlines()
+    assert len(near) == 4 and all(line.startswith("ecpix5_85 ") for line in near)
+    assert last == "ulx3s_85f        left out: an older machine"
 
 
 # All boards

@@ -145,7 +145,7 @@ def _routed(report: Report) -> Iterable[str]:
     yield str(report.geometry["elements"])
     for resource in RESOURCES:
         use = report.resources[resource]
-        yield f"{use.used:,} ({use.used / use.available:.0%})"
+        yield f"{use.used:,} ({use.share:.0%})"
     slow = "" if report.passed else ", too slow"
     yield f"{report.clock_required_mhz:g} MHz, routed at {report.clock_mhz:.1f}{slow}"
     yield f"`{report.model}`" if report.model else "-"

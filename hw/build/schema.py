@@ -45,6 +45,11 @@ class Use:
     available: Annotated[int, Key("what the device has")]
     estimate: Annotated[int, Key("what `hw.build.estimate` said before")]
 
+    @property
+    def share(self) -> float:
+        """Of what the device has; of what it has none of, nothing is used."""
+        return self.used / self.available if self.available else 0.0
+
 
 @dataclass(frozen=True, kw_only=True)
 class Hop:
@@ -176,7 +181,7 @@ def from_json(text: str | bytes) -> Report:
     """The report that `to_json` wrote. Raises `SchemaError` for anything else."""
     try:
         value = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise SchemaError("is no JSON; give the report.json of a build") from error
     if not isinstance(value, dict) or "digest" not in value:
         raise SchemaError("is no report of hw.build; give the report.json of a build")
