@@ -8,10 +8,8 @@ from hw.arch.protocol import (
     Command,
     MemorySpace,
     Reason,
-    argument_struct,
 )
-from hw.links.exchange import Exchange
-from hw.links.frames import PAYLOAD_START
+from hw.links.exchange import Answer, Exchange
 
 MEMORY_COMMANDS = (Command.WRITE, Command.READ, Command.CHECKSUM)
 """They have space and address in the same place."""
@@ -30,72 +28,44 @@ class Access:
     def __init__(self, ports, exchange: Exchange):
         self.ports = ports
         self.exchange = exchange
-        self.space = exchange.argument(Command.READ, "space")
-        self.start = exchange.argument(Command.READ, "address")
-        self.count = Signal(32)
         self.outstanding = Signal(4)
         self.phase = Signal()
         self.high_left = Signal()
 
     def connect(self, m: Module):
-        """What is known of the space and the half-words that a command names."""
-        exchange = self.exchange
-        self.known, self.size, self.writable, self.always_readable, self.paired = self._space(m)
-        assert argument_struct(Command.WRITE).size == 5
-        length = self.ports.frame.payload.length
-        with m.Switch(exchange.command):
-            with m.Case(Command.WRITE):
-                m.d.comb += self.count.eq(length[1:] - 2)  # (length - 5) / 2 of an odd length
-            with m.Case(Command.READ):
-                m.d.comb += self.count.eq(exchange.argument(Command.READ, "count"))
-            with m.Case(Command.CHECKSUM):
-                m.d.comb += self.count.eq(exchange.argument(Command.CHECKSUM, "count"))
-
-    def _space(self, m: Module):
-        memories = self.exchange.memories
-        size = Signal(range(max(memory.size for memory in memories.values()) + 1))
-        known, writable, always_readable, paired = Signal(), Signal(), Signal(), Signal()
-        with m.Switch(self.space):
-            for space, memory in memories.items():
+        """What is known of the space that a command names."""
+        self.known, self.writable = known, writable = Signal(), Signal()
+        self.always_readable, self.paired = always_readable, paired = Signal(), Signal()
+        with m.Switch(self.exchange.subject):
+            for space, memory in self.exchange.memories.items():
                 with m.Case(space):
                     assert HostAccess.WRITE not in memory.access or memory.granule in (1, 2)
                     m.d.comb += [
                         known.eq(1),
-                        size.eq(memory.size),
                         writable.eq(HostAccess.WRITE in memory.access),
                         always_readable.eq(HostAccess.ALWAYS in memory.access),
                         paired.eq(memory.granule == 2),
                     ]
-        return known, size, writable, always_readable, paired
-
-    def point(self, m: Module):
-        """Point the bus at the first half-word that a command names."""
-        exchange, bits = self.exchange, self.exchange.address_bits
-        m.d.sync += [
-            exchange.offset.eq(PAYLOAD_START + argument_struct(Command.WRITE).size),
-            exchange.bus_space.eq(self.space),
-            exchange.address.eq(self.start),
-            exchange.end.eq(self.start[:bits] + self.count[:bits]),
-            exchange.remaining.eq(self.count),
-        ]
 
     def check(self, m: Module):
         """Whether a command of this kind may be executed."""
-        exchange, bits = self.exchange, self.exchange.address_bits
+        exchange = self.exchange
         command = exchange.command
         allowed = Mux(
             command == Command.WRITE,
-            (self.space == MemorySpace.TOKENS) & self._at_rest(),
+            (exchange.subject == MemorySpace.TOKENS) & self._at_rest(),
             self.always_readable,
         )
         with m.If(~self.known | ((command == Command.WRITE) & ~self.writable)):
             exchange.refuse(m, Reason.BAD_SPACE)
         with m.Elif(
-            self.start[bits:].any()
-            | self.count[bits:].any()
-            | ((command == Command.READ) & (self.count[:16] > exchange.max_payload // 2))
-            | ((command == Command.WRITE) & self.paired & (self.start[0] | self.count[0]))
-            | (exchange.end > self.size)
+            exchange.too_far
+            | ((command == Command.READ) & (exchange.remaining > exchange.max_payload // 2))
+            | (
+                (command == Command.WRITE)
+                & self.paired
+                & (exchange.address[0] | exchange.remaining[0])
+            )
         ):
             exchange.refuse(m, Reason.BAD_RANGE)
         with m.Elif(self.ports.control.running.any() & ~allowed):
@@ -106,12 +76,17 @@ class Access:
         exchange, running = self.exchange, self.ports.control.running
         if exchange.contexts == 1:
             return ~running
-        first, low = exchange.owner(MemorySpace.TOKENS, self.start), exact_log2(exchange.tokens)
+        first = exchange.owner(MemorySpace.TOKENS, exchange.address)
+        low = exact_log2(exchange.tokens)
         end = exchange.end[low : low + len(first) + 1]
         filled = (exchange.end[:low] == 0) & (end == first + 1)
         return ((end == first) | filled) & ~running.bit_select(first, 1)
 
     def begin(self, m: Module):
+        """Nothing is known of the command that comes next."""
+        m.d.sync += self.phase.eq(0)
+
+    def start(self, m: Module):
         """Begin a command of this kind; reading is left to the answer."""
         exchange = self.exchange
         m.d.comb += self.ports.bus.start.eq(exchange.remaining != 0)
@@ -123,7 +98,6 @@ class Access:
                 with m.Else():
                     m.next = "WRITE LOW"
             with m.Case(Command.READ):
-                m.d.sync += exchange.response_length.eq(exchange.remaining << 1)
                 exchange.acknowledge(m)
             with m.Default():
                 m.d.comb += self.ports.crc.start.eq(1)
@@ -179,9 +153,5 @@ class Access:
             with m.Elif((exchange.remaining == 0) & (self.outstanding == 0)):
                 m.next = "SUM"
         with m.State("SUM"):
-            m.d.sync += [
-                exchange.response_length.eq(4),
-                exchange.reply.eq(crc.crc),
-                exchange.reply_left.eq(4),
-            ]
-            exchange.acknowledge(m)
+            m.d.sync += exchange.tail.eq(crc.crc)
+            exchange.acknowledge(m, Answer.SUM)

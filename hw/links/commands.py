@@ -6,7 +6,6 @@ from amaranth.lib.wiring import In, Out
 
 from hw.arch.protocol import (
     POLL_CYCLES,
-    RESPONSE,
     Command,
     Identity,
     Reason,
@@ -14,8 +13,8 @@ from hw.arch.protocol import (
 )
 from hw.control.run import RunControlSignature
 from hw.links.access import MEMORY_COMMANDS, Access
-from hw.links.exchange import Exchange
-from hw.links.frames import PAYLOAD_START, CrcSignature, FrameHeader
+from hw.links.exchange import ARGUMENT_BYTES, Answer, Exchange
+from hw.links.frames import CrcSignature
 from hw.links.runs import Runs
 from hw.memory.signatures import BusSignature
 
@@ -23,7 +22,8 @@ from hw.memory.signatures import BusSignature
 class CommandProcessor(wiring.Component):
     """Executes the commands of ``hw.arch.protocol``.
 
-    One command at a time. WRITE takes two cycles a half-word, CHECKSUM two, READ the latency of
+    One command at a time, whose frame is looked at byte by byte, and once more where something of
+    it is kept: checked first. WRITE takes two cycles a half-word, CHECKSUM two, READ the latency of
     the bus and four. It waits for ``bus.ready`` and ``bus.read_valid``, for ``control.run.ready``
     and for the reader of the responses, and for nothing else; no frame can make it wait for more.
 
@@ -37,7 +37,7 @@ class CommandProcessor(wiring.Component):
     Members
     -------
     frame, address, data, enable, between : the `FrameReceiver`
-    header, payload : the `FrameSender`
+    sending, payload, sent : the `FrameSender`
     crc : Out(CrcSignature())
     bus : Out(BusSignature())
     control : Out(RunControlSignature(contexts)), as many as the identity's geometry has
@@ -55,13 +55,14 @@ class CommandProcessor(wiring.Component):
         self._poll_cycles = poll_cycles
         super().__init__(
             {
-                "frame": In(stream.Signature(FrameHeader)),
+                "frame": In(stream.Signature(range(identity.max_payload + 1))),
                 "address": Out(range(2 * identity.max_payload)),
                 "data": In(8),
                 "enable": Out(1),
                 "between": In(1),
-                "header": Out(stream.Signature(FrameHeader)),
+                "sending": Out(1),
                 "payload": Out(stream.Signature(8)),
+                "sent": In(1),
                 "crc": Out(CrcSignature()),
                 "bus": Out(BusSignature()),
                 "control": Out(RunControlSignature(identity.geometry.contexts)),
@@ -75,29 +76,24 @@ class CommandProcessor(wiring.Component):
         runs = Runs(self, exchange, self._poll_cycles)
         access.connect(m)
         exchange.connect(m)
-        known, length_fits, on_memory = self._facts(m)
+        known, length_fits, on_memory = self._facts(m, exchange)
         runs.connect(m)
+        exchange.say(m, {Answer.POLL: runs.told})
 
         with m.FSM():
             with m.State("IDLE"):
                 m.d.comb += self.enable.eq(1)
-                m.d.sync += [
-                    exchange.index.eq(0),
-                    exchange.offset.eq(PAYLOAD_START),
-                    runs.timer.eq(self._poll_cycles - 1),
-                    access.phase.eq(0),
-                    exchange.remaining.eq(0),
-                    exchange.sequence.eq(self.frame.payload.sequence),
-                    exchange.response.eq(exchange.command | RESPONSE),
-                    exchange.response_length.eq(0),
-                ]
+                exchange.begin(m)
+                access.begin(m)
+                runs.begin(m)
                 with m.If(self.frame.valid):
                     m.next = "ARGUMENTS"
-            exchange.receive(m)
+            with m.State("ARGUMENTS"):
+                exchange.receive(m)
+                runs.receive(m)
             # What depends on the arguments alone, and what is read by them, is there a cycle later.
             with m.State("ARGUMENTS THERE"):
-                access.point(m)
-                runs.point(m)
+                exchange.point(m)
                 m.next = "CHECK"
             with m.State("CHECK"):
                 m.d.sync += exchange.refusal.eq(0)
@@ -111,36 +107,36 @@ class CommandProcessor(wiring.Component):
                     with m.Switch(exchange.command):
                         runs.check(m)
                 m.next = "CHECKED"
+                with m.If(exchange.garbled):
+                    m.d.comb += self.frame.ready.eq(1)
+                    m.next = "IDLE"
             with m.State("CHECKED"):
                 with m.If(exchange.refusal != 0):
-                    exchange.answer_refusal(m)
+                    m.d.sync += exchange.remaining.eq(0)
+                    exchange.acknowledge(m, Answer.REFUSAL)
                 with m.Elif(on_memory):
-                    access.begin(m)
+                    access.start(m)
                 with m.Else():
                     with m.Switch(exchange.command):
                         with m.Case(Command.IDENTIFY):
-                            exchange.identify(m)
-                        runs.begin(m)
+                            exchange.acknowledge(m, Answer.IDENTITY)
+                        runs.start(m)
             access.execute(m)
             runs.execute(m)
-            exchange.answer(m)
+            exchange.send(m)
         return m
 
-    def _facts(self, m):
-        """Facts of the command that has come, from the cycle after its frame is offered."""
-        command, length = self.frame.payload.command, self.frame.payload.length
+    def _facts(self, m, exchange: Exchange):
+        """Facts of the command that has come, from the cycle after it has."""
+        length = self.frame.payload
         known, on_memory, length_fits = Signal(), Signal(), Signal()
-        m.d.sync += [known.eq(0), on_memory.eq(0), length_fits.eq(length == 0)]
-        with m.Switch(command):
+        size = Signal(range(ARGUMENT_BYTES + 1))
+        m.d.sync += [known.eq(0), on_memory.eq(0), length_fits.eq(length == size)]
+        with m.Switch(exchange.command):
             for each in Command:
                 with m.Case(each):
-                    size_of = argument_struct(each).size
-                    fits = length == size_of
+                    m.d.comb += size.eq(argument_struct(each).size)
+                    m.d.sync += [known.eq(1), on_memory.eq(each in MEMORY_COMMANDS)]
                     if each == Command.WRITE:
-                        fits = (length >= size_of) & (length[0] == size_of % 2)
-                    m.d.sync += [
-                        known.eq(1),
-                        length_fits.eq(fits),
-                        on_memory.eq(each in MEMORY_COMMANDS),
-                    ]
+                        m.d.sync += length_fits.eq((length >= size) & (length[0] == size[0]))
         return known, length_fits, on_memory

@@ -1,18 +1,12 @@
 """Frames of ``hw.arch.protocol`` from bytes, and bytes from frames."""
 
 from amaranth.hdl import Cat, Module, Mux, Signal
-from amaranth.lib import data, stream, wiring
+from amaranth.lib import stream, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
-from amaranth.utils import exact_log2
 
 from hw.arch.frames import CRC_BYTES, ESCAPE, FLAG, HEADER, INVERT
 from hw.arch.protocol import Identity
-
-FrameHeader = data.StructLayout({"command": 8, "sequence": 8, "length": 16})
-
-PAYLOAD_START = HEADER.size
-"""Address of a frame's first payload byte in the receiver's buffer."""
 
 
 class CrcSignature(wiring.Signature):
@@ -28,38 +22,42 @@ class CrcSignature(wiring.Signature):
 
 
 class FrameReceiver(wiring.Component):
-    """Collects a frame, checks it, and keeps it until it is taken.
+    """Collects a frame, checks its CRC, and keeps it until it is taken.
 
     Bytes are taken one per cycle while ``enable`` is high and no frame is kept. A frame that is
-    broken, too long or too short is forgotten at the flag that ends it. Payload byte k lies in
-    the buffer at ``(PAYLOAD_START + k) % max_payload``, and what the device says of itself from
+    broken, too long or too short is forgotten at the flag that ends it; whether its header says
+    its length is for the reader to see. Payload byte k lies in the buffer at k, and the header
+    before it, below 0 or at the buffer's end. What the device says of itself is there from
     ``max_payload`` on, where no frame comes.
 
     Parameters
     ----------
     identity : Identity
-        Its ``max_payload`` is a power of two.
+        Its ``max_payload`` is a power of two, and holds itself and a header.
 
     Members
     -------
     rx : In(stream.Signature(8))
     enable : In(1), may fall only while ``between`` is high or a frame is kept
     between : Out(1), nothing of the next frame has come
-    frame : Out(stream.Signature(FrameHeader)), a checked frame; taking it frees the buffer
+    frame : Out(stream.Signature(range(max_payload + 1))), the bytes that a frame's payload has;
+        taking it frees the buffer
     address : In(range(2 * max_payload))
     data : Out(8), the byte at ``address`` one cycle ago
     crc : Out(CrcSignature())
     """
 
     def __init__(self, identity: Identity):
-        self._identity = identity
+        self._most = identity.max_payload
+        self._said = identity.to_bytes()
+        assert len(self._said) + HEADER.size <= self._most
         super().__init__(
             {
                 "rx": In(stream.Signature(8)),
                 "enable": In(1),
                 "between": Out(1),
-                "frame": Out(stream.Signature(FrameHeader)),
-                "address": In(range(2 * identity.max_payload)),
+                "frame": Out(stream.Signature(range(self._most + 1))),
+                "address": In(range(2 * self._most)),
                 "data": Out(8),
                 "crc": Out(CrcSignature()),
             }
@@ -67,84 +65,86 @@ class FrameReceiver(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        most = self._identity.max_payload
-        said = bytes(most) + self._identity.to_bytes()
-        m.submodules.buffer = buffer = Memory(shape=8, depth=2 * most, init=said)
+        said = bytes(self._most) + self._said
+        m.submodules.buffer = buffer = Memory(shape=8, depth=2 * self._most, init=said)
         read, write = buffer.read_port(), buffer.write_port()
 
-        limit = HEADER.size + most + CRC_BYTES
-        count = Signal(range(limit + 2))  # one more than fits: the frame is too long
+        # Where the next byte goes, modulo the buffer; no further than one more than fits.
+        start = -HEADER.size % (2 * self._most)
+        count = Signal(range(2 * self._most), init=start)
+        in_header, too_long = Signal(), Signal()
         escaped = Signal()
         held = Signal()
-        header = Signal(FrameHeader)
         byte = Signal(8)
-        ended = Signal()  # a frame of the right length, a cycle ago
-        fits = Signal()
+        ended = Signal()  # a frame that may be one, a cycle ago
         m.d.sync += ended.eq(0)
+        assert HEADER.size == CRC_BYTES == 4
         m.d.comb += [
+            in_header.eq(count[2:].all()),
+            too_long.eq(count == self._most + CRC_BYTES + 1),
             byte.eq(self.rx.payload ^ (escaped << INVERT.bit_length() - 1)),
-            fits.eq((count <= limit) & (count == header.length + HEADER.size + CRC_BYTES)),
             self.rx.ready.eq(self.enable & ~held & ~ended),
-            self.between.eq((count == 0) & ~escaped & ~ended),
+            self.between.eq((count == start) & ~escaped & ~ended),
             self.frame.valid.eq(held),
-            self.frame.payload.eq(header),
+            self.frame.payload.eq(Cat(count[:2], count[2:] - 1)),
             read.addr.eq(self.address),
             self.data.eq(read.data),
-            write.addr.eq(count[: exact_log2(most)]),
+            write.addr.eq(count),
             write.data.eq(byte),
         ]
+
+        def begin():
+            m.d.sync += count.eq(start)
+
         with m.If(self.rx.valid & self.rx.ready):
             with m.Switch(self.rx.payload):
                 with m.Case(FLAG):
-                    m.d.sync += [count.eq(0), escaped.eq(0), ended.eq(fits & ~escaped)]
+                    m.d.sync += escaped.eq(0)
+                    with m.If(in_header | (count[2:] == 0) | too_long | escaped):
+                        begin()
+                    with m.Else():
+                        m.d.sync += ended.eq(1)
                 with m.Case(ESCAPE):
                     m.d.sync += escaped.eq(1)
                 with m.Default():
                     m.d.comb += [
                         self.crc.valid.eq(1),
-                        self.crc.start.eq(count == 0),
+                        self.crc.start.eq(count == start),
                         self.crc.data.eq(byte),
+                        write.en.eq(in_header | ~count[-1]),
                     ]
                     m.d.sync += escaped.eq(0)
-                    with m.If(count <= limit):
+                    with m.If(~too_long):
                         m.d.sync += count.eq(count + 1)
-                    with m.If(count < HEADER.size):
-                        m.d.sync += header.eq(Cat(header.as_value()[8:], byte))
-                    with m.Elif(count < HEADER.size + most):
-                        m.d.comb += write.en.eq(1)
         with m.If(ended):
             m.d.sync += held.eq(self.crc.match)
+            with m.If(~self.crc.match):
+                begin()
         with m.If(self.frame.valid & self.frame.ready):
             m.d.sync += held.eq(0)
+            begin()
         return m
 
 
 class FrameSender(wiring.Component):
-    """Sends one frame: flag, header, payload, CRC, flag, with byte stuffing.
+    """Sends one frame: flag, header and payload, CRC, flag, with byte stuffing.
 
-    A byte every other cycle at most: each is in a register before it is looked at. ``header`` is
-    taken with the last flag.
-
-    Parameters
-    ----------
-    max_payload : int
+    A byte every other cycle at most: each is in a register before it is looked at.
 
     Members
     -------
-    header : In(stream.Signature(FrameHeader))
-    payload : In(stream.Signature(8)), of which ``header.length`` bytes are taken
+    sending : In(1), bytes of a frame come; it falls after the last one, and until ``sent``
+    payload : In(stream.Signature(8)), these bytes
+    sent : Out(1), the last flag is taken
     tx : Out(stream.Signature(8))
     crc : Out(CrcSignature())
     """
 
-    header: In(stream.Signature(FrameHeader))
+    sending: In(1)
     payload: In(stream.Signature(8))
+    sent: Out(1)
     tx: Out(stream.Signature(8))
     crc: Out(CrcSignature())
-
-    def __init__(self, max_payload: int):
-        self._max_payload = max_payload
-        super().__init__()
 
     def elaborate(self, platform):
         m = Module()
@@ -153,8 +153,7 @@ class FrameSender(wiring.Component):
         offered = Signal()  # it is there
         escaped = Signal()  # and its first half has left
         summed = Signal()  # it has come a cycle ago, and is one under the CRC
-        index = Signal(2)
-        left = Signal(range(self._max_payload + 1))
+        index = Signal(range(CRC_BYTES))
 
         special = Signal()
         taken = Signal()
@@ -184,25 +183,17 @@ class FrameSender(wiring.Component):
 
         with m.FSM():
             with m.State("IDLE"):
-                m.d.comb += self.crc.start.eq(self.header.valid)
-                m.d.sync += [index.eq(0), left.eq(self.header.payload.length)]
-                with m.If(self.header.valid):
+                m.d.comb += self.crc.start.eq(self.sending)
+                with m.If(self.sending):
                     load(FLAG, is_flag=1)
-                    m.next = "HEADER"
-            with m.State("HEADER"):
+                    m.next = "BYTES"
+            with m.State("BYTES"):
                 with m.If(~offered):
-                    load(self.header.payload.as_value().word_select(index, 8), is_summed=1)
-                    m.d.sync += index.eq(index + 1)
-                    with m.If(index == HEADER.size - 1):
-                        m.next = "PAYLOAD"
-            with m.State("PAYLOAD"):
-                with m.If(~offered):
-                    with m.If(left == 0):
-                        m.next = "CRC"
-                    with m.Elif(self.payload.valid):
+                    with m.If(self.payload.valid):
                         load(self.payload.payload, is_summed=1)
                         m.d.comb += self.payload.ready.eq(1)
-                        m.d.sync += left.eq(left - 1)
+                    with m.Elif(~self.sending):
+                        m.next = "CRC"
             with m.State("CRC"):
                 with m.If(~offered):
                     load(self.crc.crc.word_select(index, 8))
@@ -214,7 +205,7 @@ class FrameSender(wiring.Component):
                     load(FLAG, is_flag=1)
                     m.next = "LAST"
             with m.State("LAST"):
-                m.d.comb += self.header.ready.eq(taken)
+                m.d.comb += self.sent.eq(taken)
                 with m.If(taken):
                     m.next = "IDLE"
         return m

@@ -45,14 +45,13 @@ class Link(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         m.submodules.receiver = receiver = FrameReceiver(self._identity)
-        m.submodules.sender = sender = FrameSender(self._identity.max_payload)
+        m.submodules.sender = sender = FrameSender()
         m.submodules.processor = processor = self._processor
         m.submodules.crc = checker = crc.catalog.CRC32_ISO_HDLC(data_width=8).create()
 
         wiring.connect(m, wiring.flipped(self.rx), receiver.rx)
         wiring.connect(m, sender.tx, wiring.flipped(self.tx))
         wiring.connect(m, receiver.frame, processor.frame)
-        wiring.connect(m, processor.header, sender.header)
         wiring.connect(m, processor.payload, sender.payload)
         wiring.connect(m, processor.bus, wiring.flipped(self.bus))
         wiring.connect(m, processor.control, wiring.flipped(self.control))
@@ -61,6 +60,8 @@ class Link(wiring.Component):
             processor.between.eq(receiver.between),
             receiver.address.eq(processor.address),
             processor.data.eq(receiver.data),
+            sender.sending.eq(processor.sending),
+            processor.sent.eq(sender.sent),
         ]
         start = valid = 0
         byte = Const(0, 8)

@@ -1,6 +1,6 @@
 """RUN, POLL, STOP, RESET and CLAIM: the host's control over runs."""
 
-from amaranth.hdl import Cat, Const, Module, Mux, Signal
+from amaranth.hdl import Array, Cat, Module, Mux, Signal
 from amaranth.lib.memory import Memory
 from amaranth.utils import exact_log2
 
@@ -13,7 +13,10 @@ from hw.arch.protocol import (
     RunFlag,
     argument_offset,
 )
-from hw.links.exchange import Exchange
+from hw.links.exchange import PLACE_BITS, Answer, Exchange
+
+LEAST = 16
+"""Words of a memory as small as memories are made: of fewer, synthesis makes flip-flops."""
 
 
 class Runs:
@@ -32,70 +35,66 @@ class Runs:
         self.ports = ports
         self.exchange = exchange
         self.poll_cycles = poll_cycles
-        self.poll_start = exchange.argument(Command.POLL, "start")
-        self.session = Signal(32)
-        self.claimed = Signal()  # it is that of a host
-        self.lost = Signal()  # a RUN is of another session, or wants a state that is not there
+        self.flags = Signal(8)
+        # A command names another session than that of the host which claimed the device, another
+        # run than the last one of its context, or no session at all.
+        self.other_session, self.other_run, self.nothing = Signal(), Signal(), Signal()
+        self.claimed = Signal()
+        self.keeping = Signal()  # it is checked: its frame is looked at again, and kept what lasts
         # Of each context: a run has the id that is kept, and a state is there.
         self.started, self.stated = Signal(exchange.contexts), Signal(exchange.contexts)
-        # Of the context that is named: its number, whether it runs, and its last run's id, which is
-        # there a cycle later.
-        self.context = exchange.argument(Command.RUN, "context")[: exact_log2(exchange.contexts)]
-        self.running = Signal()
+        # Of the context that is named: its number, whether it runs, and whether it had a run.
+        self.context = exchange.subject[: exact_log2(exchange.contexts)]
+        self.running, self.ran = Signal(), Signal()
         self.repeated = Signal()  # its last run is the one that a RUN names
+        self.lost = Signal()  # a RUN is of another session, or wants a state that is not there
         self.chained = Signal()  # the last run that was started has all contexts
-        self.run_id = Signal(32)
         self.timer = Signal(range(-1, poll_cycles))  # cycles left, less one
+        self.new = Signal()  # there are more tokens than a POLL knows
         self.due = Signal()  # a waiting POLL has something to tell
-        self.available = Signal(16)
+        self.told_running = Signal()
+        self.known = Signal(8)  # the byte of what lasts that is compared or told
+        self.told = Signal(8)  # the byte of that answer's head which is to be sent
 
     def connect(self, m: Module):
         """The run that a command describes, and what is known of it and of a POLL."""
-        argument, control, run = self.exchange.argument, self.ports.control, self.ports.control.run
-        flags = argument(Command.RUN, "flags")
-        self.sampled = (flags & RunFlag.SAMPLED).any()
+        exchange, control, run = self.exchange, self.ports.control, self.ports.control.run
+        self.sampled = (self.flags & RunFlag.SAMPLED).any()
         # Without noise its state is a constant, of which synthesis leaves nothing.
-        if Feature.SAMPLING in self.exchange.features:
+        if Feature.SAMPLING in exchange.features:
             m.d.comb += [
                 run.payload.sampled.eq(self.sampled),
-                run.payload.noise.eq(argument(Command.RUN, "noise")),
+                run.payload.noise.eq(exchange.late("noise")),
             ]
         m.d.comb += [
-            run.payload.chained.eq((flags & RunFlag.CHAINED).any()),
+            run.payload.chained.eq((self.flags & RunFlag.CHAINED).any()),
             run.payload.context.eq(self.context),
+            run.payload.reset.eq((self.flags & RunFlag.RESET).any()),
+            run.payload.stop_enable.eq((self.flags & RunFlag.STOP_ENABLE).any()),
+            run.payload.prompt_length.eq(exchange.address),
+            run.payload.generate.eq(exchange.remaining),
+            *(
+                run.payload[name].eq(exchange.late(name))
+                for name in ("stop_token", "mantissa", "exponent")
+            ),
             control.context.eq(self.context),
             self.running.eq(control.running.bit_select(self.context, 1)),
-            self.repeated.eq(
-                self.started.bit_select(self.context, 1)
-                & (argument(Command.RUN, "run_id") == self.run_id)
+            self.ran.eq(self.started.bit_select(self.context, 1)),
+            self.repeated.eq(self.ran & ~self.other_run),
+            self.lost.eq(
+                self.other_session
+                | ~self.claimed
+                | ~(run.payload.reset | self.stated.bit_select(self.context, 1))
             ),
-            run.payload.reset.eq((flags & RunFlag.RESET).any()),
-            run.payload.stop_enable.eq((flags & RunFlag.STOP_ENABLE).any()),
-            *(
-                run.payload[name].eq(argument(Command.RUN, name))
-                for name in ("prompt_length", "generate", "stop_token", "mantissa", "exponent")
-            ),
+            self.new.eq(~exchange.beyond & (control.produced > exchange.address)),
         ]
-        m.d.sync += self.due.eq(
-            (control.produced > self.poll_start) | ~self.running | self.timer[-1]
-        )
-        m.d.sync += self.lost.eq(
-            (argument(Command.RUN, "session") != self.session)
-            | ~self.claimed
-            | ~(run.payload.reset | self.stated.bit_select(self.context, 1))
-        )
+        m.d.sync += self.due.eq(self.new | ~self.running | self.timer[-1])
         bus = self.ports.bus
-        if MemorySpace.STATES in self.exchange.memories:
-            owner = self.exchange.owner(MemorySpace.STATES, bus.address)
+        if MemorySpace.STATES in exchange.memories:
+            owner = exchange.owner(MemorySpace.STATES, bus.address)
             with m.If(bus.write & (bus.space == MemorySpace.STATES)):
                 m.d.sync += self.stated.bit_select(owner, 1).eq(1)
-        self._keep(m)
-
-    def _keep(self, m: Module):
-        """The ids of the last runs; one that did not start since the last reset or claim is 0."""
-        run, run_id = self.ports.control.run, self.exchange.argument(Command.RUN, "run_id")
-        taken = run.valid & run.ready
-        with m.If(taken):
+        with m.If(run.valid & run.ready):
             m.d.sync += [
                 self.started.bit_select(self.context, 1).eq(1),
                 self.stated.bit_select(self.context, 1).eq(1),
@@ -103,37 +102,61 @@ class Runs:
             ]
             with m.If(run.payload.chained):  # it takes all states
                 m.d.sync += self.stated.eq(1 << self.context)
-        if self.exchange.contexts == 1:
-            with m.If(taken):
-                m.d.sync += self.run_id.eq(run_id)
-            return
-        m.submodules.run_ids = ids = Memory(shape=32, depth=self.exchange.contexts, init=[])
-        write, read = ids.write_port(), ids.read_port()
+        self._keep(m)
+
+    def _keep(self, m: Module):
+        """What lasts: the session, and the id of each context's last run.
+
+        Of a context's eight bytes the upper four are its run's id, and the lower ones of the first
+        context the session, each where it lies in a RUN's arguments, modulo four.
+        """
+        exchange, offset = self.exchange, self.exchange.offset
+        m.submodules.kept = kept = Memory(shape=8, depth=max(LEAST, 8 * exchange.contexts), init=[])
+        read, write = kept.read_port(), kept.write_port()
+        first, last = _bytes("run_id")
+        assert (first % 4, last - first, _bytes("session")) == (1, 3, (1, 4))
+        claims = exchange.command == Command.CLAIM
+        telling = exchange.answer == Answer.POLL
+        of_run = Mux(telling, 1, offset[:PLACE_BITS] >= first)
         m.d.comb += [
-            write.addr.eq(self.context),
-            write.data.eq(run_id),
-            write.en.eq(taken),
-            read.addr.eq(self.context),
-            self.run_id.eq(Mux(self.started.bit_select(self.context, 1), read.data, 0)),
+            read.addr.eq(Cat((offset + telling)[:2], of_run, Mux(of_run, self.context, 0))),
+            write.addr.eq(Cat((offset - ~claims)[:2], ~claims, Mux(claims, 0, self.context))),
+            write.data.eq(self.ports.data),
+            self.known.eq(read.data),
+        ]
+        came = Mux(claims, exchange.came(0, 3), exchange.came(first, last))
+        m.d.comb += write.en.eq(self.keeping & came)
+
+        run_id = Mux(self.ran, self.known, 0)
+        rest = Array((self.told_running, exchange.end[:8], exchange.end[8:16]))
+        m.d.comb += self.told.eq(Mux(offset[2], rest[offset[:2]], run_id))
+
+    def begin(self, m: Module):
+        """Nothing is known of the command that comes next."""
+        m.d.sync += [
+            self.other_session.eq(0),
+            self.other_run.eq(0),
+            self.nothing.eq(1),
+            self.keeping.eq(0),
+            self.timer.eq(self.poll_cycles - 1),
         ]
 
-    def point(self, m: Module):
-        """What a run needs of its buffer."""
-        argument = self.exchange.argument
-        with m.If(self.exchange.command == Command.RUN):
-            m.d.sync += self.exchange.end.eq(
-                argument(Command.RUN, "prompt_length") + argument(Command.RUN, "generate")
-            )
+    def receive(self, m: Module):
+        """What the bytes of a frame say, as they come."""
+        exchange, data = self.exchange, self.ports.data
+        with m.If(exchange.came(*_bytes("flags"))):
+            m.d.sync += self.flags.eq(data)
+        with m.If(exchange.came(0, 3) & data.any()):  # of a CLAIM
+            m.d.sync += self.nothing.eq(0)
+        for name, other in (("session", self.other_session), ("run_id", self.other_run)):
+            with m.If(exchange.came(*_bytes(name)) & (data != self.known)):
+                m.d.sync += other.eq(1)
 
     def check(self, m: Module):
         """The cases of the commands of this kind that may be refused."""
         exchange, control = self.exchange, self.ports.control
-        beyond = exchange.argument(Command.RUN, "context")[len(self.context) :].any()
-        for command in (Command.RUN, Command.POLL, Command.STOP):
-            assert argument_offset(command, "context") == argument_offset(Command.RUN, "context")
+        beyond = exchange.subject[len(self.context) :].any()
         with m.Case(Command.RUN):
-            prompt_length = exchange.argument(Command.RUN, "prompt_length")
-            generate = exchange.argument(Command.RUN, "generate")
             chained = control.run.payload.chained
             elsewhere = chained & (self.context != exchange.contexts - 1)
             no_noise = Feature.SAMPLING not in exchange.features
@@ -143,11 +166,11 @@ class Runs:
                 with m.If(self.running | (control.running.any() & (chained | self.chained))):
                     exchange.refuse(m, Reason.BUSY)
                 with m.Elif(
-                    (prompt_length == 0)
-                    | (generate == 0)
+                    (exchange.address == 0)
+                    | (exchange.remaining == 0)
                     | (self.sampled & no_noise)
                     | elsewhere
-                    | (exchange.end > exchange.tokens)
+                    | exchange.too_far
                 ):
                     exchange.refuse(m, Reason.BAD_VALUE)
                 with m.Elif(self.lost):
@@ -158,16 +181,19 @@ class Runs:
         with m.Case(Command.CLAIM):
             with m.If(control.running.any()):
                 exchange.refuse(m, Reason.BUSY)
-            with m.Elif(exchange.argument(Command.CLAIM, "session") == 0):
+            with m.Elif(self.nothing):
                 exchange.refuse(m, Reason.BAD_VALUE)
 
-    def begin(self, m: Module):
+    def start(self, m: Module):
         """The cases of the commands of this kind; three are executed on the way."""
         exchange, control = self.exchange, self.ports.control
         with m.Case(Command.RUN):
-            m.next = "RUN"
             with m.If(self.repeated):
-                exchange.acknowledge(m)
+                self._started(m)
+            with m.Elif(self.keeping):
+                m.next = "RUN"
+            with m.Else():
+                self._look_again(m)
         with m.Case(Command.POLL):
             m.d.comb += self.ports.frame.ready.eq(1)
             m.next = "POLL"
@@ -179,16 +205,27 @@ class Runs:
             self._forget(m)
             exchange.acknowledge(m)
         with m.Case(Command.CLAIM):
-            claim = exchange.argument(Command.CLAIM, "session")
-            m.d.sync += [self.session.eq(claim), self.claimed.eq(1)]
-            self._forget(m)
-            exchange.acknowledge(m)
+            with m.If(self.keeping):
+                m.d.sync += self.claimed.eq(1)
+                self._forget(m)
+                exchange.acknowledge(m)
+            with m.Else():
+                self._look_again(m)
+
+    def _started(self, m: Module):
+        """Acknowledge a run, without half-words."""
+        m.d.sync += self.exchange.remaining.eq(0)
+        self.exchange.acknowledge(m)
+
+    def _look_again(self, m: Module):
+        """Take the frame's bytes once more, and keep what lasts."""
+        m.d.sync += self.keeping.eq(1)
+        self.exchange.rewind(m)
+        m.next = "ARGUMENTS"
 
     def _forget(self, m: Module):
         """The last runs, and the states that they left."""
         m.d.sync += [self.started.eq(0), self.stated.eq(0)]
-        if self.exchange.contexts == 1:
-            m.d.sync += self.run_id.eq(0)
 
     def execute(self, m: Module):
         """The states that start a run, and that tell how far it has come."""
@@ -200,13 +237,7 @@ class Runs:
         with m.State("RUN"):
             m.d.comb += run.valid.eq(1)
             with m.If(run.ready):
-                exchange.acknowledge(m)
-
-    def _buffer_entry(self):
-        """Address of the first token that a POLL asks for; where there is none it is not used."""
-        if self.exchange.contexts == 1:
-            return self.poll_start
-        return Cat(self.poll_start[: exact_log2(self.exchange.tokens)], self.context)
+                self._started(m)
 
     def _poll(self, m: Module):
         exchange, ports, control = self.exchange, self.ports, self.ports.control
@@ -221,25 +252,24 @@ class Runs:
             with m.Else():
                 m.d.comb += ports.enable.eq(1)
         with m.State("POLL STATE"):
+            available = control.produced - exchange.address
             m.d.sync += [
-                exchange.reply.eq(Cat(self.run_id, self.running, Const(0, 7), control.produced)),
-                exchange.reply_left.eq(PollReply.LAYOUT.size),
-                self.available.eq(
-                    Mux(
-                        control.produced > self.poll_start,
-                        control.produced - self.poll_start,
-                        0,
-                    )
-                ),
-                exchange.bus_space.eq(MemorySpace.TOKENS),
-                exchange.address.eq(self._buffer_entry()),
+                self.told_running.eq(self.running),
+                exchange.end.eq(control.produced),
+                exchange.remaining.eq(Mux(self.new, available, 0)),
             ]
             m.next = "POLL TOKENS"
         with m.State("POLL TOKENS"):
+            # Of where a context's buffer has no such token nothing is used.
+            low = exact_log2(exchange.tokens) if exchange.contexts > 1 else len(exchange.address)
+            m.d.sync += exchange.address[low:].eq(self.context)
             most = PollReply.most(exchange.max_payload)
-            tokens = Mux(self.available > most, most, self.available)
-            m.d.sync += [
-                exchange.remaining.eq(tokens),
-                exchange.response_length.eq((tokens << 1) + PollReply.LAYOUT.size),
-            ]
-            exchange.acknowledge(m)
+            with m.If(exchange.remaining > most):
+                m.d.sync += exchange.remaining.eq(most)
+            exchange.acknowledge(m, Answer.POLL)
+
+
+def _bytes(name: str) -> tuple[int, int]:
+    """First and last byte of a field of a RUN's arguments."""
+    first, size = argument_offset(Command.RUN, name)
+    return first, first + size - 1
