@@ -67,7 +67,8 @@ class Exchange:
             Answer.SUM: CRC_BYTES,
             Answer.POLL: PollReply.LAYOUT.size,
         }
-        self.address_bits = bits_for(max(memory.size for memory in self.memories.values()))
+        sizes = (memory.size for memory in self.memories.values())
+        self.address_bits = bits_for(max(*sizes, self.max_payload))  # of half-words, or of a frame
 
         # The byte that the receiver is asked for, or that is to be sent: a header begins below 0.
         self.offset = Signal(range(2 * self.max_payload))

@@ -233,7 +233,7 @@ class Runs:
         self._poll(m)
 
     def _run(self, m: Module):
-        exchange, run = self.exchange, self.ports.control.run
+        run = self.ports.control.run
         with m.State("RUN"):
             m.d.comb += run.valid.eq(1)
             with m.If(run.ready):
