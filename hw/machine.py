@@ -246,7 +246,7 @@ class Machine:
 
     @property
     def scalar(self) -> ScalarParameters:
-        return ScalarParameters(digits_per_cycle=self.digits_per_cycle)
+        return ScalarParameters(digits_per_cycle=self.digits_per_cycle, compact=self.compact)
 
     @property
     def normaliser(self) -> NormaliserParameters:

@@ -95,9 +95,12 @@ def command(op, a, b, register):
     return {"op": op, "a": encode(a), "b": encode(b), "result": register}
 
 
-@pytest.mark.parametrize("digits", [1, 2, 4, 8, 16])
-def test_operations(digits):
-    parameters = ScalarParameters(digits_per_cycle=digits)
+@pytest.mark.parametrize(
+    ("digits", "compact"),
+    [*((digits, False) for digits in (1, 2, 4, 8, 16)), (1, True), (4, True)],
+)
+def test_operations(digits, compact):
+    parameters = ScalarParameters(digits_per_cycle=digits, compact=compact)
     unit = parameters.create()
     cases = operations(digits, 150 if digits <= 2 else 30)
     results, cycles = exercise(

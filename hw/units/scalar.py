@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from amaranth.hdl import Cat, Const, Module, Mux, Signal, signed
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, signed
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -23,9 +23,12 @@ class ScalarParameters:
     ----------
     digits_per_cycle : int
         1, 2, 4, 8 or 16 digits of the result, each an adder deep.
+    compact : bool
+        Whether operands are prepared as they come, without a cycle in which registers hold them.
     """
 
     digits_per_cycle: int = 1
+    compact: bool = False
 
     def __post_init__(self):
         if self.digits_per_cycle not in (1, 2, 4, 8, 16):
@@ -39,7 +42,7 @@ class ScalarParameters:
         The same for every operation except MOVE, with a result that is taken at once.
         """
         digits = 1 if op == ScalarOp.MOVE else DIGITS // self.digits_per_cycle
-        return 1 + 1 + digits + 1
+        return 1 + (not self.compact) + digits + 1
 
     def compute(self, op: ScalarOp, a: Scale, b: Scale) -> Scale:
         match op:
@@ -57,6 +60,28 @@ class ScalarParameters:
 
     def create(self) -> "ScalarUnit":
         return ScalarUnit(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Operation:
+    """Which operation it is; ADD and MOVE align."""
+
+    multiply: Value
+    divide: Value
+    root: Value
+    move: Value
+    align: Value
+
+    @classmethod
+    def of(cls, op) -> "_Operation":
+        multiply, divide, root = (op == o for o in (ScalarOp.MUL, ScalarOp.DIV, ScalarOp.SQRT))
+        return cls(
+            multiply=multiply,
+            divide=divide,
+            root=root,
+            move=op == ScalarOp.MOVE,
+            align=~(multiply | divide | root),
+        )
 
 
 class ScalarUnit(wiring.Component):
@@ -89,17 +114,7 @@ class ScalarUnit(wiring.Component):
         m = Module()
         command = self.command.payload
         held = Signal(ScalarCommand, reset_less=True)
-        op, a, b = held.op, held.a, held.b
-        multiply = op == ScalarOp.MUL
-        divide = op == ScalarOp.DIV
-        root = op == ScalarOp.SQRT
-        move = op == ScalarOp.MOVE
-        align = ~(multiply | divide | root)
-
-        # Normalised mantissas: their top bit tells zero from the rest.
-        a_given = a.mantissa[-1] & ~move
-        b_given = b.mantissa[-1]
-
+        at_work = _Operation.of(held.op)
         exponent = Signal(signed(EXPONENT_BITS), reset_less=True)
         zero = Signal(reset_less=True)
         distance = Signal(range(2 * DIGITS), reset_less=True)  # that the smaller addend must move
@@ -114,9 +129,15 @@ class ScalarUnit(wiring.Component):
         # One digit after the other.
         step = left, right, digits, distance
         for _ in range(self.parameters.digits_per_cycle):
-            step = self._step(m, step, multiply, divide, root)
+            step = self._step(m, step, at_work)
 
-        # Preparation.
+        # Preparation, of operands that have come or are held.
+        given = command if self.parameters.compact else held
+        a, b, coming = given.a, given.b, _Operation.of(given.op)
+        multiply, divide, root, move = coming.multiply, coming.divide, coming.root, coming.move
+        # Normalised mantissas: their top bit tells zero from the rest.
+        a_given = a.mantissa[-1] & ~move
+        b_given = b.mantissa[-1]
         added = Signal(signed(EXPONENT_BITS + 1))
         swap = Signal()
         gap = Signal(EXPONENT_BITS)
@@ -139,12 +160,12 @@ class ScalarUnit(wiring.Component):
         product = Cat(digits[-2:], left[: DIGITS - 2])
         value = Signal(DIGITS)
         offset = Signal(signed(5))
-        m.d.comb += value.eq(Mux(align, digit_sum, Mux(multiply, product, digits)))
-        with m.If(multiply):
+        m.d.comb += value.eq(Mux(at_work.align, digit_sum, Mux(at_work.multiply, product, digits)))
+        with m.If(at_work.multiply):
             m.d.comb += offset.eq(MANTISSA_BITS - 1)
-        with m.Elif(divide):
+        with m.Elif(at_work.divide):
             m.d.comb += offset.eq(-MANTISSA_BITS)
-        with m.Elif(root):
+        with m.Elif(at_work.root):
             m.d.comb += offset.eq(-(MANTISSA_BITS - 1) // 2)
         result = self.result.payload
         m.d.comb += result.register.eq(held.result)
@@ -155,44 +176,52 @@ class ScalarUnit(wiring.Component):
             ]
 
         count = Signal(range(DIGITS // self.parameters.digits_per_cycle))
+
+        def prepare():
+            m.d.sync += [
+                count.eq(Mux(move, 0, DIGITS // self.parameters.digits_per_cycle - 1)),
+                distance.eq(Mux(gap >= 2 * DIGITS, 2 * DIGITS - 1, gap)),
+                left.eq(
+                    Mux(
+                        divide,
+                        a.mantissa[1:],
+                        Mux(swap, b.mantissa, a.mantissa) & coming.align.replicate(MANTISSA_BITS),
+                    )
+                ),
+                right.eq(Mux(root & b.exponent[0], b.mantissa << 1, b.mantissa)),
+                exponent.eq(added),
+                zero.eq(~a_given | ~b_given),
+            ]
+            with m.If(multiply):
+                m.d.sync += digits.eq(a.mantissa)
+            with m.Elif(divide):
+                m.d.sync += digits.eq(a.mantissa[0] << (DIGITS - 1))
+            with m.Elif(root):
+                m.d.sync += [
+                    digits.eq(0),
+                    exponent.eq(b.exponent >> 1),
+                    zero.eq(~b_given),
+                ]
+            with m.Else():
+                m.d.sync += [
+                    digits.eq(smaller),
+                    exponent.eq(Mux(swap, b.exponent, a.exponent)),
+                    zero.eq(~a_given & ~b_given),
+                ]
+            m.next = "digits"
+
         with m.FSM():
             with m.State("idle"):
                 m.d.comb += self.command.ready.eq(1)
                 with m.If(self.command.valid):
                     m.d.sync += held.eq(command)
-                    m.next = "prepare"
-            with m.State("prepare"):
-                m.d.sync += [
-                    count.eq(Mux(move, 0, DIGITS // self.parameters.digits_per_cycle - 1)),
-                    distance.eq(Mux(gap >= 2 * DIGITS, 2 * DIGITS - 1, gap)),
-                    left.eq(
-                        Mux(
-                            divide,
-                            a.mantissa[1:],
-                            Mux(swap, b.mantissa, a.mantissa) & align.replicate(MANTISSA_BITS),
-                        )
-                    ),
-                    right.eq(Mux(root & b.exponent[0], b.mantissa << 1, b.mantissa)),
-                    exponent.eq(added),
-                    zero.eq(~a_given | ~b_given),
-                ]
-                with m.If(multiply):
-                    m.d.sync += digits.eq(a.mantissa)
-                with m.Elif(divide):
-                    m.d.sync += digits.eq(a.mantissa[0] << (DIGITS - 1))
-                with m.Elif(root):
-                    m.d.sync += [
-                        digits.eq(0),
-                        exponent.eq(b.exponent >> 1),
-                        zero.eq(~b_given),
-                    ]
-                with m.Else():
-                    m.d.sync += [
-                        digits.eq(smaller),
-                        exponent.eq(Mux(swap, b.exponent, a.exponent)),
-                        zero.eq(~a_given & ~b_given),
-                    ]
-                m.next = "digits"
+                    if self.parameters.compact:
+                        prepare()
+                    else:
+                        m.next = "prepare"
+            if not self.parameters.compact:
+                with m.State("prepare"):
+                    prepare()
             with m.State("digits"):
                 m.d.sync += Cat(left, right, digits, distance).eq(Cat(*step))
                 m.d.sync += count.eq(count - 1)
@@ -206,9 +235,10 @@ class ScalarUnit(wiring.Component):
         return m
 
     @staticmethod
-    def _step(m, state, multiply, divide, root):
+    def _step(m, state, operation):
         """Logic for one digit; returns the state after it."""
         left, right, digits, distance = state
+        multiply, divide, root = operation.multiply, operation.divide, operation.root
         width = DIGITS + 3
         minuend = Signal(width)
         operand = Signal(width)
