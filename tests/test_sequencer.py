@@ -358,7 +358,7 @@ def test_every_cycle_of_a_run_is_counted_once():
         ({"generate": 3}, 5),
         ({"generate": 9, "stop_enable": 1, "stop_token": 8}, 4),  # which is appended, too
         ({"generate": 9, "stop_enable": 0, "stop_token": 8}, 11),
-        ({"generate": 99}, GEOMETRY.tokens),
+        ({"generate": GEOMETRY.tokens - 2}, GEOMETRY.tokens),
         ({"generate": 9, "stop_after": 150}, 2),  # in the prompt's first token
     ],
 )

@@ -10,20 +10,19 @@ from hw.control.run import context_bits, run_command
 from hw.units.commands import TOKEN_BITS
 from weights.noise import TOKEN_STEP, xorshift
 
-OrderLayout = data.StructLayout(
-    {
-        "sampled": 1,
-        "stop_enable": 1,
-        "prompt_length": 16,
-        "generate": 16,
-        "stop_token": TOKEN_BITS,
-    }
-)
-"""What stays of a ``run_command``."""
 
-ProgressLayout = data.StructLayout({"position": 16, "first": 1, "noise": 32})
-"""What a token changes: its place in the buffer, whether it begins from the zero state, and the
-noise for the choice after it."""
+def order_layout(tokens: int) -> data.StructLayout:
+    """What stays of a ``run_command`` in a buffer of so many tokens: how many it holds at the end
+    at most, instead of those of the prompt and those to generate."""
+    return data.StructLayout(
+        {"sampled": 1, "stop_enable": 1, "end": range(tokens + 1), "stop_token": TOKEN_BITS}
+    )
+
+
+def progress_layout(tokens: int) -> data.StructLayout:
+    """What a token changes: its place in the buffer, whether it begins from the zero state, and the
+    noise for the choice after it."""
+    return data.StructLayout({"position": range(tokens + 1), "first": 1, "noise": 32})
 
 
 class Contexts(wiring.Component):
@@ -41,9 +40,11 @@ class Contexts(wiring.Component):
     stop : In(contexts), end its run after the current token
     running : Out(contexts), from the cycle after ``run`` was taken
     staying : Out(contexts), the same after this cycle's ``advance``
-    asked, produced : In(context_bits(contexts)) and, a cycle later, Out(16), tokens in its buffer
+    asked, produced : In(context_bits(contexts)) and, a cycle later if there are several, Out(16),
+        tokens in its buffer
     context : In(CONTEXT_BITS), of which are the following ones
     order, progress, choice : Out, its run, and what of it is under way
+    filled : Out(range(tokens + 1)), tokens in its buffer
     ahead : In(range(contexts)), how many of its tokens are taken beside this one
     choosing : Out(1), a token is to be chosen after these
     turn : In(CONTEXT_BITS), where one of its tokens is taken: elsewhere for one that is chained
@@ -68,8 +69,9 @@ class Contexts(wiring.Component):
                 "asked": In(context_bits(n)),
                 "produced": Out(16),
                 "context": In(CONTEXT_BITS),
-                "order": Out(OrderLayout),
-                "progress": Out(ProgressLayout),
+                "order": Out(order_layout(geometry.tokens)),
+                "progress": Out(progress_layout(geometry.tokens)),
+                "filled": Out(range(geometry.tokens + 1)),
                 "ahead": In(range(n)),
                 "turn": In(CONTEXT_BITS),
                 "token": Out(TOKEN_BITS),
@@ -92,18 +94,22 @@ class Contexts(wiring.Component):
         n = self._geometry.contexts
         order, progress, here = self.order, self.progress, self.context
         taken = Signal()
-        position = Signal(16)  # of the token after these
+        position = Signal.like(progress.position)  # of the token after these
         m.d.comb += [
             self.run.ready.eq(~self.moving),
             taken.eq(self.run.valid & self.run.ready),
             position.eq(progress.position + self.ahead + 1),
-            self.choosing.eq(position >= order.prompt_length),
+            # No token was chosen yet that is not taken: the last one of these is the buffer's.
+            self.choosing.eq(position == self.filled),
         ]
         at = Mux(taken, self.run.payload.context, here)
         run = self.run.payload
-        kept = Signal(OrderLayout)
-        moved = Signal(ProgressLayout)
-        m.d.comb += [getattr(kept, name).eq(getattr(run, name)) for name in OrderLayout.members]
+        kept = Signal.like(order)
+        moved = Signal.like(progress)
+        m.d.comb += [
+            kept.end.eq(run.prompt_length + run.generate),
+            *(kept[n].eq(run[n]) for n in ("sampled", "stop_enable", "stop_token")),
+        ]
         with m.If(taken):
             m.d.comb += [moved.first.eq(run.reset), moved.noise.eq(run.noise)]
         with m.Else():
@@ -116,13 +122,15 @@ class Contexts(wiring.Component):
         self._keep(m, "progress", progress, taken | self.advance, at, moved)
         self._keep(m, "token", self.token, self.read, self.turn, self.read_token, self.turn)
         self._keep(m, "choice", self.choice, self.chosen, self.chosen_context, self.chosen_token)
-        produced = Signal(16)
-        more = Mux(taken, run.prompt_length, produced + 1)
-        written = taken | self.append
-        told = self._keep(m, "produced", produced, written, at, more)
-        asked = told.read_port(domain="comb")
-        m.d.comb += asked.addr.eq(self.asked)
-        m.d.sync += self.produced.eq(asked.data)
+        more = Signal.like(self.filled)
+        m.d.comb += more.eq(Mux(taken, run.prompt_length, self.filled + 1))
+        told = self._keep(m, "filled", self.filled, taken | self.append, at, more)
+        if n == 1:
+            m.d.comb += self.produced.eq(self.filled)
+        else:
+            asked = told.read_port(domain="comb")
+            m.d.comb += asked.addr.eq(self.asked)
+            m.d.sync += self.produced.eq(asked.data)
 
         stopping = Signal(n)
         own, new = Signal(n), Signal(n)
@@ -132,8 +140,7 @@ class Contexts(wiring.Component):
         m.d.comb += [
             ends.eq(
                 (stopping & own).any()
-                | (produced == order.prompt_length + order.generate)
-                | (self.chose & (position == self._geometry.tokens - 1))
+                | (self.filled == order.end)
                 | (self.chose & order.stop_enable & (self.choice == order.stop_token))
             ),
             self.staying.eq(self.running & ~Mux(self.advance & ends, own, 0)),

@@ -35,7 +35,8 @@ class RunControlSignature(wiring.Signature):
 
     Members
     -------
-    run : Out(stream.Signature(run_command(contexts))), offered only while its context does not run
+    run : Out(stream.Signature(run_command(contexts))), offered only while its context does not run,
+        and only if its buffer holds what it asks for
     running : In(contexts), a bit each: high from the cycle after ``run`` was taken to the run's end
     context : Out(context_bits(contexts)), which one ``produced`` is asked of
     produced : In(16), a cycle later, tokens in its buffer, prompt included; final once its bit of

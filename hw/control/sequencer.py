@@ -80,7 +80,7 @@ class Sequencer(wiring.Component):
     run : In(stream.Signature(run_command(contexts))), of a context that does not run
     stop : In(contexts), end its run after the current token
     running : Out(contexts)
-    asked, produced : In(context_bits(contexts)) and, a cycle later, Out(16), tokens in its buffer
+    asked, produced : as of `Contexts`
     program_address, program_data : a row of the program, and its data ``PROGRAM_LATENCY`` later
     token_address, token_data, token_write, token_write_data : token buffers, one behind the other;
         one cycle of latency
@@ -217,7 +217,7 @@ class Sequencer(wiring.Component):
                     m.next = "CLEAR"
             with m.State("CLEAR"):
                 m.d.comb += counters.clear.eq(1)
-                begin_with(Mux(chained, self._first_pass(contexts.order), self.running))
+                begin_with(Mux(chained, self._first_pass(contexts.filled), self.running))
                 m.d.sync += [number.eq(number + 1), members.eq(turns.members)]
                 with m.If(number == g.descriptors - 1):
                     m.next = "TOKEN"
@@ -341,11 +341,11 @@ class Sequencer(wiring.Component):
                 m.d.sync += chained.eq(self.run.payload.chained)
         return chained
 
-    def _first_pass(self, order):
+    def _first_pass(self, filled):
         """Contexts of a chained run's first pass: the last ones, one for each token that is more
         than whole passes take."""
         last = self._geometry.contexts - 1
-        beyond = (order.prompt_length - 1) & last
+        beyond = (filled - 1) & last
         return Cat(beyond >= last - context for context in range(last + 1))
 
     def _token(self, context, position):
