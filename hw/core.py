@@ -76,7 +76,7 @@ class Core(wiring.Component):
             shared=machine.shared,
         )
         self.registers = RegisterFile(g.contexts)
-        self.queued = machine.queued
+        self.queued, self.compact = machine.queued, machine.compact
         self.engine = machine.engine.create()
         self.vector = VectorUnit(machine.vector)
         self.scalar = machine.scalar.create()
@@ -225,7 +225,7 @@ class Core(wiring.Component):
             for name, row in self.memories.items()
             if row.kind == Kind.STORE
         }
-        window = Window(bus, seen, hosts)
+        window = Window(bus, seen, hosts, direct=self.compact)
         window.connect(m)
         request = window.request
         address = window.address

@@ -29,7 +29,8 @@ STORES = (MemorySpace.WEIGHTS, MemorySpace.TABLES, MemorySpace.PROGRAM)
 class Bench(Elaboratable):
     """A window with stores and states, and sums of which each tells its own address."""
 
-    def __init__(self, elements=GEOMETRY.elements):
+    def __init__(self, elements=GEOMETRY.elements, *, direct=False):
+        self.direct = direct
         self.geometry = geometry = replace(GEOMETRY, elements=elements)
         self.bus = BusSignature().create(path=("bus",))
         self.memories = spaces(geometry)
@@ -43,7 +44,10 @@ class Bench(Elaboratable):
     def elaborate(self, platform):
         m = Module()
         window = Window(
-            self.bus, self.memories, {space: store.host for space, store in self.stores.items()}
+            self.bus,
+            self.memories,
+            {space: store.host for space, store in self.stores.items()},
+            direct=self.direct,
         )
         window.connect(m)
         elements, states = self.geometry.elements, self.states
@@ -119,10 +123,12 @@ def shown(address, value):
     return (value & 0xFF ^ 0x80) - 0x80 & 0xFFFF if address % 2 else value
 
 
-@pytest.mark.parametrize("seed, elements", [(0, 1), (1, 2), (2, 4)])
-def test_what_the_host_writes_it_reads(seed, elements):
+@pytest.mark.parametrize(
+    "seed, elements, direct", [(0, 1, False), (1, 2, False), (2, 4, False), (3, 1, True)]
+)
+def test_what_the_host_writes_it_reads(seed, elements, direct):
     """A range is whole and nothing else is touched, whichever memory the next command goes to."""
-    bench, rng = Bench(elements), random.Random(seed)
+    bench, rng = Bench(elements, direct=direct), random.Random(seed)
     written = (*STORES, MemorySpace.STATES)
     contents = {space: [0] * bench.memories[space].size for space in written}
 

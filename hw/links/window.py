@@ -10,10 +10,10 @@ from hw.pipeline import delay
 
 
 class Window:
-    """The host's access to everything on the bus, a cycle after the link's.
+    """The host's access to everything on the bus, a cycle after the link's, or in the same.
 
-    What the link finds in one cycle goes all over the chip in the next. Stores take it as it is.
-    Everything else takes one read at a time, whose address stays until its word is there.
+    What the link finds in one cycle goes all over a large chip in the next. Stores take it as it
+    is. Everything else takes one read at a time, whose address stays until its word is there.
 
     Parameters
     ----------
@@ -23,24 +23,29 @@ class Window:
         Of `hw.arch.memories.spaces`.
     hosts : mapping of MemorySpace to an interface of ``HostSignature``
         Of the spaces that are stores of whole words.
+    direct : bool
+        Whether nothing of the bus waits in a register.
 
     Attributes
     ----------
     request
-        The bus as it was a cycle ago.
+        The bus as it was a cycle ago, or as it is.
     """
 
-    def __init__(self, bus, memories: dict[MemorySpace, Memory], hosts):
-        self.bus = bus
+    def __init__(self, bus, memories: dict[MemorySpace, Memory], hosts, *, direct: bool = False):
+        self.bus = self.request = bus
+        self.direct = direct
         self.memories = memories
         self.hosts = hosts
         self._address = Signal.like(bus.address, name="host_address", reset_less=True)
 
     def connect(self, m: Module):
         """Connect the stores, and bring the half-word's address to all others."""
-        self.request = bus = BusSignature().create(path=("request",))
-        for name in ("space", "address", "write_data", "start", "write", "read", "last"):
-            m.d.sync += getattr(bus, name).eq(getattr(self.bus, name))
+        if not self.direct:
+            self.request = BusSignature().create(path=("request",))
+            for name in ("space", "address", "write_data", "start", "write", "read", "last"):
+                m.d.sync += getattr(self.request, name).eq(getattr(self.bus, name))
+        bus = self.request
         for space, host in self.hosts.items():
             here = bus.space == space
             m.d.comb += [
@@ -104,21 +109,23 @@ class Window:
             words[(MemorySpace.TOTALS,)] = totals.word_select(half[:bits], HALF_WORD_BITS)
         # A half-word of each in one cycle, that of one of them in the next: some come right out of
         # block RAMs, whose own time is long.
+        registers = 0 if self.direct else 1
         halves = {
-            keys: delay(m, value, 1, name=f"host_{keys[0].name.lower()}")
+            keys: delay(m, value, registers, name=f"host_{keys[0].name.lower()}")
             for keys, value in words.items()
         }
-        word = Signal(HALF_WORD_BITS, reset_less=True)
+        chosen = Signal(HALF_WORD_BITS)
         with m.Switch(request.space):
             for keys, value in halves.items():
                 with m.Case(*keys):
-                    m.d.sync += word.eq(value)
+                    m.d.comb += chosen.eq(value)
+        word = delay(m, chosen, registers, name="word")
 
         # A read's cycles: its address is there, its word, a half of that, and its answer.
-        reading = Signal(2 + READ_LATENCY)
+        reading = Signal(READ_LATENCY + 2 * registers)
         answered = Signal()
         # A store that has yet to see a start, or the last one of what it is to write, is not ready.
-        coming = request.start | (request.write & request.last)
+        coming = 0 if self.direct else request.start | (request.write & request.last)
         own, ready, valid = request.read, ~coming & ~reading.any(), answered
         for space, host in self.hosts.items():
             own &= request.space != space
