@@ -131,6 +131,8 @@ def test_what_is_no_report_is_told(tmp_path, capsys, content):
         ({"clock_mhz": float("nan")}, "clock_mhz must be number, not nan"),
         ({"geometry": {"rows": "16"}}, "geometry.rows must be integer, not '16'"),
         ({"streams": [{}]}, "streams[0].contexts is missing"),
+        ({"geometry": {"rows": 16, "columns": 8}}, "geometry.elements is missing"),
+        ({"resources": {}}, "resources.lut4 is missing"),
         ({"profile": [3]}, "profile[0] must be object, not 3"),
         ({"critical_path": {}}, "critical_path must be list, not {}"),
         ({"model": 3}, "model must be text, not 3"),

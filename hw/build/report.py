@@ -69,29 +69,20 @@ def parse_report(text: str, clock_hz: int, family: Family) -> Routing:
         clock_mhz=round(clocks[name]["achieved"], 2),
         clock_required_mhz=required,
         passed=all(clock["achieved"] >= clock["constraint"] for clock in clocks.values()),
-        critical_path=_hops(paths[-1]) if paths else (),
+        critical_path=tuple(_hops(paths[-1])) if paths else (),
     )
 
 
-def _hops(path: list[dict[str, Any]]) -> tuple[Hop, ...]:
+def _hops(path: list[dict[str, Any]]) -> Iterator[Hop]:
     """The cells of a path, each with the wire that leads to it."""
-    hops: list[Hop] = []
-    wire = 0.0
-    delays: list[float] = []
-
-    def end() -> None:
-        if delays:
-            hops.append(_hop(cell, wire, sum(delays)))
-
-    cell = path[0]["from"]
+    cell, wire, delay = path[0]["from"], 0.0, 0.0
     for part in path:
         if part["type"] == "routing":
-            end()
-            cell, wire, delays = part["to"], part["delay"], [0.0]
+            yield _hop(cell, wire, delay)
+            cell, wire, delay = part["to"], part["delay"], 0.0
         else:
-            delays.append(part["delay"])
-    end()
-    return tuple(hops)
+            delay += part["delay"]
+    yield _hop(cell, wire, delay)
 
 
 def _hop(cell: dict[str, Any], wire: float, delay: float) -> Hop:

@@ -25,6 +25,14 @@ CALLED = {
 """Resources, as people call them."""
 
 
+NEEDED = {
+    "resources": ("lut4", "ff", "bram", "dsp"),
+    "geometry": ("rows", "columns", "elements", "contexts"),
+}
+"""What must be among names of which there may be more."""
+_NONE = f"is no report of version {SCHEMA}"
+
+
 class SchemaError(ValueError):
     """What was read is no report of this version; the message says why, without the file."""
 
@@ -192,7 +200,12 @@ def from_json(text: str | bytes) -> Report:
         newer = isinstance(version, int) and version > SCHEMA
         remedy = "take the version of Tritstream that made it" if newer else "build the board again"
         raise SchemaError(f"is a report of version {version!r}, not {SCHEMA}: {remedy}")
-    return _take(Report, value, "")
+    report: Report = _take(Report, value, "")
+    for where, names in NEEDED.items():
+        for name in names:
+            if name not in getattr(report, where):
+                raise SchemaError(f"{_NONE}: {where}.{name} is missing")
+    return report
 
 
 def _take(kind: Any, value: Any, where: str) -> Any:
@@ -209,7 +222,7 @@ def _take(kind: Any, value: Any, where: str) -> Any:
         if odd := hints.keys() ^ value.keys():
             name = min(odd)
             what = "is missing" if name in hints else "is unknown"
-            raise SchemaError(f"is no report of version {SCHEMA}: {_join(where, name)} {what}")
+            raise SchemaError(f"{_NONE}: {_join(where, name)} {what}")
         assert isinstance(kind, type)
         return kind(**{n: _take(hint, value[n], _join(where, n)) for n, hint in hints.items()})
     if origin is tuple and isinstance(value, list):
@@ -220,9 +233,7 @@ def _take(kind: Any, value: Any, where: str) -> Any:
         return value
     if type(value) is kind and kind is not float:
         return value
-    raise SchemaError(
-        f"is no report of version {SCHEMA}: {where} must be {_called(kind)}, not {value!r:.60}"
-    )
+    raise SchemaError(f"{_NONE}: {where} must be {_called(kind)}, not {value!r:.60}")
 
 
 def _join(where: str, name: str) -> str:
