@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from dataclasses import replace
 
@@ -11,7 +10,9 @@ import pytest
 from hw.boards import BoardError, board, names
 from hw.build import BuildError
 from hw.build.program import bitstream_of, command, explain, load, main, programmer_of
+from hw.build.schema import to_json
 from hw.programmers import Programmer, open_fpga_loader
+from tests.test_reports import report_of
 
 TOOL = """\
 #!{python}
@@ -37,7 +38,9 @@ class Bench:
         (self.output / name).mkdir(parents=True)
         (self.output / name / file).write_bytes(b"bits")
         if digest:
-            (self.output / name / "report.json").write_text(json.dumps({"digest": digest}))
+            (self.output / name / "report.json").write_text(
+                to_json(report_of("ulx3s_85f", digest=digest))
+            )
 
     def tool(self, name, says="", status=0):
         path = self.path / name

@@ -7,7 +7,6 @@ The program that does it, and its options, are the board's `Programmer`; a varia
 from weights import early as early  # isort: split
 
 import codecs
-import json
 import os
 import re
 import shutil
@@ -19,6 +18,7 @@ from pathlib import Path
 from hw.boards import Board, BoardError, board
 from hw.build import BuildError
 from hw.build.plan import check_hardware
+from hw.build.reports import read_report
 from hw.build.tools import tool_variable
 from hw.families import of
 from hw.programmers import SOURCES, Programmer
@@ -159,10 +159,9 @@ def _run(words: Sequence[str]) -> tuple[int, str]:
 def _digest(bitstream: Path) -> str:
     """What a device that holds it will say of its build, as far as a report tells."""
     try:
-        digest = json.loads(bitstream.with_name("report.json").read_text())["digest"]
-    except (OSError, ValueError, LookupError, TypeError):
+        return f" (digest {read_report(bitstream.with_name('report.json')).digest})"
+    except BuildError:
         return ""
-    return f" (digest {digest})"
 
 
 @program
