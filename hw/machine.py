@@ -13,7 +13,6 @@ from hw.units.embedding import EmbeddingParameters
 from hw.units.engine import EngineParameters
 from hw.units.normaliser import NormaliserParameters
 from hw.units.scalar import ScalarParameters
-from hw.units.statistics import STATISTIC_BITS
 from hw.units.vector import VectorParameters
 
 
@@ -250,7 +249,7 @@ class Machine:
 
     @property
     def normaliser(self) -> NormaliserParameters:
-        return NormaliserParameters(width=STATISTIC_BITS)
+        return NormaliserParameters(width=self.vector.statistic_bits)
 
     @property
     def weights(self) -> RowStoreParameters:

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass, fields, replace
 
+from amaranth.utils import bits_for, exact_log2
+
 from hw.arch import arithmetic
 from hw.arch.arithmetic import (
     CODE_PLACE,
@@ -23,7 +25,7 @@ from hw.memory.signatures import READ_LATENCY
 from hw.parameters import require_positive
 from hw.units.commands import TOKEN_BITS
 from hw.units.embedding import EmbeddingParameters
-from hw.units.lane import CODE_ALIGNMENT, Stage, stages
+from hw.units.lane import CODE_ALIGNMENT, ENERGY_BITS, Stage, stages
 from hw.units.noise import NoiseParameters
 from hw.units.statistics import Statistics
 from hw.units.tables import gumbel, sigmoid
@@ -115,6 +117,17 @@ class VectorParameters:
         names = {f.name for f in fields(cls)} & {f.name for f in fields(geometry)}
         return cls(**{name: getattr(geometry, name) for name in names}, **options)
 
+    @property
+    def index_bits(self) -> int:
+        """Of an element's number, and of a length less one: no step has more than a memory."""
+        beats = max(self.sums, self.multiplicands, self.vectors, self.states) // self.elements
+        return bits_for(beats - 1) + exact_log2(self.elements)
+
+    @property
+    def statistic_bits(self) -> int:
+        """Of the largest sum of squares."""
+        return ENERGY_BITS + self.index_bits
+
     def at(self, stage: Stage) -> int:
         """Cycles from the address of a beat's main operand until it is at a stage."""
         return self.read_latency + stages(self.compact)[stage]
@@ -137,7 +150,7 @@ class VectorParameters:
     @property
     def latency(self) -> int:
         """Cycles of a step beside one per beat."""
-        return self.write_delay + Statistics.latency(self.elements)
+        return self.write_delay + Statistics.latency(self.elements, self.compact)
 
     @property
     def handover(self) -> int:

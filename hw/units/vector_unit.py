@@ -26,7 +26,6 @@ from hw.memory.signatures import ReadSignature, WriteSignature
 from hw.pipeline import KEEP, delay
 from hw.turns import of_context
 from hw.units.commands import (
-    INDEX_BITS,
     TOKEN_BITS,
     ChoiceLayout,
     VectorCommand,
@@ -35,7 +34,7 @@ from hw.units.commands import (
 from hw.units.embedding import EmbeddingRow
 from hw.units.lane import PLACES, USES, Factor, LaneControl, Products, Stage, VectorLane, has
 from hw.units.noise import NoiseParameters
-from hw.units.statistics import STATISTIC_BITS, Statistics
+from hw.units.statistics import Statistics
 from hw.units.vector import STATISTIC_CYCLES, VectorParameters
 from weights.fixed import EXPONENT_BITS, GAIN_SHIFT, NORM_SHIFT, PLAIN_SHIFT
 
@@ -94,7 +93,7 @@ class VectorUnit(wiring.Component):
     Members
     -------
     command : In(stream.Signature(VectorCommand))
-    statistic : Out(stream.Signature(raw_layout(43)))
+    statistic : Out(stream.Signature(raw_layout(statistic_bits)))
         Of the operations that leave some, for register ``result`` of the command; of two, first the
         energy, for the register after that. Offered for one
         cycle, in which it has to be taken; the next one is at least `STATISTIC_CYCLES` later.
@@ -135,7 +134,7 @@ class VectorUnit(wiring.Component):
             members
             | {
                 "command": In(stream.Signature(VectorCommand)),
-                "statistic": Out(stream.Signature(raw_layout(STATISTIC_BITS))),
+                "statistic": Out(stream.Signature(raw_layout(p.statistic_bits))),
                 "done": Out(1),
                 "busy": Out(1),
                 "choice": Out(stream.Signature(ChoiceLayout, always_ready=True)),
@@ -193,7 +192,7 @@ class VectorUnit(wiring.Component):
             return known
 
         # Every beat of every element.
-        m.submodules.statistics = statistics = Statistics(p.elements)
+        m.submodules.statistics = statistics = Statistics(p.elements, p.index_bits, p.compact)
         m.submodules.noise = noise = NoiseParameters(elements=p.elements).create()
         lanes = []
         for number in range(p.elements):
@@ -250,6 +249,8 @@ class VectorUnit(wiring.Component):
             noise.state.eq(command.noise),
             noise.step.eq(beat[p.at(Stage.WORD) - noise.LATENCY]),
             statistics.first.eq(is_first),
+            statistics.clear.eq(pulses.idle),
+            statistics.number.eq(pulses.number),
             statistics.choose.eq(has(counted.op, statistic=Statistic.CHOICE)),
             statistics.valid.eq(is_beat),
             statistics.energy_first.eq(first[p.at(Stage.GATED)]),
@@ -270,7 +271,7 @@ class VectorUnit(wiring.Component):
         levels = exact_log2(p.elements)
         offered = self.command.payload
         run, first, last, row, scale = Signal(), Signal(), Signal(), Signal(), Signal()
-        beats = Signal(INDEX_BITS - levels, reset_less=True)
+        beats = Signal(p.index_bits - levels, reset_less=True)
         bits = Signal(range(TOKEN_BITS))
         begun = Signal()
         rest = Signal(range(p.spacing))
@@ -297,7 +298,7 @@ class VectorUnit(wiring.Component):
         # A short step has to begin later, so that its statistic finds the last one at its register.
         apart = Mux(has(command.op, statistic=Statistic.BOTH), *(p.apart(op) for op in BOTH_OR_NOT))
         ended = Signal(4)  # cycles ago
-        more = (offered.length - 1)[levels:INDEX_BITS]  # beats, less one
+        more = (offered.length - 1)[levels : p.index_bits]  # beats, less one
         early_end = ~more[4:].any() & (more[:4] + ended < apart - 1)
         with m.If(run):
             m.d.sync += ended.eq(last)
@@ -359,9 +360,10 @@ class VectorUnit(wiring.Component):
         command = self.command.payload
         run, begun, advance = Signal(), Signal(), Signal()
         phase = Signal(range(p.pace))
-        number = Signal(INDEX_BITS - exact_log2(p.elements))
+        levels = exact_log2(p.elements)
+        number = Signal(p.index_bits - levels)
         following = Signal.like(number)
-        beats = (command.length + (p.elements - 1)) >> exact_log2(p.elements)
+        beats = ((command.length + (p.elements - 1)) >> levels)[: len(number)]
         bits = Signal(range(TOKEN_BITS))
         late = Signal()
         last = following == beats
@@ -539,7 +541,7 @@ class VectorUnit(wiring.Component):
             control.place.eq(Mux(greedy, 0, _place(offset))),
             control.rounded.eq(~table),
             control.squares.eq(op == VectorOp.MEASURE),
-            control.draw.eq(is_choice),
+            control.draw.eq(is_choice & ~command.greedy),
             control.update.eq(op == VectorOp.UPDATE),
             control.factor.eq(
                 Mux(
@@ -631,14 +633,20 @@ class VectorUnit(wiring.Component):
             begins = late & pulses.late_first[Stage.VALUE - 1]
             goes_on = late & pulses.late_beat[Stage.VALUE]
         count = goes_on | Mux(embed, pulses.scale | beat & odd, beat)
-        with m.If(begins | load & ~goes_on):
-            m.d.sync += address.eq(Mux(begins, command.address, offered.address))
-        with m.Else():
-            m.d.sync += address.eq(address + Mux(pulses.row, Mux(token, stride, 0), count))
-        with m.If(load):
-            m.d.sync += stride.eq(offered.operand), odd.eq(0)
-        with m.Else():
-            m.d.sync += stride.eq(stride << 1), odd.eq(odd ^ beat)
+        more = Mux(pulses.row, Mux(token, stride, 0), count)
+        if p.compact:  # none, then the step's, by the same adder
+            begin = pulses.idle & self.command.valid
+            m.d.comb += odd.eq(pulses.number[0])
+            m.d.sync += address.eq(address + Mux(begin, command.address, more))
+            with m.If(self.command.ready):
+                m.d.sync += address.eq(0)
+        else:
+            m.d.sync += address.eq(address + more), odd.eq(odd ^ beat)
+            with m.If(load):
+                m.d.sync += odd.eq(0)
+            with m.If(begins | load & ~goes_on):
+                m.d.sync += address.eq(Mux(begins, command.address, offered.address))
+        m.d.sync += stride.eq(Mux(load, offered.operand, stride << 1))
         if p.embedding:
             self._fetch(m, command, address)
         return odd
