@@ -174,6 +174,10 @@ class Host:
         self.ctx.set(self.host.start, 1)
         await self.ctx.tick()
         self.ctx.set(self.host.start, 0)
+        self._no_access()
+
+    def _no_access(self):
+        """An address that means nothing."""
         self.ctx.set(self.host.address, self.rng.getrandbits(len(self.host.address)))
 
     async def write(self, address, values, gap=0.0):
@@ -187,11 +191,13 @@ class Host:
                 await ctx.tick()
             assert ctx.get(host.ready)  # it stays
             ctx.set(host.write, 1)
+            ctx.set(host.address, address + number)
             ctx.set(host.last, number == len(values) - 1)
             ctx.set(host.write_data, value)
             await ctx.tick()
             cycles += 1
             ctx.set(host.write, 0)
+            self._no_access()
             ctx.set(host.write_data, self.rng.getrandbits(16))
         return cycles + await self._ready()
 
@@ -210,9 +216,11 @@ class Host:
             while not ctx.get(host.ready) or self.rng.random() < gap:
                 await tick()
             ctx.set(host.read, 1)
+            ctx.set(host.address, address + number)
             ctx.set(host.last, number == count - 1)
             await tick()
             ctx.set(host.read, 0)
+            self._no_access()
         for _ in range(4):
             await tick()
         return values

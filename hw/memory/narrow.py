@@ -108,28 +108,22 @@ class NarrowStore(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         host, bits = self.host, exact_log2(self.half_words)
-        active = Signal()  # the host has begun, and not yet ended
-        at = Signal.like(host.address)
-        access = host.write | host.read
-        with m.If(host.start):
-            m.d.sync += [active.eq(1), at.eq(host.address)]
-        with m.Elif(access):
-            m.d.sync += [active.eq(~host.last), at.eq(at + 1)]
+        at, half_at = host.address[bits:], host.address[:bits]
         address = delay(m, self.read.address, self.latency - 1, name="address")
-        address = Mux(active, at[bits:], address)
+        address = Mux(host.write | host.read, at, address)
 
         halves = []
         for number in range(self.half_words):
             m.submodules[f"half_{number}"] = half = HalfWords(self.depth)
             m.d.comb += [
                 half.address.eq(address),
-                half.write.eq(host.write & (at[:bits] == number)),
+                half.write.eq(host.write & (half_at == number)),
                 half.write_data.eq(host.write_data),
             ]
             halves.append(half.data)
         word = Cat(halves)
         read_half = Signal(bits)
-        m.d.sync += [read_half.eq(at[:bits]), host.read_valid.eq(host.read)]
+        m.d.sync += [read_half.eq(half_at), host.read_valid.eq(host.read)]
         m.d.comb += [
             self.read.data.eq(word),
             host.ready.eq(1),

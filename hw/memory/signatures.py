@@ -145,7 +145,7 @@ class HostSignature(wiring.Signature):
         Accesses follow, from ``address`` on, all of them reads or all of them writes. Only where
         ``ready`` is high and the ones before are over, and while no unit reads the store.
     address : ``Out(range(size))``
-        Of a start.
+        Of a start, and of each access, as it counts up from that.
     write, read : ``Out(1)``
         An access; only where ``ready`` is high.
     last : ``Out(1)``
