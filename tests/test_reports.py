@@ -168,7 +168,8 @@ def test_reports_side_by_side(write, capsys):
         **{"model": None, "streams": (), "profile": None, "passed": False, "clock_mhz": 60.0},
         **{"resources": taken(lut4=20011, bram=192), "machine": "0011"},
     )
-    assert build(["--table", write(routed), write(slow)]) == 0
+    mine = replace(routed, board="mine")
+    assert build(["--table", write(routed), write(slow), write(mine)]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("| board | price, $ | part | lanes | elements | LUT4 | block RAM |")
     assert lines[2:] == [
@@ -176,6 +177,8 @@ def test_reports_side_by_side(write, capsys):
         "| 70 MHz, routed at 74.2 | `stories-small` | 3,072 | 12,288, of 4 |",
         "| `orangecrab_85f`, an older machine | 100 to 200 | LFE5U-85F | 256 | 2 | 20,011 (24%) "
         "| 192 (92%) | 70 MHz, routed at 60.0, too slow | - | - | - |",
+        "| `mine`, not a board of hw/boards | - | LFE5U-85F | 512 | 4 | 18,886 (23%) | 129 (62%) "
+        "| 70 MHz, routed at 74.2 | `stories-small` | 3,072 | 12,288, of 4 |",
     ]
     assert {line.count("|") for line in lines} == {12}
 

@@ -112,7 +112,6 @@ def all_boards(reports: Mapping[str, Report], speeds: Callable[[Board], Speeds])
 def of_one(target: Board, reports: Mapping[str, Report]) -> str:
     """What one board's machine takes and how fast it is, beside the estimate."""
     report, guess = reports.get(target.name), estimate(target)
-    old = "" if report is None or is_present(report) else ", an older machine"
     has = capacity(target.device)
     rows: list[tuple[str, ...]] = []
     for name, called in CALLED.items():
@@ -121,7 +120,15 @@ def of_one(target: Board, reports: Mapping[str, Report]) -> str:
             rows.append((called, used, f"{has[name]:,}", f"{guess[name]:,}"))
     clock = f"{report.clock_mhz:.1f} MHz" if report else "not yet"
     rows.append(("clock", clock, f"{target.clock_hz / 1e6:g} MHz required", "-"))
-    return _table((f"`{target.name}`", f"routed{old}", "available", "estimate"), rows)
+    return _table(
+        (
+            f"`{target.name}`",
+            f"routed{_reserve(report) if report else ''}",
+            "available",
+            "estimate",
+        ),
+        rows,
+    )
 
 
 def _table(head: Sequence[str], rows: Iterable[Iterable[str]]) -> str:
@@ -136,9 +143,16 @@ def price_of(board: Board | None) -> str:
     return "{} to {}".format(*board.price) if board and board.price else "-"
 
 
+def _reserve(report: Report) -> str:
+    """What must be said of a report's board, if anything."""
+    if known(report.board) is None:
+        return ", not a board of hw/boards"
+    return "" if is_present(report) else ", an older machine"
+
+
 def _routed(report: Report) -> Iterable[str]:
     """Cells of a report's row."""
-    yield f"`{report.board}`{'' if is_present(report) else ', an older machine'}"
+    yield f"`{report.board}`{_reserve(report)}"
     yield price_of(known(report.board))
     yield report.device
     yield str(report.lanes)
