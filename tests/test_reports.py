@@ -185,17 +185,20 @@ def test_reports_side_by_side(write, capsys):
 
 def test_all_boards_have_a_row():
     """Those without a report as estimated, and so marked."""
-    table = all_boards(
-        {"ulx3s_85f": report_of("ulx3s_85f")}, lambda target: [(1, 1234.4), (3, 4321.0)]
-    )
-    rows = dict(re.findall(r"^\| `(\w+)` \| (.*) \|$", table, re.MULTILINE))
+    cycles = [(1, 22786), (4, 25000)]  # as the reports', but for one
+    kept = {name: report_of(name) for name in ("ulx3s_85f", "ecpix5_85")}
+    kept["ecpix5_85"] = replace(kept["ecpix5_85"], streams=(streams(1, 22785, 22785),))
+    table = all_boards(kept, lambda target: cycles)
+    rows = dict(re.findall(r"^\| `(\w+)`(.*) \|$", table, re.MULTILINE))
     assert list(rows) == [name for name in names() if not board(name).simulated]
     assert rows["ulx3s_85f"].endswith(
         "| 70 MHz, routed at 74.2 | `stories-small` | 3,072 | 12,288, of 4"
     )
     guess = estimate(board("ulx3s_45f"))
     assert f"| about {guess['lut4']:,} (" in rows["ulx3s_45f"]
-    assert rows["ulx3s_45f"].endswith("55 MHz, not routed | `stories-tiny` | 1,234 | 4,321, of 3")
+    assert rows["ulx3s_45f"].endswith("55 MHz, not routed | `stories-tiny` | 2,414 | 8,800, of 4")
+    assert rows["ulx3s_85f"].startswith(" | 100 to 200 ")
+    assert rows["ecpix5_85"].startswith(", an older machine | 100 to 200 ")  # by its timetable
 
 
 BEGIN, END = "<!-- {}: python -m hw.build --record -->\n", "<!-- end -->\n"
@@ -208,7 +211,7 @@ def checkout(tmp_path, monkeypatch):
     for path, what in reports.TABLES.items():
         (tmp_path / path).write_text(f"before\n{BEGIN.format(what)}old\n{END}after\n")
     monkeypatch.setattr("hw.build.__main__.ROOT", tmp_path)
-    monkeypatch.setattr("hw.build.__main__._predicted", lambda target: [(1, 99.0)])
+    monkeypatch.setattr("hw.build.__main__._predicted", lambda target: [(1, 99)])
     return tmp_path
 
 
@@ -232,13 +235,17 @@ def test_a_report_is_kept_and_tabulated(write, checkout, capsys):
 def test_one_board_beside_its_estimate():
     target = board("ulx3s_85f")
     kept = {target.name: report_of(target.name, resources=taken(lut4=18374))}
-    lines = of_one(target, kept).splitlines()
+
+    def now(_):
+        return [(1, 22786), (4, 25000)]
+
+    lines = of_one(target, kept, now).splitlines()
     assert lines[0] == "| `ulx3s_85f` | routed | available | estimate |"
     assert f"| LUT4 | 18,374 | 83,640 | {LUTS:,} |" in lines
     assert lines[-1] == f"| clock | 74.2 MHz | {target.clock_hz / 1e6:g} MHz required | - |"
-    assert f"| LUT4 | not yet | 83,640 | {LUTS:,} |" in of_one(target, {})
+    assert f"| LUT4 | not yet | 83,640 | {LUTS:,} |" in of_one(target, {}, now)
     older = {target.name: replace(kept[target.name], machine="0011")}
-    assert "| routed, an older machine |" in of_one(target, older)
+    assert "| routed, an older machine |" in of_one(target, older, now)
 
 
 @pytest.mark.parametrize(

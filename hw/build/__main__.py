@@ -14,7 +14,7 @@ from hw.build.estimate import estimate
 from hw.build.every import build_all
 from hw.build.plan import check_hardware
 from hw.build.report import table
-from hw.build.reports import ROOT, Speeds, keep, markdown, read_report, tables
+from hw.build.reports import ROOT, Cycles, keep, markdown, read_report, tables
 from hw.build.steps import LIMIT_MINUTES, build, check_cells, check_size, draw_seeds, synthesise
 from hw.families import of
 from sim.speed import find_speed, predict_speed
@@ -44,10 +44,9 @@ def _build(options: argparse.Namespace, target: Board) -> None:
         print(options.output / target.name / name)
 
 
-def _predicted(target: Board) -> Speeds:
-    """Tokens per second at a board's clock, by the timetable."""
-    together = predict_speed(target).together()
-    return [(each.contexts, each.tokens_per_s(target.clock_hz)) for each in together]
+def _predicted(target: Board) -> Cycles:
+    """By the timetable of a board's model on its machine."""
+    return [(each.contexts, each.predicted) for each in predict_speed(target).together()]
 
 
 def _record(reports: Sequence[Path]) -> None:

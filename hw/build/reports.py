@@ -26,8 +26,8 @@ COLUMNS = (
 RESOURCES = ("lut4", "bram")
 """Those of the table."""
 
-Speeds = Sequence[tuple[int, float]]
-"""Streams that a machine works at side by side, and their tokens per second; all streams last."""
+Cycles = Sequence[tuple[int, int]]
+"""Streams side by side, one and then all, and the cycles of a token in each by the timetable."""
 
 
 def read_report(path: Path) -> Report:
@@ -69,7 +69,7 @@ def keep(report: Report, root: Path = ROOT) -> Path:
     return path
 
 
-def tables(speeds: Callable[[Board], Speeds], root: Path = ROOT) -> dict[Path, str]:
+def tables(cycles: Callable[[Board], Cycles], root: Path = ROOT) -> dict[Path, str]:
     """Documents as they should be, with tables of the reports that are kept now.
 
     Raises BuildError for a document that has no place for its table.
@@ -77,7 +77,8 @@ def tables(speeds: Callable[[Board], Speeds], root: Path = ROOT) -> dict[Path, s
     kept = kept_reports(root)
     found = {}
     for name, what in TABLES.items():
-        table = all_boards(kept, speeds) if what == "all boards" else of_one(board(what), kept)
+        one = what != "all boards"
+        table = of_one(board(what), kept, cycles) if one else all_boards(kept, cycles)
         found[root / name] = _replaced((root / name).read_text("utf-8"), what, table, name)
     return found
 
@@ -97,19 +98,21 @@ def markdown(reports: Iterable[Report]) -> str:
     return _table(COLUMNS, map(_routed, reports))
 
 
-def all_boards(reports: Mapping[str, Report], speeds: Callable[[Board], Speeds]) -> str:
+def all_boards(reports: Mapping[str, Report], cycles: Callable[[Board], Cycles]) -> str:
     """The same for all boards with hardware; those without a report as estimated and predicted."""
     targets = [each for each in map(board, names()) if not each.simulated]
     return _table(
         COLUMNS,
         (
-            _routed(reports[each.name]) if each.name in reports else _unrouted(each, speeds(each))
+            _routed(reports[each.name], cycles(each))
+            if each.name in reports
+            else _unrouted(each, cycles(each))
             for each in targets
         ),
     )
 
 
-def of_one(target: Board, reports: Mapping[str, Report]) -> str:
+def of_one(target: Board, reports: Mapping[str, Report], cycles: Callable[[Board], Cycles]) -> str:
     """What one board's machine takes and how fast it is, beside the estimate."""
     report, guess = reports.get(target.name), estimate(target)
     has = capacity(target.device)
@@ -123,7 +126,7 @@ def of_one(target: Board, reports: Mapping[str, Report]) -> str:
     return _table(
         (
             f"`{target.name}`",
-            f"routed{_reserve(report) if report else ''}",
+            f"routed{_reserve(report, cycles(target)) if report else ''}",
             "available",
             "estimate",
         ),
@@ -143,16 +146,19 @@ def price_of(board: Board | None) -> str:
     return "{} to {}".format(*board.price) if board and board.price else "-"
 
 
-def _reserve(report: Report) -> str:
-    """What must be said of a report's board, if anything."""
-    if known(report.board) is None:
+def _reserve(report: Report, now: Cycles | None) -> str:
+    """What must be said of a report's board, if anything; ``now`` is the timetable as it is."""
+    target = known(report.board)
+    if target is None:
         return ", not a board of hw/boards"
-    return "" if is_present(report) else ", an older machine"
+    then = [(each.contexts, each.cycles_predicted) for each in report.streams]
+    same = now is None or report.model != target.model or then == list(now)
+    return "" if same and is_present(report) else ", an older machine"
 
 
-def _routed(report: Report) -> Iterable[str]:
-    """Cells of a report's row."""
-    yield f"`{report.board}`{_reserve(report)}"
+def _routed(report: Report, now: Cycles | None = None) -> Iterable[str]:
+    """Cells of a report's row; see `_reserve`."""
+    yield f"`{report.board}`{_reserve(report, now)}"
     yield price_of(known(report.board))
     yield report.device
     yield str(report.lanes)
@@ -166,7 +172,7 @@ def _routed(report: Report) -> Iterable[str]:
     yield from _speeds([(each.contexts, each.tokens_per_s_as_built) for each in report.streams])
 
 
-def _unrouted(target: Board, speeds: Speeds) -> Iterable[str]:
+def _unrouted(target: Board, cycles: Cycles) -> Iterable[str]:
     """Cells of the row of a board without a report."""
     geometry, guess, has = target.geometry, estimate(target), capacity(target.device)
     yield f"`{target.name}`"
@@ -179,11 +185,11 @@ def _unrouted(target: Board, speeds: Speeds) -> Iterable[str]:
     lacks = ", ".join(lacking(target))
     yield f"{target.clock_hz / 1e6:g} MHz, {f'too little {lacks}' if lacks else 'not routed'}"
     yield f"`{target.model}`"
-    yield from _speeds(speeds)
+    yield from _speeds([(n, n * target.clock_hz / each) for n, each in cycles])
 
 
-def _speeds(speeds: Speeds) -> tuple[str, str]:
-    """Cells of one stream and of all."""
+def _speeds(speeds: Sequence[tuple[int, float]]) -> tuple[str, str]:
+    """Cells of one stream and of all, from how many each and their tokens per second."""
     if not speeds:
         return "-", "-"
     (_, one), *_, (contexts, every) = [*speeds, speeds[-1]]
