@@ -19,6 +19,8 @@ class Chip:
     ----------
     width, row_bits, column_bits : int
         Data pins, and bits of addresses.
+    bank_bits : int
+        1 or 2.
     clock_cl2, clock_cl3 : float
         tCK at CAS latencies of 2 and 3.
     rcd, rp, ras, rc, rrd, rfc, wr, mrd : float
@@ -48,6 +50,7 @@ class Chip:
     rfc: float
     wr: float
     mrd: float
+    bank_bits: int = 2
     rrd_clocks: int = 1
     masked: bool = True
     ras_most: float = 100_000
@@ -76,6 +79,7 @@ class Chip:
         }
         sizes = {
             "WIDTH": self.width,
+            "BANK_BITS": self.bank_bits,
             "ROW_BITS": self.row_bits,
             "COLUMN_BITS": self.column_bits,
             "BOTH_EDGES": ratio - 1,
@@ -112,10 +116,24 @@ CHIPS = {
 
 CHIPS["EM638325-7 without masks"] = replace(CHIPS["EM638325-7"], masked=False)
 
+# Two side by side on one address are a chip of twice the width.
+CHIPS |= {
+    f"two {name}": Chip(
+        width=32, row_bits=11, column_bits=8, bank_bits=1, clock_cl2=10, clock_cl3=7,
+        masked=False, rows_refreshed=11, refresh=32e6, **times,
+    )
+    for name, times in {
+        "M12L16161A-7": {"rcd": 20, "rp": 20, "ras": 42, "rc": 63, "rrd": 14, "rfc": 63, "wr": 14, "mrd": 14},
+        "W9816G6IH-7": {"rcd": 20, "rp": 20, "ras": 45, "rc": 65, "rrd": 14, "rfc": 65, "wr": 14, "mrd": 14},
+        "EM636165-7": {"rcd": 21, "rp": 21, "ras": 42, "rc": 63, "rrd": 14, "rfc": 70, "wr": 14, "mrd": 14},
+    }.items()
+}
+
 PARTS = {
     "ulx3s": ("MT48LC16M16A2-75", "IS42S16160G-7", "AS4C32M16SB-7"),
     "x16": ("W9825G6KH-6", "IS42S16160B-7", "MT48LC16M16A2-75", "IS42S16160G-7"),
     "em638325": ("EM638325-7",),
+    "colorlight_5a": ("two M12L16161A-7", "two W9816G6IH-7", "two EM636165-7"),
     "colorlight": ("EM638325-7 without masks",),
 }
 """Chips that may be where a machine believes a part of `hw.memory.sdram.parts`, by its name."""
@@ -144,7 +162,8 @@ def pads_verilog(chips: Sequence[Chip], clock_hz: int, *, pins: str, ratio: int 
     an edge they see what left the pads at the one before.
     """
     width, row_bits = chips[0].width, max(chip.row_bits for chip in chips)
-    steady = {"bank": 2, "address": row_bits, "dq__oe": 1}
+    (bank_bits,) = {chip.bank_bits for chip in chips}
+    steady = {"bank": bank_bits, "address": row_bits, "dq__oe": 1}
     each = {"mask": width // 8, "dq__o": width}
     pads = []
     for one, bits in ({"ras": 1, "cas": 1, "we": 1} | steady | each).items():
@@ -207,7 +226,8 @@ always @(negedge clk) second <= agreed;"""
 def with_chip(chip: Chip, clock_hz: int, ratio: int = 1) -> str:
     """The module ``core``: a module ``machine``, which is a core with ``sdram``, and its chip."""
     width = ratio * chip.width
-    machine = {"ras": 1, "cas": 1, "we": 1, "bank": 2, "address": chip.row_bits}
+    machine = {"ras": 1, "cas": 1, "we": 1, "bank": chip.bank_bits}
+    machine |= {"address": chip.row_bits}
     machine |= {"mask": width // 8, "dq__o": width, "dq__oe": 1, "dq__i": width}
     wires = "\n".join(f"wire [{bits - 1}:0] sdram__{name};" for name, bits in machine.items())
     return f"""{MODEL.read_text(encoding="utf-8")}

@@ -12,7 +12,7 @@ from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
 
 from hw.memory.sdram.controller import Access, Controller, read_latency, seek_latency, share
-from hw.memory.sdram.parts import BANKS, COLORLIGHT, EM638325, ULX3S, X16, Part, Timing
+from hw.memory.sdram.parts import COLORLIGHT, COLORLIGHT_5A, EM638325, ULX3S, X16, Part, Timing
 from hw.memory.sdram.pins import PinsSignature
 from hw.memory.sdram.store import SdramStore, SdramStoreParameters
 from sim.sdram import CHIPS, MODEL, PARTS, Chip, fault_name, pads_verilog
@@ -142,7 +142,7 @@ async def traffic(component: Adjusted, times: dict[str, int], accesses: int, ctx
     access, contents, expected = component.access, {}, []
     size = len(component.word) // 8
     for _ in range(accesses):
-        column, bank, row = rng.randrange(3), rng.randrange(BANKS), rng.randrange(3)
+        column, bank, row = rng.randrange(3), rng.randrange(component.case.part.banks), rng.randrange(3)
         if rng.random() < 0.1:
             column = (1 << component.layout["column"].width) - 1  # the end of a row
         place = column, bank, row
@@ -365,11 +365,12 @@ def test_times_at_twice_the_clock():
         ULX3S.timing(25_000_000, 4)
 
 
-@pytest.mark.parametrize("part", [ULX3S, X16, EM638325, COLORLIGHT], ids=lambda part: part.name)
+@pytest.mark.parametrize("part", [ULX3S, X16, EM638325, COLORLIGHT, COLORLIGHT_5A], ids=lambda part: part.name)
 def test_a_part_is_as_slow_as_any_of_its_chips(part):
     for name in PARTS[part.name]:
         chip = CHIPS[name]
         assert (part.width, part.masked) == (chip.width, chip.masked)
+        assert part.banks == 1 << chip.bank_bits
         assert part.row_bits <= chip.row_bits and part.column_bits <= chip.column_bits
         assert part.fast_clock >= chip.clock_cl2 and part.least_clock >= chip.clock_cl3
         for time in LEAST:
@@ -390,6 +391,10 @@ STORES = {
     ),
     "em638325": SdramStoreParameters(
         part=EM638325, clock_hz=133_000_000, lanes=16, depth=1 << 21, rows_ahead=32,
+    ),
+    "two banks": SdramStoreParameters(
+        part=COLORLIGHT_5A, clock_hz=CLOCK_HZ, lanes=32, depth=1 << 18, rows_ahead=16,
+        embedding_words=3000, elements=4,
     ),
     "five trits": SdramStoreParameters(
         part=ULX3S, clock_hz=CLOCK_HZ, lanes=20, depth=1 << 20, rows_ahead=16, trits_per_byte=5,

@@ -8,7 +8,7 @@ from amaranth.lib.wiring import In, Out
 from amaranth.utils import exact_log2
 
 from hw.memory.sdram.bank import Bank, passing, remaining
-from hw.memory.sdram.parts import BANKS, Part, Timing
+from hw.memory.sdram.parts import Part, Timing
 from hw.memory.sdram.pins import PAD_LATENCY, PinsSignature
 
 POSTPONED = 8
@@ -89,7 +89,7 @@ class Access(data.StructLayout):
         super().__init__(
             {
                 "column": part.column_bits - exact_log2(ratio),
-                "bank": exact_log2(BANKS),
+                "bank": exact_log2(part.banks),
                 "row": part.row_bits,
                 "write": 1,
                 "data": ratio * part.width,
@@ -174,7 +174,7 @@ class Controller(wiring.Component):
             for it in (Command.ACTIVATE, Command.PRECHARGE, Command.REFRESH, Command.MODE)
         )
         reads, writes = told & ~held.write, told & held.write
-        banks = [Bank(part.row_bits, t) for _ in range(BANKS)]
+        banks = [Bank(part.row_bits, t) for _ in range(part.banks)]
         for number, one in enumerate(banks):
             m.submodules[f"bank_{number}"] = one
             m.d.comb += [

@@ -7,10 +7,6 @@ from fractions import Fraction
 RATIOS = (1, 2)
 """How many times faster than the machine's a part's clock may be."""
 
-BANKS = 4
-"""Banks of every part that is large enough for a model."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class Timing:
     """Least cycles between commands, but for the refresh interval, which is the most.
@@ -57,6 +53,8 @@ class Part:
         Data pins; a multiple of 16.
     row_bits, column_bits : int
         Of addresses.
+    banks : int
+        A power of two.
     rcd : float
         tRCD, from an activate to a read or write.
     rp : float
@@ -99,6 +97,7 @@ class Part:
     mrd: float
     refi: float
     least_clock: float
+    banks: int = 4
     masked: bool = True
     fast_clock: float = 10.0
     power_up: float = 200_000.0
@@ -106,7 +105,7 @@ class Part:
     @property
     def words(self) -> int:
         """Words of ``width`` bits."""
-        return BANKS << (self.row_bits + self.column_bits)
+        return self.banks << (self.row_bits + self.column_bits)
 
     def timing(self, clock_hz: int, ratio: int = 1) -> Timing:
         """Its times in cycles of a clock: least ones rounded up, the refresh interval down.
@@ -180,6 +179,27 @@ EM638325 = Part(
     mrd=15,
     refi=15625,
     least_clock=7,
+)
+
+COLORLIGHT_5A = Part(
+    # Two of 16 data pins side by side, M12L16161A-7, W9816G6IH-7 or EM636165-7, by batch: the
+    # slowest of each time. Their masks are tied low.
+    name="colorlight_5a",
+    width=32,
+    row_bits=11,
+    column_bits=8,
+    banks=2,
+    rcd=21,
+    rp=21,
+    ras=45,
+    rc=68,
+    rrd=14,
+    rfc=70,
+    wr=14,
+    mrd=14,
+    refi=15625,
+    least_clock=7,
+    masked=False,
 )
 
 COLORLIGHT = replace(EM638325, name="colorlight", masked=False)

@@ -4,7 +4,7 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import exact_log2
 
-from hw.memory.sdram.parts import BANKS, Part
+from hw.memory.sdram.parts import Part
 
 PAD_LATENCY = {1: (1, 1), 2: (3, 2)}
 """Cycles that data take through a pad, out and in, by the ratio of the clocks: one register, or
@@ -26,7 +26,7 @@ class PinsSignature(wiring.Signature):
     -------
     ras, cas, we : ``Out(1)``
         High where the pin is asserted; no command is none of them.
-    bank : ``Out(range(BANKS))``
+    bank : ``Out(range(part.banks))``
     address : ``Out(row_bits)``
     mask : ``Out(ratio * width // 8)``
         High for a byte that is not to be written, or not to be driven two cycles of the part later.
@@ -43,7 +43,7 @@ class PinsSignature(wiring.Signature):
                 "ras": Out(1),
                 "cas": Out(1),
                 "we": Out(1),
-                "bank": Out(exact_log2(BANKS)),
+                "bank": Out(exact_log2(part.banks)),
                 "address": Out(part.row_bits),
                 "mask": Out(width // 8),
                 "dq": Out(wiring.Signature(dq)),

@@ -1,0 +1,20 @@
+"""OrangeCrab r0.2 with an ECP5-25F: the smallest of the shipped models in block RAM."""
+
+from dataclasses import replace
+
+from hw.boards import Board
+from hw.boards.orangecrab_85f import BOARD as ORANGECRAB_85F
+from hw.boards.tang_primer_20k import BOARD as TANG_PRIMER_20K
+from hw.machine import Machine
+
+# The sizes of tang_primer_20k, whose part has fewer block RAMs, with four times its elements.
+BOARD = Board(
+    name="orangecrab_25f",
+    platform="amaranth_boards.orangecrab_r0_2:OrangeCrabR0_2_25FPlatform",
+    device="LFE5U-25F",
+    clock_hz=ORANGECRAB_85F.clock_hz,
+    link=ORANGECRAB_85F.link,
+    programmer=ORANGECRAB_85F.programmer,
+    model=TANG_PRIMER_20K.model,
+    machine=Machine(geometry=replace(TANG_PRIMER_20K.geometry, rows=8, columns=16, elements=4)),
+)
