@@ -136,13 +136,14 @@ class Contexts(wiring.Component):
         own, new = Signal(n), Signal(n)
         m.d.comb += [own.eq(1 << here), new.eq(taken << run.context)]
         m.d.sync += stopping.eq(self.running & (stopping | self.stop))
+        # In a register, a cycle before it says how the machine goes on: it is a long way to that.
         ends = Signal()
+        m.d.sync += ends.eq(
+            (stopping & own).any()
+            | (Mux(self.append, more, self.filled) == order.end)
+            | (self.chose & order.stop_enable & (self.choice == order.stop_token))
+        )
         m.d.comb += [
-            ends.eq(
-                (stopping & own).any()
-                | (self.filled == order.end)
-                | (self.chose & order.stop_enable & (self.choice == order.stop_token))
-            ),
             self.staying.eq(self.running & ~Mux(self.advance & ends, own, 0)),
         ]
         m.d.sync += self.running.eq(self.staying | new)
