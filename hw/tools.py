@@ -5,6 +5,8 @@ import re
 import shlex
 import shutil
 import signal
+import subprocess
+import sys
 
 DISK_FULL = re.compile(r"no space left on device|disk quota exceeded", re.IGNORECASE)
 OUT_OF_MEMORY = re.compile(
@@ -38,6 +40,39 @@ def find_command(text: str) -> list[str] | None:
         if found := shutil.which(os.path.expanduser(program)):
             return [os.path.abspath(found), *options]
     return None
+
+
+BOUND = """\
+import ctypes, os, sys
+ctypes.CDLL(None).prctl(1, 9)  # PR_SET_PDEATHSIG, SIGKILL
+os.set_inheritable(int(sys.argv[1]), False)
+try:
+    os.execv(sys.argv[2], sys.argv[2:])
+except OSError as error:
+    os.write(int(sys.argv[1]), str(error.errno).encode())
+"""
+
+
+def start(command: list[str], **options) -> subprocess.Popen:
+    """A ``Popen`` of a program that the system ends with the thread that started it.
+
+    So it is on Linux; elsewhere it outlives a parent that is killed. Raises OSError if the program
+    cannot be started.
+    """
+    if sys.platform != "linux":
+        return subprocess.Popen(command, **options)
+    reader, writer = os.pipe()  # which the program's start closes, or says why there is none
+    try:
+        bound = [sys.executable, "-I", "-c", BOUND, str(writer), *command]
+        process = subprocess.Popen(bound, pass_fds=[writer], **options)
+    finally:
+        os.close(writer)
+    with open(reader, "rb") as answer:
+        failed = answer.read()
+    if failed:
+        process.communicate()
+        raise OSError(int(failed), os.strerror(int(failed)))
+    return process
 
 
 def first_error(output: str) -> str:

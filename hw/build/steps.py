@@ -37,18 +37,26 @@ class Routed:
     failure: BuildError | None = None
 
 
-def _route(place: Workplace, plan: Plan, seed: int, minutes: float | None) -> Routed:
-    route, _ = plan.seeded(seed)
+def route(
+    place: Workplace,
+    plan: Plan,
+    seed: int,
+    minutes: float | None,
+    watch: Callable[[str], str | None] = lambda log: None,
+) -> Routed:
+    """Place and route one seed; ``minutes`` and ``watch`` are those of `Workplace.run`."""
+    command, _ = plan.seeded(seed)
     name = f"seed-{seed}"
     report = f"{name}.report"
     try:
         took = place.run(
             name,
-            route,
+            command,
             f"{name}.tim",
             outputs=(seed_file(seed, plan.family.routed), report, f"{name}.floorplan"),
             minutes=minutes,
             finish=lambda: place.keep_floorplan(seed),
+            watch=watch,
         )
         with reading(place.path / report):
             text = (place.path / report).read_text()
@@ -118,14 +126,14 @@ def synthesise(
 
 def netlist_of(place: Workplace, plan: Plan) -> dict[str, Any]:
     """What yosys makes of a plan, as its JSON has it; it does not run again for a build."""
-    _synthesise(place, plan)
+    run_synthesis(place, plan)
     path = place.path / plan.family.netlist
     with reading(path):
         return json.loads(path.read_text())
 
 
-def _synthesise(place: Workplace, plan: Plan) -> float:
-    """Seconds that it took."""
+def run_synthesis(place: Workplace, plan: Plan) -> float:
+    """Run the first of a plan's commands; returns the seconds that it took."""
     return place.run("synthesis", plan.commands[0], "top.rpt", outputs=[plan.family.netlist])
 
 
@@ -228,14 +236,14 @@ def build(
         if force:
             place.clear()
 
-        seconds = {"yosys": _synthesise(place, the_plan)}
+        seconds = {"yosys": run_synthesis(place, the_plan)}
         seeds = list(seeds)
         with ThreadPoolExecutor(jobs) as pool:
             try:
                 tried = dict(
                     zip(
                         seeds,
-                        pool.map(lambda seed: _route(place, the_plan, seed, limit), seeds),
+                        pool.map(lambda seed: route(place, the_plan, seed, limit), seeds),
                         strict=True,
                     )
                 )

@@ -8,6 +8,7 @@ import contextlib
 import hashlib
 import importlib.metadata
 import json
+import math
 import os
 import re
 import shutil
@@ -23,8 +24,11 @@ from hw.build.floorplan import Floorplan, floorplan
 from hw.build.plan import CELLS, Plan, seed_file
 from hw.build.report import parse_utilisation
 from hw.families.family import Family
-from hw.tools import find_command, killed
+from hw.tools import find_command, killed, start
 from weights.files import write_file
+
+LOOK_SECONDS = 2.0
+"""How often a tool that runs is looked at."""
 
 
 def tool_variable(name: str) -> str:
@@ -101,6 +105,10 @@ def explain(tool: str, log: str, status: int = 1) -> str:
     return f"{tool} failed" + (f": {errors[0].strip()}" if errors else "")
 
 
+class Ended(BuildError):
+    """A step was not let go on."""
+
+
 class Workplace:
     """Directory of one plan and one set of tools, in which steps run once."""
 
@@ -119,7 +127,10 @@ class Workplace:
         self._stopped = False
         self.path.mkdir(parents=True, exist_ok=True)
         for name, content in plan.files.items():
-            (self.path / name).write_text(content)
+            file = self.path / name
+            # Tools of another process may be reading them.
+            if not file.exists() or file.read_text() != content:
+                file.write_text(content)
 
     def clear(self):
         """Forget the finished steps."""
@@ -135,12 +146,14 @@ class Workplace:
         outputs: Sequence[str],
         minutes: float | None = None,
         finish: Callable[[], None] = lambda: None,
+        watch: Callable[[str], str | None] = lambda log: None,
     ) -> float:
         """Run a step unless it is done; returns the seconds that it took when it ran.
 
         A step is done while its ``outputs``, which it and then ``finish`` leave, are what they were
         when it ended. Raises BuildError, with nothing of the step left running, if it takes more
-        than ``minutes``.
+        than ``minutes``, or `Ended` as soon as ``watch`` returns a reason, which sees the log every
+        few seconds.
         """
         record = self.path / f"{name}.seconds"
         if (took := self._recorded(record, outputs)) is not None:
@@ -151,8 +164,13 @@ class Workplace:
         self.say(f"{name}: {tool} {self.versions[tool]}, log in {path}")
         path.unlink(missing_ok=True)
         begin = time.monotonic()
+
+        def watched() -> None:
+            if path.exists() and (reason := watch(path.read_text(errors="replace"))):
+                raise Ended(reason)
+
         try:
-            status, output = self._call([*self.tools[tool], *arguments], minutes)
+            status, output = self._call([*self.tools[tool], *arguments], minutes, watched)
         except OSError as error:
             raise not_started(tool, self.tools[tool], error) from error
         seconds = round(time.monotonic() - begin, 1)
@@ -186,12 +204,15 @@ class Workplace:
         paths = [path for name in outputs if (path := self.path / name).is_file()]
         return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
 
-    def _call(self, command: list[str], minutes: float | None) -> tuple[int | None, str]:
+    def _call(
+        self, command: list[str], minutes: float | None, look: Callable[[], None]
+    ) -> tuple[int | None, str]:
         """Exit status and output of a program; the status is None if its time was up.
 
-        It is the head of a process group of its own, so that what it starts ends with it.
+        It is the head of a process group of its own, so that what it starts ends with it; and it
+        ends with this process, however that does.
         """
-        process = subprocess.Popen(
+        process = start(
             command,
             cwd=self.path,
             stdout=subprocess.PIPE,
@@ -204,9 +225,12 @@ class Workplace:
         try:
             if self._stopped:  # while it was being started
                 self._kill(process)
-            output, _ = process.communicate(timeout=minutes and 60 * minutes)
-            return process.returncode, output
-        except subprocess.TimeoutExpired:
+            end = math.inf if minutes is None else time.monotonic() + 60 * minutes
+            while (left := end - time.monotonic()) > 0:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    output, _ = process.communicate(timeout=min(left, LOOK_SECONDS))
+                    return process.returncode, output
+                look()
             self._kill(process)
             return None, process.communicate()[0]
         except BaseException:

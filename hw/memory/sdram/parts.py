@@ -7,6 +7,7 @@ from fractions import Fraction
 RATIOS = (1, 2)
 """How many times faster than the machine's a part's clock may be."""
 
+
 @dataclass(frozen=True, kw_only=True)
 class Timing:
     """Least cycles between commands, but for the refresh interval, which is the most.
