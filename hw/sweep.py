@@ -193,7 +193,7 @@ def main(arguments=None) -> int:
         "--lead",
         type=float,
         default=LEAD,
-        help="end a seed whose wires are this share longer than the best one's (default %(default)g)",
+        help="end a seed with wires this share longer than the shortest (default %(default)g)",
     )
     parser.add_argument(
         "--output", type=user_path, default=Path("build/sweep.jsonl"), help="default: %(default)s"

@@ -119,50 +119,15 @@ CHIPS["EM638325-7 without masks"] = replace(CHIPS["EM638325-7"], masked=False)
 # Two side by side on one address are a chip of twice the width.
 CHIPS |= {
     f"two {name}": Chip(
-        width=32,
-        row_bits=11,
-        column_bits=8,
-        bank_bits=1,
-        clock_cl2=10,
-        clock_cl3=7,
-        masked=False,
-        rows_refreshed=11,
-        refresh=32e6,
-        **times,
+        width=32, row_bits=11, column_bits=8, bank_bits=1, clock_cl2=10, clock_cl3=7, rrd=14,
+        wr=14, mrd=14, masked=False, rows_refreshed=11, refresh=32e6, **times,
     )
     for name, times in {
-        "M12L16161A-7": {
-            "rcd": 20,
-            "rp": 20,
-            "ras": 42,
-            "rc": 63,
-            "rrd": 14,
-            "rfc": 63,
-            "wr": 14,
-            "mrd": 14,
-        },
-        "W9816G6IH-7": {
-            "rcd": 20,
-            "rp": 20,
-            "ras": 45,
-            "rc": 65,
-            "rrd": 14,
-            "rfc": 65,
-            "wr": 14,
-            "mrd": 14,
-        },
-        "EM636165-7": {
-            "rcd": 21,
-            "rp": 21,
-            "ras": 42,
-            "rc": 63,
-            "rrd": 14,
-            "rfc": 70,
-            "wr": 14,
-            "mrd": 14,
-        },
+        "M12L16161A-7": {"rcd": 20, "rp": 20, "ras": 42, "rc": 63, "rfc": 63},
+        "W9816G6IH-7": {"rcd": 20, "rp": 20, "ras": 45, "rc": 65, "rfc": 65},
+        "EM636165-7": {"rcd": 21, "rp": 21, "ras": 42, "rc": 63, "rfc": 70},
     }.items()
-}
+}  # fmt: skip
 
 PARTS = {
     "ulx3s": ("MT48LC16M16A2-75", "IS42S16160G-7", "AS4C32M16SB-7"),

@@ -1,5 +1,6 @@
 """One seed of one machine, placed and routed: what a sweep is made of."""
 
+import functools
 import json
 import re
 from collections.abc import Callable, Mapping
@@ -9,7 +10,7 @@ from typing import Any
 
 from hw.boards import Board, board
 from hw.build import BuildError
-from hw.build.plan import Plan, plan
+from hw.build.plan import Plan, check_hardware, plan
 from hw.build.steps import check_size, route, run_synthesis
 from hw.build.tools import Ended, Workplace
 from weights.locks import locked
@@ -39,9 +40,11 @@ class Variant:
     def __str__(self) -> str:
         return " ".join((self.board, *(f"{name}={size}" for name, size in self.sizes)))
 
+    @functools.lru_cache(maxsize=4)  # noqa: B019 -- a worker has one seed of it after the other
     def plan(self) -> Plan:
         """Raises BuildError for a machine that cannot be, or that has no room on the board."""
         made = self.made()
+        check_hardware(made)
         check_size(made, say=lambda _: None)
         return plan(made)
 
@@ -157,13 +160,14 @@ def attempt(
     with locked(directory / f"{digest[:16]}.lock"):
         place = Workplace(the_plan, directory, say)
         run_synthesis(place, the_plan)
-    found: dict[str, int] = {}
+    placed: int | None = None
 
     def watch(log: str) -> str | None:
+        nonlocal placed
         length = wire_length(log)
-        if length is None or found:
+        if length is None or placed is not None:
             return None
-        found["wire_length"] = length
+        placed = length
         least = shortest(length)
         if length <= (1 + lead) * least:
             return None
@@ -172,7 +176,7 @@ def attempt(
     with locked(place.path / f"seed-{seed}.lock"):
         routed = route(place, the_plan, seed, minutes, watch)
         log = place.path / f"seed-{seed}.tim"
-        if log.exists() and not found:
+        if log.exists() and placed is None:
             watch(log.read_text(errors="replace"))  # it was done before it could be looked at
     result = Result(
         digest=digest,
@@ -182,7 +186,7 @@ def attempt(
         outcome=ROUTED,
         seconds=routed.seconds,
         tools=place.versions,
-        **found,
+        wire_length=placed,
     )
     if routing := routed.routing:
         return replace(
