@@ -47,7 +47,7 @@ endif
 endif
 
 .NOTPARALLEL:
-.PHONY: help demo profile serve test quick sim estimate explore bitstream bitstream-all program flash budget lint clean
+.PHONY: help demo profile serve test quick sim estimate explore bitstream bitstream-all sweep program flash budget lint clean
 
 help:
 	@awk -F ' ## ' '/^[a-z-]+:.* ## / {split($$1, name, ":"); printf "make %-13s %s\n", name[1], $$2}' \
@@ -63,7 +63,7 @@ serve: $(VENV)/.with-serve,sim ## a server and a page: DEVICE=sim://BOARD MODEL=
 	$(RUN) -m host.serve --device "$$THE_DEVICE" $(if $(value MODEL),--model "$$THE_MODEL") \
 		$(if $(value PORT),--port "$$THE_PORT")
 
-test: $(VENV)/.with-sim,build,serve,test ## all tests, JOBS=n at a time
+test: $(VENV)/.with-sim,build,serve,sweep,test ## all tests, JOBS=n at a time
 	$(RUN) -m pytest -n $(JOBS) tests
 
 sim: $(VENV)/.with-sim,test ## cocotb benches of every unit: SIM=icarus|verilator
@@ -87,6 +87,9 @@ bitstream: $(VENV)/.with-build,sim ## bitstream, report: BOARD= SEEDS=n JOBS=n L
 bitstream-all: $(VENV)/.with-build,sim ## those of all boards, and a table of their reports
 	$(RUN) -m hw.build --all $(HOW)
 
+sweep: $(VENV)/.with-build,sweep ## many seeds of a board: BOARD= SEEDS=n JOBS=n LIMIT=minutes
+	$(RUN) -m hw.sweep "$$THE_BOARD" $(HOW)
+
 program: $(VENV)/.with-build ## load what bitstream built into a board, until its power goes
 	$(RUN) -m hw.build.program "$$THE_BOARD"
 
@@ -96,7 +99,7 @@ flash: $(VENV)/.with-build ## the same, kept in the board's flash: BOARD=ulx3s_8
 budget: $(VENV)/.with-build ## what machines take of an ECP5, against hw/build/budget.json
 	$(RUN) -m hw.build.budget
 
-quick: lint $(VENV)/.with-sim,build,serve,test ## lint and the tests that need no compiled machine
+quick: lint $(VENV)/.with-sim,build,serve,sweep,test ## lint and the tests that need no compiled machine
 	$(RUN) -m pytest -q -n $(JOBS) -m "not whole" tests
 
 lint: $(VENV)/.with-lint,serve ## style and types

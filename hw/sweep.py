@@ -179,7 +179,7 @@ def main(arguments=None) -> int:
         help="sizes of the geometry that are not the board's; each time a machine more",
     )
     parser.add_argument(
-        "--workers", type=int, default=os.cpu_count() or 1, help="local ones (default %(default)s)"
+        "--jobs", type=int, default=os.cpu_count() or 1, help="local workers (default %(default)s)"
     )
     parser.add_argument("--scheduler", metavar="ADDRESS", help="that of Dask, as tcp://host:8786")
     parser.add_argument(
@@ -205,7 +205,7 @@ def main(arguments=None) -> int:
         help="where each worker builds (default: %(default)s)",
     )
     options = parser.parse_args(arguments)
-    for name in ("seeds", "workers", "limit"):
+    for name in ("seeds", "jobs", "limit"):
         if not getattr(options, name) > 0:
             parser.error(f"--{name} must be positive, not {getattr(options, name)}")
     if not options.lead >= 0:
@@ -216,7 +216,7 @@ def main(arguments=None) -> int:
         for sizes in options.sizes or [()]
     ]
     plans = {variant: variant.plan() for variant in variants}
-    with results(options.output) as found, cluster(options.scheduler, options.workers) as client:
+    with results(options.output) as found, cluster(options.scheduler, options.jobs) as client:
         lost = sweep(
             client,
             plans,

@@ -80,7 +80,7 @@ def run(tmp_path, tools, monkeypatch):  # noqa: F811
     (tmp_path / "mine.py").write_text(BOARD)
 
     def started(*options: str, **environment: str) -> subprocess.CompletedProcess:
-        words = [sys.executable, "-m", "hw.sweep", str(tmp_path / "mine.py"), "--workers", "2"]
+        words = [sys.executable, "-m", "hw.sweep", str(tmp_path / "mine.py"), "--jobs", "2"]
         words += ["--output", str(tmp_path / "out.jsonl"), "--folder", str(tmp_path / "build")]
         return subprocess.run(
             [*words, *options],
@@ -194,7 +194,7 @@ def test_a_line_that_is_no_result_is_named(tmp_path, line):
         (["--sizes", "rows:3", "sim_tiny"], "sizes must be as rows=16,columns=32, not 'rows:3'"),
         (["sim_tiny"], "sim_tiny is a simulated board: there is no hardware"),
         (["ulx4m"], "board must be one of "),
-        (["--sizes", "rows=7", "ulx3s_85f"], "ulx3s_85f rows=7: rows must be a multiple of elem"),
+        (["--sizes", "rows=7", "ulx3s_85f"], "ulx3s_85f rows=7: rows and columns must be mult"),
         (["--sizes", "row=8", "ulx3s_85f"], "ulx3s_85f row=8: .*unexpected keyword argument 'row'"),
         (["--sizes", "weight_rows=90000", "ulx3s_85f"], "does not fit LFE5U-85F: bram"),
     ],

@@ -20,6 +20,7 @@ BOARD = Board(
     name="colorlight_5a75b",
     platform="amaranth_boards.colorlight_5a75b_r7_0:Colorlight_5A75B_R70Platform",
     device="LFE5U-25F",
+    price=(0, 25),
     clock_hz=CLOCK_HZ,
     link=Uart(baud=115_200),
     programmer=open_fpga_loader(
