@@ -284,13 +284,19 @@ def test_baud_must_divide_the_clock():
 # Plan
 
 
-def test_plan_is_pure(board):
-    first = plan(board, Echo)
-    assert plan(board, Echo) == first
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # LUNA's, of Amaranth
+@pytest.mark.parametrize("name", ["recorded", "orangecrab_25f"])
+def test_plan_is_pure(name):
+    """The same in every process, and of a board with USB."""
+    pytest.importorskip("amaranth_boards")
+    made = "recorded_board()" if name == "recorded" else f"boards.board({name!r})"
+    first = plan(eval(made), Echo)
+    assert plan(eval(made), Echo) == first
     assert str(REPOSITORY) not in "".join(first.files.values())
     code = (
-        "from hw.build.plan import plan; from tests.test_build import Echo, recorded_board;"
-        "print(plan(recorded_board(), Echo).digest.hex())"
+        "from hw import boards; from hw.build.plan import plan;"
+        "from tests.test_build import Echo, recorded_board;"
+        f"print(plan({made}, Echo).digest.hex())"
     )
     other = subprocess.run(
         [sys.executable, "-c", code],

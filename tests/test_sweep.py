@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -121,7 +122,9 @@ def test_a_killed_worker_costs_one_attempt_and_a_sweep_goes_on_where_it_was(run,
     assert found[1].clock_mhz == 78.15 and found[1].passed and found[1].wire_length == 1000
     assert found[1].taken["bram"] == 190 and found[1].tools["nextpnr-ecp5"] == "0.99"
     assert "no place" in (found[int(seeds[3])].reason or "")
-    assert sorted(tried(tmp_path)) == sorted([*seeds, seeds[2]])
+    counts = Counter(tried(tmp_path))
+    # A result that died with its worker was made again, but what was routed was not routed again.
+    assert [counts[seed] for seed in seeds[:3]] == [1, 1, 2] and counts[seeds[3]] in (1, 2)
     # What the killed worker had started is gone, too, or two would route the same seed.
     tool, worker = map(int, (tmp_path / "killed").read_text().split())
     assert gone(tool) and gone(worker)

@@ -57,7 +57,20 @@ class UsbSerial:
         """The device behind ``bus``, two pins or a PHY's interface."""
         from luna.gateware.usb.devices.acm import USBSerialDevice
 
-        return USBSerialDevice(
+        class Device(USBSerialDevice):
+            """One that is the same design in every process.
+
+            Of endpoints of one class LUNA names the second by its place in memory.
+            """
+
+            def elaborate(self, platform):
+                m = super().elaborate(platform)
+                for number, endpoint in enumerate(m.submodules.usb._endpoints):
+                    of = type(endpoint)
+                    endpoint.__class__ = type(f"{of.__name__}_{number}", (of,), {})
+                return m
+
+        return Device(
             bus=bus,
             idVendor=self.vendor,
             idProduct=self.product,
