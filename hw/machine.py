@@ -225,6 +225,7 @@ class Machine:
             chain=self.chain,
             shared=self.shared,
             row_latency=self.weights.latency,
+            compact=self.compact,
         )
 
     @property

@@ -252,6 +252,35 @@ def test_products(shape):
         assert active == groups * chunks
 
 
+COMPACT = [(1, 1, 1), (3, 5, 1), (4, 4, 4), (4, 4, 1), (8, 3, 2)]
+
+
+@pytest.mark.parametrize("is_late", [False, True])
+@pytest.mark.parametrize("shape", COMPACT, ids=str)
+def test_compact_rows(shape, is_late):
+    """As many cycles as they say, also where rows are late or a command waits."""
+    p = parameters(*shape, read_latency=1, compact=True, more_latency=2, beats=30_000)
+    plain = parameters(*shape, read_latency=1, more_latency=2)
+    assert (p.latency, plain.compact) == (plain.latency, False)
+    assert p.period(9) == plain.period(9) + 1 == 10
+    rng = random.Random(hash(shape))
+    sizes = [(1, 1), (3, 1), (1, 3), (4, 2), (2, 5), (1, 1), (2, p.drain_beats), (2, 9)]
+    products = [(groups, chunks, *matrix(rng, p, groups, chunks)) for groups, chunks in sizes]
+    late = (lambda _: rng.random() < 0.6) if is_late else None
+    results, timing, _ = run(p, [(g, c, 0, codes, trits) for g, c, codes, trits in products[:1]])
+    assert results == [p.compute(*products[0][2:])]
+    commands = [(g, c, n % 2, codes, trits) for n, (g, c, codes, trits) in enumerate(products)]
+    for chosen in (commands[0::2], commands[1::2]):
+        results, timing, _ = run(p, chosen, seed=3, late=late)
+        for (groups, chunks, _, codes, trits), got, (accepted, idle, active, stalled, space) in zip(
+            chosen, results, timing, strict=True
+        ):
+            assert got == p.compute(codes, trits)
+            assert idle - accepted == p.cycles(groups, chunks) + stalled
+            assert p.spacing(groups, chunks) <= space <= p.spacing(groups, chunks) + stalled
+            assert active == groups * chunks
+
+
 @pytest.mark.parametrize("extreme", [(127, 3), (-128, 3), (-128, 1), (127, 1), (-127, 2)])
 @pytest.mark.parametrize("shape", [(1, 1, 1), (3, 5, 1), (4, 8, 2), (4, 16, 2, 2, 2, 8)])
 def test_extremes(shape, extreme):

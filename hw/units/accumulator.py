@@ -24,6 +24,9 @@ class Accumulator(wiring.Component):
     bits : int
     contexts : int
         Of which there is a sum each. Of one, the first chunk needs no telling.
+    stays : bool
+        Of one context: whether ``value`` is the complete sum in the cycle after ``ends``, in which
+        no chunk is added.
 
     Members
     -------
@@ -34,8 +37,8 @@ class Accumulator(wiring.Component):
     ends : Out(1), ``total`` is complete
     """
 
-    def __init__(self, bits: int, contexts: int = 1):
-        self._bits, self._contexts = bits, contexts
+    def __init__(self, bits: int, contexts: int = 1, *, stays: bool = False):
+        self._bits, self._contexts, self._stays = bits, contexts, stays
         super().__init__(
             {
                 "present": In(1),
@@ -57,8 +60,12 @@ class Accumulator(wiring.Component):
         if self._contexts == 1:
             value = Signal(signed(self._bits), reset_less=True)
             m.d.comb += self.value.eq(value)
+            empties = last
+            if self._stays:
+                empties = Signal(init=1)
+                m.d.sync += empties.eq(last)
             # Synchronous reset and clock enable of the flip-flop: they cost no logic.
-            with m.If(last):
+            with m.If(empties):
                 m.d.sync += value.eq(0)
             with m.Elif(present):
                 m.d.sync += value.eq(self.total)

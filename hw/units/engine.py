@@ -50,6 +50,9 @@ class EngineParameters:
     chain : int
         Lanes of a row that hand a sum on, as `CascadeRow` has them; divides ``columns``. 1: none
         does, a tree adds all terms.
+    compact : bool
+        Whether rows that are trees, and of one context, go without registers before their lanes
+        and beside their accumulators: these are empty again a cycle later.
     """
 
     rows: int
@@ -64,6 +67,7 @@ class EngineParameters:
     chain: int = 1
     contexts: int = 1
     shared: bool = False
+    compact: bool = False
 
     def __post_init__(self):
         require_positive(self)
@@ -113,9 +117,25 @@ class EngineParameters:
         return self.chain - 1 + (self.columns // self.chain - 1).bit_length()
 
     @property
+    def lean(self) -> bool:
+        """Whether its rows are compact ones."""
+        return self.compact and self.chain == 1 and not self.shared
+
+    @property
+    def broadcast(self) -> int:
+        """Cycles from the data of codes and rows to the lanes."""
+        return int(not self.lean)
+
+    @property
     def gating(self) -> int:
-        """Cycles from a row's sum to what leaves: rows of cascades are no shift register."""
-        return int(self.chain > 1)
+        """Cycles from a row's sum to what leaves: rows of cascades are no shift register, and those
+        of compact ones take it from the accumulator."""
+        return int(self.chain > 1 or self.lean)
+
+    @property
+    def apart(self) -> int:
+        """Least cycles from a group's last chunk to the next one's."""
+        return max(self.drain_beats, 1 + self.lean)
 
     @property
     def latency(self) -> int:
@@ -123,12 +143,12 @@ class EngineParameters:
 
         The read, the broadcast register, the adders of a row, the accumulator, and the drain.
         """
-        return self.row_latency + 1 + self.depth + 1 + self.gating + self.drain_beats
+        return self.row_latency + self.broadcast + self.depth + 1 + self.gating + self.drain_beats
 
     def period(self, chunks: int, contexts: int = 1) -> int:
         """Cycles from one group to the next."""
-        drains = (contexts - 1) * self.drain_beats
-        return drains + max(contexts * (chunks - 1) + 1, self.drain_beats)
+        lasts = (contexts - 1) * self.apart
+        return lasts + max(contexts * (chunks - 1) + 1 + self.lean, self.apart)
 
     def taking(self, groups: int, chunks: int, contexts: int = 1) -> int:
         """Cycles from the acceptance of a command until its last chunk enters the lanes.
@@ -136,7 +156,7 @@ class EngineParameters:
         Of the last chunks of a group each is a drain behind the one before. Of a store that is
         never late.
         """
-        last = contexts * (chunks - 1) + 1 + (contexts - 1) * self.drain_beats
+        last = contexts * (chunks - 1) + 1 + (contexts - 1) * self.apart
         return (groups - 1) * self.period(chunks, contexts) + last
 
     def spacing(self, groups: int, chunks: int, contexts: int = 1) -> int:
@@ -146,7 +166,7 @@ class EngineParameters:
         until its first ones drain. Of a store that is never late.
         """
         first = contexts * (chunks - 1) + 1 + self.latency - self.drain_beats
-        return max(self.taking(groups, chunks, contexts) + max(1, self.drain_beats - 1), first)
+        return max(self.taking(groups, chunks, contexts) + max(1, self.apart - 1), first)
 
     def cycles(self, groups: int, chunks: int, contexts: int = 1) -> int:
         """Cycles from the acceptance of a command until its last sum is in the bank.
@@ -168,7 +188,7 @@ class EngineParameters:
     def create_row(self) -> TernaryRow | CascadeRow:
         sums = self.contexts if self.shared else 1
         if self.chain == 1:
-            return TernaryRow(self.columns, sums)
+            return TernaryRow(self.columns, sums, compact=self.lean)
         terms = self.activation_rows // self.contexts * self.columns
         return CascadeRow(self.columns, chain=self.chain, bits=sum_bits(terms), contexts=sums)
 
@@ -232,7 +252,8 @@ class TernaryEngine(wiring.Component):
         chunks = Signal(COUNT_BITS)  # less one, as all counts here
         chunks_left = Signal(COUNT_BITS)
         groups_left = Signal(COUNT_BITS)
-        drain_left = Signal(range(p.drain_beats))
+        drain_left = Signal(range(p.apart))
+        emptied = Signal()  # the cycle in which compact rows begin again
         dest = Signal.like(self.sums.address)
         bank = Signal()
         held = Signal()  # these two are of a command whose first sums have not left
@@ -255,7 +276,7 @@ class TernaryEngine(wiring.Component):
             self.busy.eq(under_way != 0),
             self.weights.seek.eq(self.command.valid & self.command.ready),
             self.weights.first.eq(command.weights),
-            paused.eq(ends_group & (drain_left != 0)),
+            paused.eq((ends_group & (drain_left != 0)) | emptied),
             self.weights.ready.eq(issuing & ~again & ~paused),
             taken.eq(self.weights.ready & self.weights.valid),
             late.eq(self.weights.ready & ~self.weights.valid),
@@ -284,8 +305,10 @@ class TernaryEngine(wiring.Component):
                     chunks_left.eq(chunks),
                     groups_left.eq(groups_left - 1),
                 ]
+        if p.lean:
+            m.d.sync += emptied.eq(last)
         with m.If(last):
-            m.d.sync += drain_left.eq(p.drain_beats - 1)
+            m.d.sync += drain_left.eq(p.apart - 1)
         with m.Elif((drain_left != 0) & ~late):
             m.d.sync += drain_left.eq(drain_left - 1)
         with m.If(self.weights.seek):
@@ -332,23 +355,25 @@ class TernaryEngine(wiring.Component):
             flags[0].final.eq(final),
             flags[0].context.eq(turns.number),
         ]
-        for cycle in range(p.row_latency + p.depth + 1 + p.gating):
+        marked = p.row_latency + p.broadcast + p.depth - 1
+        for cycle in range(marked + 1 + p.gating):
             flags.append(Signal(layout, name=f"flags_{cycle + 1}"))
             m.d.sync += flags[-1].eq(flags[-2])
-        chunk = flags[p.row_latency + p.depth]
+        chunk = flags[marked]
         m.d.comb += self.active.eq(flags[p.row_latency].present)
 
         # Lanes.
         trits = Signal(data.ArrayLayout(TRIT_BITS, p.lanes), reset_less=True)
+        to_lanes = m.d.sync if p.broadcast else m.d.comb
         # A row that is shared stays until the next one is there.
         with m.If(flags[p.row_latency].row | (not p.shared)):
-            m.d.sync += trits.eq(self.weights.data)
+            to_lanes += trits.eq(self.weights.data)
         rows = [p.create_row() for _ in range(p.rows)]
         in_time = None
         for r, row in enumerate(rows):
             if r % p.fanout == 0:
                 codes = Signal(row.codes.shape(), reset_less=True, attrs=KEEP)
-                m.d.sync += codes.eq(self.activations.data)
+                to_lanes += codes.eq(self.activations.data)
                 in_time = self._in_time(m, codes, f"codes_{r}")
             m.submodules[f"row_{r}"] = row
             own = [trits[r * p.columns + c] for c in range(p.columns)]
@@ -366,8 +391,8 @@ class TernaryEngine(wiring.Component):
         sums, captured = self.sums, flags[-1]
         m.d.comb += self.done.eq(sums.enable & (beats_left == 0) & closing)
         m.d.sync += under_way.eq(under_way + self.weights.seek - self.done)
-        drained = self._taken(m, rows, captured.last) if p.gating else [row.sum for row in rows]
-        m.d.comb += [sums.data[i].eq(drained[i]) for i in range(p.elements)]
+        in_turn = self._taken(m, rows, captured.last) if p.chain > 1 else [row.sum for row in rows]
+        m.d.comb += [sums.data[i].eq(in_turn[i]) for i in range(p.elements)]
         with m.If(sums.enable):
             m.d.sync += sums.address.eq(sums.address + 1)
             m.d.sync += beats_left.eq(beats_left - 1)

@@ -6,7 +6,7 @@ from amaranth.lib.wiring import In, Out
 
 from hw.arch.arithmetic import CODE_BITS, SUM_BITS, TRIT_BITS
 from hw.arch.geometry import CONTEXT_BITS
-from hw.pipeline import add, add_up
+from hw.pipeline import add, add_up, delay
 from hw.units.accumulator import CHUNK, Accumulator
 
 
@@ -25,7 +25,8 @@ class TernaryRow(wiring.Component):
 
     Throughput is a chunk per cycle. A chunk that is at the inputs in cycle t is marked by
     ``present`` of cycle t + levels - 1, and a missing one adds nothing. With ``last`` of that cycle
-    the sum is complete, and in ``sum`` in cycle t + levels + 1; the next chunk begins a new one.
+    the sum is complete, and in ``sum`` in cycle t + levels + 1; the next chunk begins a new one. In
+    that of a ``compact`` row it is a cycle later, and no chunk may come the cycle after the last.
 
     Members
     -------
@@ -42,11 +43,12 @@ class TernaryRow(wiring.Component):
     sum : ``Out(signed(24))``
     """
 
-    def __init__(self, columns: int, contexts: int = 1):
+    def __init__(self, columns: int, contexts: int = 1, *, compact: bool = False):
         if not isinstance(columns, int) or columns < 1:
             raise ValueError(f"columns must be a positive integer, not {columns!r}")
         self.columns = columns
-        self.accumulator = Accumulator(SUM_BITS, contexts)
+        self.accumulator = Accumulator(SUM_BITS, contexts, stays=compact)
+        self._compact = compact
         super().__init__(
             {
                 "codes": In(data.ArrayLayout(signed(CODE_BITS), columns)),
@@ -71,6 +73,11 @@ class TernaryRow(wiring.Component):
             *(getattr(accumulator, name).eq(getattr(self, name)) for name in CHUNK),
             accumulator.total.eq(add(accumulator.value, node, carry)),
         ]
-        m.d.sync += held.eq(Mux(accumulator.ends, accumulator.total, self.above))
+        ends, complete = accumulator.ends, accumulator.total
+        if self._compact:
+            # Where the sum itself is not needed at once, it and its register are one logic cell.
+            ends = delay(m, ends, 1, name="ended", reset_less=False)
+            complete = accumulator.value
+        m.d.sync += held.eq(Mux(ends, complete, self.above))
         m.d.comb += self.sum.eq(held)
         return m
