@@ -1,6 +1,6 @@
 """A machine: what is built, timed and estimated."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Protocol
 
 from hw.arch.frames import MAX_PAYLOAD
@@ -237,12 +237,15 @@ class Machine:
                 latency=store.fetch_latency,
                 pace=store.fetch_pace,
             )
-        return VectorParameters.from_geometry(
+        vector = VectorParameters.from_geometry(
             self.geometry,
             read_latency=self.bank_latency,
             embedding=embedding,
             compact=self.compact,
         )
+        if not self.compact:
+            return vector
+        return replace(vector, statistic_cycles=self._normaliser(vector).cycles)
 
     @property
     def scalar(self) -> ScalarParameters:
@@ -250,7 +253,10 @@ class Machine:
 
     @property
     def normaliser(self) -> NormaliserParameters:
-        return NormaliserParameters(width=self.vector.statistic_bits)
+        return self._normaliser(self.vector)
+
+    def _normaliser(self, vector: VectorParameters) -> NormaliserParameters:
+        return NormaliserParameters(width=vector.statistic_bits, compact=self.compact)
 
     @property
     def weights(self) -> RowStoreParameters:

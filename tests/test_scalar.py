@@ -123,9 +123,15 @@ def test_stalls():
 
 
 @pytest.mark.parametrize("stalls", [False, True])
-@pytest.mark.parametrize("width", [1, 7, 15, 16, 17, 30, 31, 32, 33, 47, 48, 63, 64])
-def test_normaliser(width, stalls):
-    parameters = NormaliserParameters(width=width)
+@pytest.mark.parametrize(
+    ("width", "compact"),
+    [
+        *((width, False) for width in (1, 7, 15, 16, 17, 30, 31, 32, 33, 47, 48, 63, 64)),
+        *((width, True) for width in (7, 33)),
+    ],
+)
+def test_normaliser(width, compact, stalls):
+    parameters = NormaliserParameters(width=width, compact=compact)
     unit = parameters.create()
     rng = random.Random(width)
     values = [0, (1 << width) - 1]

@@ -189,6 +189,8 @@ class Bench:
 
         for _ in range(self.rng.choice((0, 0, 1, 3))):
             await ctx.tick()
+        while p.compact and not ctx.get(dut.statistic.ready):
+            await ctx.tick()
         name = VectorOp(command.op).name
         held = await self.offer(ctx, fields)
         cycles, ready = 1, []
@@ -266,12 +268,13 @@ class Bench:
         """Statistics and choices, in the only cycle in which they are there, and a step's ends."""
         offered, chosen = self.dut.statistic, self.dut.choice
         payload, choice = offered.payload, chosen.payload
-        sampled = offered.valid, payload.value, payload.exponent, payload.register
+        sampled = offered.valid & offered.ready, payload.value, payload.exponent, payload.register
         sampled += chosen.valid, choice.context, choice.token
         command, ends = self.dut.command, self.dut.done | (offered.valid & payload.last)
         sampled += command.valid & command.ready, ends
         cycles = STATISTIC_CYCLES
         now = 0
+        ctx.set(offered.ready, 1)
         async for _, _, *values in ctx.tick().sample(*sampled):
             valid, *statistic, is_chosen, context, token, is_taken, has_ended = values
             now += 1
@@ -283,6 +286,7 @@ class Bench:
             if is_chosen:
                 self.choices.append((context, token))
             cycles = 1 if valid else cycles + 1
+            ctx.set(offered.ready, cycles >= STATISTIC_CYCLES or not self.p.compact)
 
     # Operands as programs make them.
 

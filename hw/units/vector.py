@@ -36,7 +36,7 @@ EMBED_CYCLES = TOKEN_BITS + 1
 
 STATISTIC_CYCLES = 7
 """Least cycles from a step's statistic to that of the next: the way of one to its register, where
-the scalar unit and a run's beginning go first."""
+the scalar unit and a run's beginning go first. A compact unit waits until it is ``ready``."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,6 +85,8 @@ class VectorParameters:
     compact : bool
         One step at a time, whose command stays offered until all is done, and one beat of it at a
         time: so hardly anything needs a register.
+    statistic_cycles : int
+        From a statistic of a compact unit until the next one is taken.
     """
 
     elements: int
@@ -99,6 +101,7 @@ class VectorParameters:
     contexts: int = 1
     embedding: EmbeddingParameters | None = None
     compact: bool = False
+    statistic_cycles: int = STATISTIC_CYCLES
 
     def __post_init__(self):
         require_positive(self)
@@ -178,7 +181,8 @@ class VectorParameters:
 
         Operands that are needed late are read late, through ports that a step of another operation
         might need. A short step must not end too soon after this one. A compact unit begins with
-        the next command at once, and takes it when it is `holding` it no longer.
+        the next command at once, or when a statistic would be taken, and takes it when it is
+        `holding` it no longer.
 
         Parameters
         ----------
@@ -186,7 +190,8 @@ class VectorParameters:
             The next command, with ``op`` and ``length``; by default long, and of another one.
         """
         if self.compact:
-            return 1
+            free = self.statistic_cycles if OPERATIONS[op].measured else 1
+            return max(1, free + min(0, self._behind(op)))
         beats = after = -(-length // self.elements)
         if op in LATE and (following is None or following.op != op):
             after = beats + Stage.LATE + 1
@@ -220,14 +225,14 @@ class VectorParameters:
 
         One statistic has to be in its register before the next one comes, and steps end in order.
         """
-        return max(0, self._behind(op)) + STATISTIC_CYCLES + self.earlier
+        return max(0, self._behind(op)) + self.statistic_cycles + self.earlier
 
     def _behind(self, op: VectorOp) -> int:
         """Cycles of a command more than others have: an energy is there early, a peak beside it
         waits until that is in its register."""
         if not OPERATIONS[op].energy:
             return 0
-        return STATISTIC_CYCLES * OPERATIONS[op].peak - self.earlier
+        return self.statistic_cycles * OPERATIONS[op].peak - self.earlier
 
     def _before(self, op: VectorOp, operand: int) -> int:
         """Cycles of a command before its first beat."""

@@ -35,7 +35,7 @@ from hw.units.embedding import EmbeddingRow
 from hw.units.lane import PLACES, USES, Factor, LaneControl, Products, Stage, VectorLane, has
 from hw.units.noise import NoiseParameters
 from hw.units.statistics import Statistics
-from hw.units.vector import STATISTIC_CYCLES, VectorParameters
+from hw.units.vector import VectorParameters
 from weights.fixed import EXPONENT_BITS, GAIN_SHIFT, NORM_SHIFT, PLAIN_SHIFT
 
 LAST_BLOCK = len(BLOCK_SHIFTS) - 1
@@ -96,7 +96,8 @@ class VectorUnit(wiring.Component):
     statistic : Out(stream.Signature(raw_layout(statistic_bits)))
         Of the operations that leave some, for register ``result`` of the command; of two, first the
         energy, for the register after that. Offered for one
-        cycle, in which it has to be taken; the next one is at least `STATISTIC_CYCLES` later.
+        cycle, in which it has to be taken; the next one is at least `STATISTIC_CYCLES` later. A
+        compact unit begins no step, and gives no second one, before it is ``ready``.
     done : Out(1)
         The last cycle of a step that leaves no statistic.
     busy : Out(1)
@@ -164,7 +165,8 @@ class VectorUnit(wiring.Component):
             with m.If(accept):
                 m.d.sync += command.eq(offered)
 
-        second = Signal(STATISTIC_CYCLES - p.earlier)  # a peak that waits behind an energy
+        # A peak that waits behind an energy, in a compact unit until that has made way.
+        second = Signal(1 if p.compact else p.statistic_cycles - p.earlier)
         pulses = (
             self._one_by_one(m, second) if p.compact else self._control(m, command, accept, second)
         )
@@ -393,13 +395,13 @@ class VectorUnit(wiring.Component):
         is_both = has(command.op, statistic=Statistic.BOTH)
         m.d.comb += [
             self.busy.eq(~pulses.idle),
-            self.command.ready.eq(Mux(is_both, second[-1], lasts[p.latency])),
+            self.command.ready.eq(Mux(is_both, second & self.statistic.ready, lasts[p.latency])),
         ]
         with m.FSM():
             with m.State("IDLE"):
                 m.d.comb += pulses.idle.eq(1)
                 m.d.sync += [number.eq(0), begun.eq(0), bits.eq(0)]
-                with m.If(self.command.valid):
+                with m.If(self.command.valid & self.statistic.ready):
                     m.next = "RUN"
                     with m.If(has(command.op, table=Table.ROW)):
                         m.next = "ROW"
@@ -451,10 +453,12 @@ class VectorUnit(wiring.Component):
             peak.exponent.eq(report.exponent),
             peak.register.eq(Cat(report.result, report.context)),
         ]
-        if not compact:
+        if compact:
+            m.d.sync += second.eq(ends & is_both | second & ~self.statistic.ready)
+        else:
             with m.If(ends):
                 m.d.sync += kept.eq(peak)
-        m.d.sync += second.eq(Cat(ends & is_both, second))
+            m.d.sync += second.eq(Cat(ends & is_both, second))
         statistic = self.statistic.payload
         with m.If(energies):
             is_second = has(energy.op, statistic=Statistic.BOTH)
@@ -635,7 +639,7 @@ class VectorUnit(wiring.Component):
         count = goes_on | Mux(embed, pulses.scale | beat & odd, beat)
         more = Mux(pulses.row, Mux(token, stride, 0), count)
         if p.compact:  # none, then the step's, by the same adder
-            begin = pulses.idle & self.command.valid
+            begin = pulses.idle & self.command.valid & self.statistic.ready
             m.d.comb += odd.eq(pulses.number[0])
             m.d.sync += address.eq(address + Mux(begin, command.address, more))
             with m.If(self.command.ready):
