@@ -18,7 +18,6 @@ from hw.links.window import Window
 from hw.machine import Machine
 from hw.memory.bank import VectorBankParameters
 from hw.memory.block import BlockStore
-from hw.memory.signatures import PROGRAM_LATENCY
 from hw.pipeline import KEEP
 from hw.turns import of_context
 from hw.units.vector_unit import VectorUnit
@@ -74,6 +73,7 @@ class Core(wiring.Component):
             counted=Feature.COUNTERS in machine.features,
             queued=machine.queued,
             shared=machine.shared,
+            fetch=machine.fetch,
         )
         self.registers = RegisterFile(g.contexts)
         self.queued, self.compact = machine.queued, machine.compact
@@ -90,7 +90,7 @@ class Core(wiring.Component):
             program.words,
             program.half_words,
             program.bits,
-            latency=PROGRAM_LATENCY,
+            latency=machine.fetch.latency,
             narrow=machine.stores.narrow,
         )
         self.sums, self.multiplicands, self.vectors, self.states, self.activations = (

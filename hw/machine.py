@@ -7,6 +7,7 @@ from hw.arch.frames import MAX_PAYLOAD
 from hw.arch.geometry import Geometry
 from hw.arch.memories import Memory, memories
 from hw.arch.protocol import ALL_FEATURES, Feature
+from hw.control.sequencer import FetchParameters
 from hw.memory.block import TableStoreParameters, WeightStoreParameters
 from hw.memory.signatures import READ_LATENCY
 from hw.units.embedding import EmbeddingParameters
@@ -215,6 +216,12 @@ class Machine:
         if self.compact:
             return 1 if self.stores.narrow else 2
         return READ_LATENCY
+
+    @property
+    def fetch(self) -> FetchParameters:
+        if not self.compact:
+            return FetchParameters()
+        return FetchParameters(latency=self.bank_latency, compact=True)
 
     @property
     def engine(self) -> EngineParameters:

@@ -411,9 +411,9 @@ def predict(
     once = {Unit.CONTROL, Unit.ENGINE} if machine.shared else {Unit.CONTROL}
     members = contexts
     for number, layer, descriptor in unroll(image.program()):
-        looked = fetched + Sequencer.FETCH_CYCLES
+        looked = fetched + machine.fetch.cycles
         if descriptor.unit == Unit.SCALAR and descriptor.layered:
-            looked += Sequencer.CONSTANT_CYCLES
+            looked += machine.fetch.constant_cycles
         of_all = descriptor.unit in once
         goes_on = descriptor.unit == Unit.VECTOR and descriptor.op in which(writes="states")
         for context in range(1 if of_all else members):

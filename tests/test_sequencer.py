@@ -21,8 +21,7 @@ from hw.arch.program import (
     immediate,
     unroll,
 )
-from hw.control.sequencer import Sequencer
-from hw.memory.signatures import PROGRAM_LATENCY
+from hw.control.sequencer import FetchParameters, Sequencer
 
 GEOMETRY = Geometry(
     rows=4, columns=4, elements=2, weight_rows=4096, table_words=4096, descriptors=32,
@@ -31,6 +30,8 @@ GEOMETRY = Geometry(
 UNITS = {Unit.ENGINE: "engine", Unit.VECTOR: "vector", Unit.SCALAR: "scalar"}
 PLACES = {Unit.ENGINE: 2, Unit.VECTOR: 4, Unit.SCALAR: 1}
 """Steps that a unit has under way at most."""
+AHEAD = FetchParameters()
+COMPACT = [FetchParameters(latency=latency, compact=True) for latency in (1, 2)]
 OPERATIONS = [op for op in VectorOp if op != VectorOp.CHOOSE]
 """What may be anywhere in a program."""
 
@@ -93,6 +94,7 @@ class Machine:
     draw: random.Random
     contexts: int = 1
     queued: int = 0
+    fetch: FetchParameters = AHEAD
     issued: list[tuple[Unit, dict, list[int]]] = field(default_factory=list)
     presets: list[tuple[int, int, int]] = field(default_factory=list)
     refused: int = 0  # cycles in which the token buffer did not take a token
@@ -103,7 +105,7 @@ class Machine:
         A command is kept with how many steps each unit had under way when it was issued.
         """
         geometry = replace(GEOMETRY, contexts=self.contexts)
-        dut = Sequencer(geometry, queued=self.queued)
+        dut = Sequencer(geometry, queued=self.queued, fetch=self.fetch)
         rows = [int.from_bytes(step.to_bytes(), "little") for step in self.program]
         rows += [0] * (geometry.descriptors - len(rows))
         for run in runs:
@@ -112,7 +114,7 @@ class Machine:
         async def bench(ctx):
             ends: dict[Unit, list[int]] = {unit: [] for unit in UNITS}
             ready = dict.fromkeys(UNITS, 0)
-            rows_read = [0] * PROGRAM_LATENCY
+            rows_read = [0] * self.fetch.latency
             choices = [iter(run.choices) for run in runs]
             to_choose: list[tuple[int, int]] = []  # when the vector unit tells which choice
             waiting = dict(enumerate(runs))
@@ -244,11 +246,13 @@ def check_command(step: Descriptor, unit: Unit, command: dict, token: int, conte
     assert {name: command[name] for name in same} == {name: getattr(step, name) for name in same}
 
 
-@pytest.mark.parametrize("layers", [1, 3])
-def test_steps_are_issued_in_order_and_none_before_its_time(layers):
+@pytest.mark.parametrize(
+    ("layers", "fetch"), [(1, AHEAD), (3, AHEAD), *((3, each) for each in COMPACT)]
+)
+def test_steps_are_issued_in_order_and_none_before_its_time(layers, fetch):
     """Two prompt tokens and a chosen one: every command, after all that its step waits for."""
     draw = random.Random(layers)
-    machine = Machine(program=random_program(draw, layers), draw=draw)
+    machine = Machine(program=random_program(draw, layers), draw=draw, fetch=fetch)
     run = Run(
         prompt=[11, 12],
         choices=[7, 9],
@@ -339,16 +343,17 @@ def fits(token: int, step: Descriptor, unit: Unit, command: dict, context: int) 
     return True
 
 
-def test_every_cycle_of_a_run_is_counted_once():
+@pytest.mark.parametrize("fetch", [AHEAD, *COMPACT])
+def test_every_cycle_of_a_run_is_counted_once(fetch):
     draw = random.Random(4)
-    machine = Machine(program=random_program(draw, 2), draw=draw)
+    machine = Machine(program=random_program(draw, 2), draw=draw, fetch=fetch)
     run = Run(prompt=[3, 4, 5], choices=[1] * 9, fields={"generate": 3, "reset": 1})
     machine.run(run)
     tokens = machine.totals["tokens"]
     around = tokens * (Sequencer.TOKEN_CYCLES + Sequencer.END_CYCLES) + machine.refused
     total = Sequencer.run_cycles(GEOMETRY) + around + sum(machine.counters)
     assert (tokens, machine.totals["cycles"]) == (5, total)
-    assert min(machine.counters) >= Sequencer.STEP_CYCLES
+    assert min(machine.counters) >= fetch.step_cycles
     assert 0 < machine.totals["engine_cycles"] < machine.totals["cycles"]
 
 

@@ -10,7 +10,7 @@ from host.errors import FitError
 from host.urls import open_device
 from hw.arch.program import Unit
 from hw.boards import board
-from hw.control.sequencer import Sequencer
+from hw.control.sequencer import FetchParameters, Sequencer
 from sim.checkpoints import RandomCheckpoint
 from sim.timing import predict
 from weights.checkpoint import Checkpoint, ModelShape
@@ -86,11 +86,11 @@ def test_any_shape_takes_what_is_predicted(device, shape, tmp_path):
 
 
 def test_steps_are_issued_in_order_and_wait_for_what_they_name(small):
-    cycle = Sequencer.TOKEN_CYCLES
+    cycle, fetch = Sequencer.TOKEN_CYCLES, FetchParameters()
     for step in small.steps:
         assert step.fetched == cycle
         constant = step.unit == Unit.SCALAR and step.descriptor.layered
-        least = Sequencer.STEP_CYCLES + Sequencer.CONSTANT_CYCLES * constant
+        least = fetch.step_cycles + fetch.constant_cycles * constant
         assert step.cycles == least + step.waited
         assert (step.waited_for == "nothing") == (step.waited == 0)
         if step.blocker:

@@ -1,5 +1,7 @@
 """Runs the program once per token: fetches steps and issues them to the units."""
 
+from dataclasses import dataclass
+
 from amaranth.hdl import Cat, Const, Module, Mux, Signal
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
@@ -38,16 +40,53 @@ from hw.units.commands import (
 TotalsLayout = data.StructLayout({"cycles": 64, "engine_cycles": 64, "tokens": 32})
 """``hw.arch.protocol.Totals``."""
 
+READ_CYCLES = 2
+"""From the cycle in which a step may be issued to that in which it is."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FetchParameters:
+    """How steps come from the program memory.
+
+    Parameters
+    ----------
+    latency : int
+        Cycles from an address to its data.
+    compact : bool
+        Whether a step stays in the memory, which reads nothing else while it is issued, instead of
+        in a register beside that, so that the next one is fetched meanwhile.
+    """
+
+    latency: int = PROGRAM_LATENCY
+    compact: bool = False
+
+    @property
+    def cycles(self) -> int:
+        """From a step's first cycle until it is looked at whether it may be issued; the fetch of
+        the next one begins in it, but in a compact machine its own."""
+        return self.latency if self.compact else self.latency - READ_CYCLES
+
+    @property
+    def constant_cycles(self) -> int:
+        """The same beside it, for a step that takes a constant from the program memory: the fetch
+        of the next one begins later, or the step is read again."""
+        return self.latency + 1 if self.compact else 1
+
+    @property
+    def step_cycles(self) -> int:
+        """What a step costs that need not wait."""
+        return self.cycles + READ_CYCLES + 1
+
 
 class Sequencer(wiring.Component):
     """Generates tokens: for each one, the program's steps in order, for every running context.
 
     A step waits until no more of the units' steps are under way than it allows, reads its two
     registers and is issued as soon as its unit takes it; then the same step is issued for the next
-    context, and after the last one the following step, which is fetched meanwhile. ``STEP_CYCLES``
-    is what a step costs beside the time it waits, and ``CONTEXT_CYCLES`` what every other context
-    adds. Units run beside each other, and take a step while those before are under way: the order
-    is what the program says, no more.
+    context, and after the last one the following step, which is fetched meanwhile.
+    `FetchParameters` have what a step costs beside the time it waits, and ``CONTEXT_CYCLES`` is
+    what every other context adds. Units run beside each other, and take a step while those before
+    are under way: the order is what the program says, no more.
 
     What a step allows to be left is said of the steps of its context. As units take and end steps
     in order, those of other contexts that were issued in between are left beside it.
@@ -74,6 +113,7 @@ class Sequencer(wiring.Component):
         Steps that wait before each unit at most.
     shared : bool
         Whether a step of the engine is issued once, for all contexts.
+    fetch : FetchParameters
 
     Members
     -------
@@ -81,7 +121,7 @@ class Sequencer(wiring.Component):
     stop : In(contexts), end its run after the current token
     running : Out(contexts)
     asked, produced : as of `Contexts`
-    program_address, program_data : a row of the program, and its data ``PROGRAM_LATENCY`` later
+    program_address, program_data : a row of the program, and its data ``fetch.latency`` later
     token_address, token_data, token_write, token_write_data : token buffers, one behind the other;
         one cycle of latency
     token_ready : In(1), the buffer takes what is written
@@ -97,15 +137,7 @@ class Sequencer(wiring.Component):
 
     UNDER_WAY = 7
     """Most steps of a unit that may be under way, beside those that wait before it."""
-    READ_CYCLES = 2
-    """From the cycle in which a step may be issued to that in which it is."""
-    FETCH_CYCLES = PROGRAM_LATENCY - READ_CYCLES
-    """From a step's first cycle, in which the fetch of the next one begins, until it is looked at
-    whether it may be issued."""
-    CONSTANT_CYCLES = 1
-    """The same beside it, for a step that takes a constant from the program memory: the fetch of
-    the next one begins later."""
-    STEP_CYCLES = FETCH_CYCLES + READ_CYCLES + 1
+    READ_CYCLES = READ_CYCLES
     CONTEXT_CYCLES = READ_CYCLES + 1
     TOKEN_CYCLES, END_CYCLES = 2, 2
     """Before the first step of a token, and after its last one; for each context."""
@@ -116,11 +148,16 @@ class Sequencer(wiring.Component):
         return geometry.descriptors + 1
 
     def __init__(
-        self, geometry: Geometry, counted: bool = True, queued: int = 0, shared: bool = False
+        self,
+        geometry: Geometry,
+        counted: bool = True,
+        queued: int = 0,
+        shared: bool = False,
+        fetch: FetchParameters = FetchParameters(),
     ):
         self._geometry = geometry
         self._counted = counted
-        self._queued, self._shared = queued, shared
+        self._queued, self._shared, self._fetching = queued, shared, fetch
         n = geometry.contexts
         super().__init__(
             {
@@ -166,18 +203,21 @@ class Sequencer(wiring.Component):
         final = 1 << (g.contexts - 1)
         choosing = Signal(g.contexts)  # and those in which one is chosen after it
         number = Signal(range(g.descriptors))
-        step = Signal(DescriptorLayout)
+        stays = self._fetching.compact
+        step = layers.moved if stays else Signal(DescriptorLayout)
         moved = Signal()  # it is as it is executed in this layer
         operand = Signal(ScaleLayout)
         is_constant = step.layered & (step.unit == Unit.SCALAR)
         position = contexts.progress.position
         rank = turns.others - turns.after
         following = Signal.like(number)
-        age, constant = self._fetch(m, layers.moved, is_constant, following)
+        age = Signal(range(self._fetching.latency + self._fetching.constant_cycles + 1))
+        fetch = self._fetch_again if stays else self._fetch_ahead
+        there, constant = fetch(m, age, layers.moved, is_constant, number if stays else following)
         immediate = Mux(is_constant, constant, step.address)
         self._offer(m, step, operand, immediate, contexts, turns, chained)
         m.d.comb += [
-            layers.step.eq(step),
+            layers.step.eq(self.program_data if stays else step),
             contexts.context.eq(Mux(chained, g.contexts - 1, turns.number)),
             contexts.turn.eq(turns.number),
             contexts.ahead.eq(ahead),
@@ -199,7 +239,9 @@ class Sequencer(wiring.Component):
                 m.d.comb += following.eq(number + 1)
 
         def take_step():
-            m.d.sync += [number.eq(following), step.eq(self.program_data), age.eq(0), moved.eq(0)]
+            m.d.sync += [number.eq(following), age.eq(0)]
+            if not stays:
+                m.d.sync += [step.eq(self.program_data), moved.eq(0)]
 
         def begin_with(those):
             m.d.comb += [turns.members.eq(those), turns.load.eq(1)]
@@ -241,16 +283,16 @@ class Sequencer(wiring.Component):
                     m.next = "WAIT"
             with m.State("WAIT"):
                 after_this()
-                with m.If(
-                    ~blocked & (age >= self.FETCH_CYCLES + self.CONSTANT_CYCLES * is_constant)
-                ):
+                with m.If(~blocked & there):
                     m.next = "READ"
             with m.State("READ"):
                 after_this()
                 m.d.comb += self.register_address.eq(Cat(step.b, turns.number))
-                m.d.sync += [operand.eq(self.register_value), moved.eq(1)]
-                with m.If(~moved):
-                    m.d.sync += step.eq(layers.moved)
+                m.d.sync += operand.eq(self.register_value)
+                if not stays:
+                    m.d.sync += moved.eq(1)
+                    with m.If(~moved):
+                        m.d.sync += step.eq(layers.moved)
                 m.next = "ISSUE"
             with m.State("ISSUE"):
                 after_this()
@@ -352,23 +394,49 @@ class Sequencer(wiring.Component):
         """Where a context's token lies."""
         return of_context(position, self._geometry.tokens, context)
 
-    def _fetch(self, m, moved, is_constant, following):
+    def _fetch_ahead(self, m, age, moved, is_constant, following):
         """Reads the program: the step's constant first, if it has one, then the ``following`` step.
 
-        Returns the cycles since the step's first one, which stop at where they tell nothing more,
-        and the constant.
+        ``age`` is the cycles since the step's first one, and stops at where they tell nothing more.
+        Returns whether the step may be looked at, and the constant.
         """
-        age = Signal(range(PROGRAM_LATENCY + self.CONSTANT_CYCLES + 1))
+        fetch = self._fetching
         constant = Signal(CONSTANT_BITS, reset_less=True)
-        lane_bits = exact_log2(CONSTANTS_PER_ROW)
-        row, lane = moved.address[lane_bits:], moved.address[:lane_bits]
-        first = is_constant & (age < self.CONSTANT_CYCLES)
+        row, lane = self._place_of_constant(moved)
+        first = is_constant & (age < fetch.constant_cycles)
         m.d.comb += self.program_address.eq(Mux(first, row, following))
-        with m.If(age != PROGRAM_LATENCY + self.CONSTANT_CYCLES):
+        with m.If(age != fetch.latency + fetch.constant_cycles):
             m.d.sync += age.eq(age + 1)
-        with m.If(age == PROGRAM_LATENCY):
+        with m.If(age == fetch.latency):
             m.d.sync += constant.eq(self.program_data.word_select(lane, CONSTANT_BITS))
-        return age, constant
+        return age >= fetch.cycles + fetch.constant_cycles * is_constant, constant
+
+    def _fetch_again(self, m, age, moved, is_constant, number):
+        """Reads step ``number``, its constant, if it has one, and then the step again, which stays.
+
+        Takes and returns what `_fetch_ahead` does.
+        """
+        fetch = self._fetching
+        constant = Signal(CONSTANT_BITS, reset_less=True)
+        row, lane = self._place_of_constant(moved)
+        come, again = age == fetch.latency, age == fetch.cycles + fetch.constant_cycles
+        kept_lane = Signal.like(lane)
+        takes = Signal()  # a constant, which comes in its place for a while
+        m.d.comb += self.program_address.eq(Mux(come & is_constant, row, number))
+        with m.If(~again):
+            m.d.sync += age.eq(age + 1)
+        with m.If(come):
+            m.d.sync += [takes.eq(is_constant), kept_lane.eq(lane)]
+        with m.If(age == 2 * fetch.latency):
+            m.d.sync += constant.eq(self.program_data.word_select(kept_lane, CONSTANT_BITS))
+        there = Mux(come, ~is_constant, (age > fetch.latency) & ~takes) | again
+        return there, constant
+
+    @staticmethod
+    def _place_of_constant(step):
+        """Row of the program, and which of its constants it is."""
+        bits = exact_log2(CONSTANTS_PER_ROW)
+        return step.address[bits:], step.address[:bits]
 
     def _offer(self, m, step, operand, immediate, contexts, turns, chained):
         """The step to every unit; only the one that it names sees it offered."""
