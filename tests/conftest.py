@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from hw.boards.icebreaker import BOARD as SMALLEST
+from hw.machine import BlockRam
 from weights.files import ZOO
 from weights.model import IntegerModel
 
@@ -36,6 +39,15 @@ def validation_text(shared: Path) -> Path:
 def stories_nano() -> IntegerModel:
     """The smallest shipped model."""
     return IntegerModel.load(ZOO / "stories-nano.safetensors")
+
+
+@pytest.fixture
+def too_large(monkeypatch: pytest.MonkeyPatch) -> str:
+    """Name of a board whose device has too few multipliers for its machine."""
+    stores = replace(SMALLEST.machine.stores, weights=BlockRam(narrow=True))
+    machine = replace(SMALLEST.machine, stores=stores, compact=False)
+    monkeypatch.setattr("hw.boards.icebreaker.BOARD", replace(SMALLEST, machine=machine))
+    return SMALLEST.name
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

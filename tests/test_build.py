@@ -874,7 +874,9 @@ def test_command_line_begins_at_the_seed_of_the_board(board, tools, tmp_path, mo
     assert "5 LUT4 routed" in capsys.readouterr().out
 
 
-def test_synthesis_says_by_how_much_a_machine_is_too_large(tools, tmp_path, monkeypatch, capsys):
+def test_synthesis_says_by_how_much_a_machine_is_too_large(
+    tools, too_large, tmp_path, monkeypatch, capsys
+):
     """Where the estimate says so a build does not begin, but its synthesis can be asked for."""
     kinds = {"SB_LUT4": 7920, "SB_DFFE": 10, "SB_RAM40_4K": 45, "SB_MAC16": 8}
     cells = {f"{kind}_{n}": {"type": kind} for kind, count in kinds.items() for n in range(count)}
@@ -886,7 +888,7 @@ def test_synthesis_says_by_how_much_a_machine_is_too_large(tools, tmp_path, monk
     )
     for name in ("NEXTPNR_ICE40", "ICEPACK"):
         monkeypatch.setenv(name, str(tmp_path / "nextpnr"))
-    options = ["icebreaker", "--output", str(tmp_path / "out")]
+    options = [too_large, "--output", str(tmp_path / "out")]
     monkeypatch.setattr(steps, "plan", lambda board, core: plan(board, Echo))
     assert program.main([*options, "--synthesis-only"]) == 1
     captured = capsys.readouterr()

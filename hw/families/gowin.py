@@ -184,7 +184,7 @@ FAMILY = Family(
         lut_cost=4,
         luts=8,
     ),
-    dsp_per_element=4,
+    dsp_per_product=1,
     luts=0.9,
     tools=TOOLS,
     files=("top.il", "top.ys", "top.cst"),

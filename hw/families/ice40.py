@@ -132,7 +132,7 @@ FAMILY = Family(
     memories=Memories(
         shapes=((2048, 2), (1024, 4), (512, 8), (256, 16)), block_cost=64, large=LARGE_DEPTH
     ),
-    dsp_per_element=10,  # of 16 x 16 bits, for four products of 18
+    dsp_per_product=3,  # of 16 x 16 bits
     luts=0.83,
     tools={
         "yosys": YOSYS,
