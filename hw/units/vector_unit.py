@@ -529,6 +529,11 @@ class VectorUnit(wiring.Component):
                 m.d.sync += held.eq(constant)
             constants.append(held)
             constant = held
+        # The longest ways begin behind these, which a compact unit's first product comes after.
+        places = {"place": Mux(greedy, 0, _place(offset)), "code_place": _place(by_scale)}
+        place, code_place = (
+            delay(m, value, int(p.compact), name=name) for name, value in places.items()
+        )
         m.d["comb" if p.compact else "sync"] += [
             scaled.eq(has(op, scaled=True)),
             greedy.eq(is_choice & command.greedy),
@@ -542,7 +547,7 @@ class VectorUnit(wiring.Component):
             control.tabled.eq(table),
             control.constant.eq(constant),
             control.block.eq(Mux(is_last, LAST_BLOCK, block_index(command.a.exponent))),
-            control.place.eq(Mux(greedy, 0, _place(offset))),
+            control.place.eq(place),
             control.rounded.eq(~table),
             control.squares.eq(op == VectorOp.MEASURE),
             control.draw.eq(is_choice & ~command.greedy),
@@ -554,7 +559,7 @@ class VectorUnit(wiring.Component):
                     Mux(is_quant, Factor.CONSTANT, Factor.GATE),
                 )
             ),
-            control.code_place.eq(_place(by_scale)),
+            control.code_place.eq(code_place),
             control.first.eq(command.first),
             control.narrow.eq(command.address[2]),
             control.plain.eq(op == VectorOp.SILU),
