@@ -7,6 +7,7 @@ SOURCES = {
     "or github.com/trabucayre/openFPGALoader",
     "dfu-util": "apt install dfu-util, or brew install dfu-util",
     "iceprog": "apt install fpga-icestorm, or brew install icestorm",
+    "icesprog": "github.com/wuxx/icesugar",
 }
 """The programs, and where each is from."""
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from amaranth.hdl import Cat, ClockDomain, ClockSignal, Const, Instance, Module, Signal
 from amaranth.lib.cdc import ResetSynchronizer
 
+from hw.families.clocks import add_oscillator
 from hw.families.family import YOSYS, Family, Memories, Tool
 
 FILTERS = ((17e6, 1), (26e6, 2), (44e6, 3), (66e6, 4), (101e6, 5), (133e6, 6))
@@ -60,18 +61,32 @@ class Pll:
         )
 
 
+READABLE_SECONDS = 5e-6
+"""After configuration a block RAM reads as zero for as long as 3 microseconds."""
+
+
 def make_clocks(m: Module, platform, rates: Mapping[str, int], phases: Mapping[str, int]):
-    """See `Family`: a PLL makes one clock. Its gates do not open without a glitch: what it clocks
-    is reset until it has locked."""
+    """See `Family`: one clock, the oscillator's own, or that of a PLL, which begins at one pad
+    alone. Its gates do not open without a glitch: what it clocks is reset until it has locked, or
+    block RAMs can be read, which takes a few microseconds from configuration on."""
     if len(rates) > 1:
         raise NotImplementedError(f"a PLL of iCE40 makes one clock here, not {len(rates)}")
     ((name, rate),) = rates.items()
-    locked = Signal()
     m.domains += ClockDomain(name)
-    pad = platform.request(platform.default_clk, dir="-")
-    pll = Pll.solve(int(platform.default_clk_frequency), rate)
-    m.submodules.pll = pll.create(pad.io, ClockSignal(name), locked)
-    m.submodules.reset = ResetSynchronizer(~locked, domain=name)
+    ready = Signal()
+    if rate == int(platform.default_clk_frequency):
+        oscillator = add_oscillator(m, platform)
+        m.domains.reference = ClockDomain("reference", reset_less=True, local=True)
+        m.d.comb += [ClockSignal(name).eq(oscillator), ClockSignal("reference").eq(oscillator)]
+        waited = Signal((int(READABLE_SECONDS * rate)).bit_length() + 1)
+        m.d.comb += ready.eq(waited[-1])
+        with m.If(~ready):
+            m.d.reference += waited.eq(waited + 1)
+    else:
+        pad = platform.request(platform.default_clk, dir="-")
+        pll = Pll.solve(int(platform.default_clk_frequency), rate)
+        m.submodules.pll = pll.create(pad.io, ClockSignal(name), ready)
+    m.submodules.reset = ResetSynchronizer(~ready, domain=name)
 
 
 LARGE_DEPTH = 1 << 14
