@@ -1,9 +1,4 @@
-"""1BitSquared iCEBreaker with an iCE40UP5K, which is too small.
-
-The smallest machine has all memories that its model needs, weights and tables in SPRAM, and takes
-1.4 times the logic cells and 10 of 8 multipliers. A build says so before it begins;
-``--synthesis-only`` shows what yosys makes of it.
-"""
+"""1BitSquared iCEBreaker with an iCE40UP5K: the smallest machine, and the smallest model."""
 
 from hw.arch.geometry import Geometry
 from hw.arch.protocol import NO_FEATURES
@@ -12,9 +7,8 @@ from hw.links.uart import Uart
 from hw.machine import BlockRam, Machine, Stores
 from hw.programmers import Programmer
 
-# What the smallest of the shipped models needs, the fewest lanes, and nothing that the host can do
-# without: 28 of 30 block RAMs and all SPRAM. It is 4,985 LUT4 by yosys, of 5,280; but 2,169
-# flip-flops have no LUT before them, so that nextpnr makes 7,369 logic cells of it.
+# What the smallest of the shipped models needs, weights and tables in SPRAM, all of it, the fewest
+# lanes, and nothing that the host can do without.
 BOARD = Board(
     name="icebreaker",
     platform="amaranth_boards.icebreaker:ICEBreakerPlatform",
