@@ -25,7 +25,7 @@ DOCUMENTS = Path(__file__).parents[1] / "docs"
 def report_of(name: str, **changes: object) -> Report:
     """As a build of a board writes it, routed as estimated."""
     target = board(name)
-    have = {"lut4": 83640, "ff": 83640, "bram": 208, "dsp": 156}
+    have = {"lut4": 83640, "ff": 83640, "bram": 208, "dsp": 156, "spram": 4}
     resources = {
         name: Use(used=count, available=have[name], estimate=count)
         for name, count in estimate(target).items()
