@@ -102,7 +102,7 @@ budget: $(VENV)/.with-build ## what machines take of an ECP5, against hw/build/b
 quick: lint $(VENV)/.with-sim,build,serve,sweep,test ## lint and the tests that need no compiled machine
 	$(RUN) -m pytest -q -n $(JOBS) -m "not whole" tests
 
-lint: $(VENV)/.with-lint,serve ## style and types
+lint: $(VENV)/.with-lint,serve,sweep ## style and types
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check --quiet .
 	$(VENV)/bin/mypy
