@@ -27,7 +27,7 @@ from weights.store_commands import find_model
 fill = partial(wrapped, width=WIDTH)
 Find = Callable[[str], tuple[str, IntegerModel]]
 
-ROW = "{:16}{:13}{:>5}{:>3}{:>7}{:>4}{:>4} {:9.9}{:>9}{:>9}"
+ROW = "{:17}{:13}{:>5}{:>3}{:>7}{:>4}{:>4} {:9.9}{:>8}{:>9}"
 GEOMETRY = "{:1}{:>5}{:>9}{:>10}{:>8}{:>5}{:>5}{:>10}{:>10}{:>5}{:>11}"
 GEOMETRY_HEAD = (
     *("rows", "columns", "elements", "LUT4", "RAM", "DSP"),

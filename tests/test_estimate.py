@@ -6,7 +6,7 @@ import pytest
 
 from hw import boards
 from hw.build.estimate import arrange, check_fit, estimate
-from hw.families import ecp5
+from hw.families import ecp5, of
 
 
 @pytest.mark.parametrize(
@@ -51,9 +51,9 @@ def test_resources_of_boards_that_were_packed(name):
     assert result["dsp"] == 4 * boards.board(name).geometry.elements
 
 
-@pytest.mark.parametrize(("name", "luts"), [("tang_primer_20k", 9646), ("icebreaker", 4327)])
+@pytest.mark.parametrize(("name", "luts"), [("tang_primer_20k", 9646), ("icebreaker", 4675)])
 def test_luts_of_other_families(name, luts):
-    """As yosys 0.70 has them."""
+    """As yosys 0.70 has them; the logic cells that nextpnr makes of them and of flip-flops."""
     assert estimate(boards.board(name))["lut4"] == pytest.approx(luts, rel=0.03)
 
 
@@ -84,9 +84,11 @@ def test_cascades_where_carry_cells_choose_nothing(name, luts):
 
     def estimated(rows):
         geometry = replace(board.geometry, rows=rows, columns=16, elements=2, weight_rows=256)
-        return estimate(replace(board, machine=replace(board.machine, geometry=geometry, chain=8)))
+        machine = replace(board.machine, geometry=geometry, chain=8)
+        result = estimate(replace(board, machine=machine))
+        return result["lut4"] - of(board.device).alone * result["ff"]
 
-    assert estimated(16)["lut4"] - estimated(8)["lut4"] == pytest.approx(luts, rel=0.05)
+    assert estimated(16) - estimated(8) == pytest.approx(luts, rel=0.05)
 
 
 def test_boards_fit_by_estimate():

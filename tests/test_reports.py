@@ -366,7 +366,7 @@ def test_all_boards_are_built_past_one_that_fails(too_large, tmp_path, capsys):
     assert built == [name for name in hardware if not lacking(board(name))]
     assert too_large in hardware and too_large not in built
     assert err == "timing failed\n"
-    assert f"{too_large}: left out, as its iCE40UP5K has too little dsp\n" in out
+    assert f"{too_large}: left out, as its iCE40UP5K has too little lut4, dsp\n" in out
     routed = [report_of(name) for name in built if name != "ecpix5_85"]
     assert out.endswith(f"{markdown(routed)}\n")
 

@@ -181,7 +181,7 @@ def estimate(board: Board) -> dict[str, int]:
     luts += LUTS_PER_BANK_BIT * bank_bits
     flip_flops += FLIP_FLOPS_PER_BANK_BIT * bank_bits
     return {
-        "lut4": round(family.luts * luts),
+        "lut4": round(family.luts * luts + family.alone * flip_flops),
         "ff": round(flip_flops),
         "bram": block_rams,
         # An element's products, which share a multiplier in a compact unit, and the table's.

@@ -67,6 +67,8 @@ class Family:
         Multipliers that a product of 18 bits takes.
     luts : float
         LUTs that a design takes where it takes one of ECP5.
+    alone : float
+        Share of flip-flops that take a logic cell of their own, whose LUT is lost.
     tools : dict of str to Tool
         The three that run, in order, by their plain names.
     files : tuple of str
@@ -94,6 +96,7 @@ class Family:
     memories: Memories
     dsp_per_product: int
     luts: float = 1.0
+    alone: float = 0.0
     tools: Mapping[str, Tool]
     files: tuple[str, ...]
     netlist: str
