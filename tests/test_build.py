@@ -900,7 +900,7 @@ def test_synthesis_says_by_how_much_a_machine_is_too_large(
     assert not tools()
     assert program.main(options) == 1
     assert re.fullmatch(
-        r"icebreaker does not fit iCE40UP5K: dsp needs about 10 of 8: .*\n",
+        r"icebreaker does not fit iCE40UP5K: lut4 .*; dsp needs about 10 of 8: .*\n",
         capsys.readouterr().err,
     )
 
