@@ -150,6 +150,7 @@ EVEN = replace(
 def test_contexts_have_parts_of_their_own():
     """What a run changes is there once for each; what it only reads, once."""
     alone, four = memories(EVEN), memories(replace(EVEN, contexts=4))
+    assert (alone.pop("ids").words, four.pop("ids").words) == (16, 32)  # eight for each, but one
     changed = ("sums", "multiplicands", "vectors", "states", "activations", "tokens", "registers")
     for name, row in four.items():
         assert row.words == (4 if name in changed else 1) * alone[name].words

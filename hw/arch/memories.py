@@ -111,6 +111,14 @@ class Memory:
         return self.words * self.half_words
 
 
+def id_bytes(contexts: int) -> int:
+    """Of the link's memory of ids: eight for each context.
+
+    At least 16: of fewer words synthesis makes flip-flops.
+    """
+    return max(16, 8 * contexts)
+
+
 def memories(
     geometry: Geometry, features: Feature = ALL_FEATURES, max_payload: int = MAX_PAYLOAD
 ) -> dict[str, Memory]:
@@ -190,6 +198,7 @@ def memories(
             parts=True,
         ),
         "frame": part(words=2 * max_payload, item=8),
+        "ids": part(words=id_bytes(n), item=8),
         "functions": part(words=2 * TABLE_SEGMENTS, item=BASE_BITS + DELTA_BITS, copies=v),
     }
     return {

@@ -4,6 +4,7 @@ from amaranth.hdl import Array, Cat, Module, Mux, Signal
 from amaranth.lib.memory import Memory
 from amaranth.utils import exact_log2
 
+from hw.arch.memories import id_bytes
 from hw.arch.protocol import (
     Command,
     Feature,
@@ -14,9 +15,6 @@ from hw.arch.protocol import (
     argument_offset,
 )
 from hw.links.exchange import PLACE_BITS, Answer, Exchange
-
-LEAST = 16
-"""Words of a memory as small as memories are made: of fewer, synthesis makes flip-flops."""
 
 
 class Runs:
@@ -111,7 +109,7 @@ class Runs:
         context the session, each where it lies in a RUN's arguments, modulo four.
         """
         exchange, offset = self.exchange, self.exchange.offset
-        m.submodules.kept = kept = Memory(shape=8, depth=max(LEAST, 8 * exchange.contexts), init=[])
+        m.submodules.kept = kept = Memory(shape=8, depth=id_bytes(exchange.contexts), init=[])
         read, write = kept.read_port(), kept.write_port()
         first, last = _bytes("run_id")
         assert (first % 4, last - first, _bytes("session")) == (1, 3, (1, 4))
