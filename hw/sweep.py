@@ -20,7 +20,7 @@ from hw.boards import outside
 from hw.build import BuildError
 from hw.build.plan import Plan
 from hw.build.steps import LIMIT_MINUTES, draw_seeds
-from hw.build.trial import ENDED, ROUTED, Result, Variant, attempt
+from hw.build.trial import ENDED, ROUTED, Result, Variant, attempt, plan_of
 from weights.commandline import OneLineParser, console, one_line, program, report_failure
 from weights.files import user_path
 from weights.locks import InUse, locked
@@ -215,7 +215,7 @@ def main(arguments=None) -> int:
         for name in options.board
         for sizes in options.sizes or [()]
     ]
-    plans = {variant: variant.plan() for variant in variants}
+    plans = {variant: plan_of(variant) for variant in variants}
     with results(options.output) as found, cluster(options.scheduler, options.jobs) as client:
         lost = sweep(
             client,

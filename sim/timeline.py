@@ -8,7 +8,7 @@ from itertools import groupby
 
 from hw.arch.operations import VectorOp
 from hw.arch.program import ScalarOp, Unit
-from hw.control.sequencer import Sequencer
+from hw.control.sequencer import READ_CYCLES
 from sim import svg
 from sim.svg import FAINT, GROUND, INK, words
 from sim.timing import TimedStep, Timing
@@ -220,7 +220,7 @@ class _Band:
         yield from self._bar(step.fetched, step.issued + 1, y, ISSUE, note)
         if step.blocker is None:
             return
-        end = step.issued - Sequencer.READ_CYCLES
+        end = step.issued - READ_CYCLES
         note = f"{step.name} waits {step.waited} cycles for {step.blocker.name}"
         colour = COLOURS[operation(step.blocker)]
         yield from self._bar(end - step.waited, end, y, colour, note, hatched=True)

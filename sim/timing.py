@@ -19,7 +19,7 @@ from host.compiler import Image
 from hw.arch.operations import OPERATIONS, VectorOp, which
 from hw.arch.program import ANY, UNITS, ControlOp, Descriptor, ScalarOp, Unit, unroll
 from hw.arch.protocol import Totals
-from hw.control.sequencer import Sequencer
+from hw.control.sequencer import READ_CYCLES, Sequencer
 from hw.machine import Machine, RowStoreParameters
 
 
@@ -430,7 +430,7 @@ def predict(
                 flight = clock.left(unit, left[unit])
                 if flight is not None and flight.idle >= free and flight.idle > looked:
                     free, blocker = flight.idle, flight.number
-            placed, before = clock.place(descriptor, free + Sequencer.READ_CYCLES)
+            placed, before = clock.place(descriptor, free + READ_CYCLES)
             if before is not None:
                 free, blocker = placed, before.number
             issued = placed + clock.holding(descriptor)
@@ -441,7 +441,7 @@ def predict(
                     "kind": image.steps[number],
                     "descriptor": descriptor,
                     "fetched": fetched,
-                    "ready": looked + Sequencer.READ_CYCLES,
+                    "ready": looked + READ_CYCLES,
                     "issued": issued,
                     "begun": clock.issue(len(rows), descriptor, issued, members if of_all else 1),
                     "idle": issued + 1,

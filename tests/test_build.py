@@ -214,20 +214,25 @@ def board():
 
 @pytest.fixture
 def tools(tmp_path, monkeypatch):
+    """`stand_in` for the tools."""
+    return stand_in(tmp_path, monkeypatch)
+
+
+def stand_in(folder, monkeypatch):
     """Stand-ins for the tools; returns a function that lists which ran since it was last called."""
     for name in ("yosys", "nextpnr", "ecppack"):
-        path = tmp_path / name
+        path = folder / name
         path.write_text(TOOL.format(python=sys.executable))
         path.chmod(0o755)
-    monkeypatch.setenv("YOSYS", str(tmp_path / "yosys"))
-    monkeypatch.setenv("NEXTPNR_ECP5", str(tmp_path / "nextpnr"))
-    monkeypatch.setenv("ECPPACK", str(tmp_path / "ecppack"))
-    monkeypatch.setenv("CALLS", str(tmp_path / "calls"))
+    monkeypatch.setenv("YOSYS", str(folder / "yosys"))
+    monkeypatch.setenv("NEXTPNR_ECP5", str(folder / "nextpnr"))
+    monkeypatch.setenv("ECPPACK", str(folder / "ecppack"))
+    monkeypatch.setenv("CALLS", str(folder / "calls"))
     monkeypatch.setenv("REPORT", report(78.15))
     monkeypatch.setenv("NETLIST", json.dumps(NETLIST))
 
     def calls():
-        path = tmp_path / "calls"
+        path = folder / "calls"
         text = path.read_text() if path.exists() else ""
         path.unlink(missing_ok=True)
         return text.split()

@@ -14,7 +14,7 @@ import pytest
 from hw import sweep
 from hw.build import BuildError
 from hw.build.trial import ENDED, FAILED, ROUTED, Result, wire_length
-from tests.test_build import tools  # noqa: F401
+from tests.test_build import stand_in
 
 ROOT = Path(__file__).parents[1]
 
@@ -71,10 +71,11 @@ def lines(path: Path) -> dict[int, Result]:
 
 
 @pytest.fixture
-def run(tmp_path, tools, monkeypatch):  # noqa: F811
+def run(tmp_path, monkeypatch):
     """A function that sweeps over seeds of a small machine, with two workers."""
     pytest.importorskip("amaranth_boards")
     pytest.importorskip("distributed")
+    stand_in(tmp_path, monkeypatch)
     path = tmp_path / "nextpnr"
     path.write_text(NEXTPNR.format(python=sys.executable))
     monkeypatch.setenv("SEEDS", str(tmp_path))

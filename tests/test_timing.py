@@ -10,7 +10,7 @@ from host.errors import FitError
 from host.urls import open_device
 from hw.arch.program import Unit
 from hw.boards import board
-from hw.control.sequencer import FetchParameters, Sequencer
+from hw.control.sequencer import READ_CYCLES, FetchParameters, Sequencer
 from sim.checkpoints import RandomCheckpoint
 from sim.timing import predict
 from weights.checkpoint import Checkpoint, ModelShape
@@ -94,7 +94,7 @@ def test_steps_are_issued_in_order_and_wait_for_what_they_name(small):
         assert step.cycles == least + step.waited
         assert (step.waited_for == "nothing") == (step.waited == 0)
         if step.blocker:
-            free = step.blocker.idle + Sequencer.READ_CYCLES
+            free = step.blocker.idle + READ_CYCLES
             assert step.issued == free or step.waited_for == "own unit"
             assert step.issued in (free, step.freed)
         cycle = step.issued + 1

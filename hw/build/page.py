@@ -9,7 +9,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from hw.build.field import FIELD, of_report
-from hw.build.floorplan import Floorplan, Places
+from hw.build.floorplan import OTHER, Floorplan, Places
 from hw.build.schema import CALLED, Hop, Report
 
 GROUPS = {
@@ -21,8 +21,7 @@ GROUPS = {
     "sequencer": ("sequencer", "program", "tokens"),
     "link": ("link",),
 }
-"""Units of one colour. What is in none of them is ``other``."""
-OTHER = "other"
+"""Units of one colour. What is in none of them is `OTHER`."""
 
 BLOCK_RAM_WIDTH = 1.8
 """Of one on the map, in tiles."""

@@ -42,7 +42,7 @@ def route(
     plan: Plan,
     seed: int,
     minutes: float | None,
-    watch: Callable[[str], str | None] = lambda log: None,
+    watch: Callable[[str], str | None] | None = None,
 ) -> Routed:
     """Place and route one seed; ``minutes`` and ``watch`` are those of `Workplace.run`."""
     command, _ = plan.seeded(seed)

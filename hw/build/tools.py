@@ -146,7 +146,7 @@ class Workplace:
         outputs: Sequence[str],
         minutes: float | None = None,
         finish: Callable[[], None] = lambda: None,
-        watch: Callable[[str], str | None] = lambda log: None,
+        watch: Callable[[str], str | None] | None = None,
     ) -> float:
         """Run a step unless it is done; returns the seconds that it took when it ran.
 
@@ -166,7 +166,7 @@ class Workplace:
         begin = time.monotonic()
 
         def watched() -> None:
-            if path.exists() and (reason := watch(path.read_text(errors="replace"))):
+            if watch and path.exists() and (reason := watch(path.read_text(errors="replace"))):
                 raise Ended(reason)
 
         try:

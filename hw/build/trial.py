@@ -40,14 +40,6 @@ class Variant:
     def __str__(self) -> str:
         return " ".join((self.board, *(f"{name}={size}" for name, size in self.sizes)))
 
-    @functools.lru_cache(maxsize=4)  # noqa: B019 -- a worker has one seed of it after the other
-    def plan(self) -> Plan:
-        """Raises BuildError for a machine that cannot be, or that has no room on the board."""
-        made = self.made()
-        check_hardware(made)
-        check_size(made, say=lambda _: None)
-        return plan(made)
-
     def made(self) -> Board:
         """The board with that machine; raises BuildError for sizes that cannot be."""
         target = board(self.board)
@@ -57,6 +49,15 @@ class Variant:
             return replace(target, machine=replace(machine, geometry=geometry))
         except (TypeError, ValueError) as error:
             raise BuildError(f"{self}: {error}") from error
+
+
+@functools.lru_cache(maxsize=4)  # a worker has one seed of a variant after the other
+def plan_of(variant: Variant) -> Plan:
+    """Raises BuildError for a machine that cannot be, or that has no room on the board."""
+    made = variant.made()
+    check_hardware(made)
+    check_size(made, say=lambda _: None)
+    return plan(made)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,7 +150,7 @@ def attempt(
     shortest : function
         Is told the length of its wires once it is placed, and returns the least of its plan.
     """
-    the_plan = variant.plan()
+    the_plan = plan_of(variant)
     if the_plan.digest.hex() != digest:
         raise BuildError(
             f"{variant}: its plan is {the_plan.digest.hex()} here, not {digest}: a worker must "

@@ -137,7 +137,6 @@ class Sequencer(wiring.Component):
 
     UNDER_WAY = 7
     """Most steps of a unit that may be under way, beside those that wait before it."""
-    READ_CYCLES = READ_CYCLES
     CONTEXT_CYCLES = READ_CYCLES + 1
     TOKEN_CYCLES, END_CYCLES = 2, 2
     """Before the first step of a token, and after its last one; for each context."""
