@@ -130,7 +130,7 @@ def test_tiles_are_in_the_colours_of_their_units():
 
 def test_every_unit_has_a_colour_and_its_cells():
     assert {group_of(unit) for units in GROUPS.values() for unit in units} == set(GROUPS)
-    entries = [(entry.unit, entry.group) for entry in legend(PLAN)]
+    entries = [(entry.unit, entry.group) for entry in legend(PLAN.cells)]
     assert entries == [
         *(("engine", "engine"), ("vector", "vector")),
         *(("sums", "memories"), ("vector_of_others", "other")),

@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from hw.boards import Board, board
+from hw.build import project
 from hw.build.estimate import estimate
 from hw.build.every import build_all
 from hw.build.plan import check_hardware
@@ -40,8 +41,15 @@ def _build(options: argparse.Namespace, target: Board) -> None:
         say=SAY,
     )
     print(table(target, estimate(target), report))
-    for name in ("report.html", of(target.device).bitstream):
-        print(options.output / target.name / name)
+    folder, family = options.output / target.name, of(target.device)
+    print(folder / "report.html")
+    if family.project is None:
+        print(folder / family.bitstream)
+    else:
+        print(
+            f"{folder / family.project.folder} is complete, nothing is routed yet; go on where "
+            f"{family.project.tool} is: {project.command(target, folder)}"
+        )
 
 
 def _predicted(target: Board) -> Cycles:

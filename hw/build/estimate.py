@@ -214,15 +214,15 @@ class Fit:
 
 def check_fit(guess: dict[str, int], device: str | None) -> Fit:
     """What an `estimate` means for a device of a family; ``PartError`` for another one."""
-    has = capacity(device)
+    has, called = capacity(device), of(device).called
     lacks, warnings = [], []
     for name, need in guess.items():
-        available = has[name]
+        available, what = has[name], called.get(name, name)
         if need > available:
-            lacks.append(f"{name} needs about {need} of {available}: reduce {REMEDIES[name]}")
+            lacks.append(f"{what} needs about {need} of {available}: reduce {REMEDIES[name]}")
         elif need >= NEAR * available:
             warnings.append(
-                f"{name} needs about {need} of {available} ({need / available:.0%}) of {device}: "
+                f"{what} needs about {need} of {available} ({need / available:.0%}) of {device}: "
                 f"it may not route; a smaller {REMEDIES[name]} would help"
             )
     return Fit(lacks=tuple(lacks), warnings=tuple(warnings))

@@ -7,7 +7,8 @@ on 16 nm do more, and faster, than LUTs of four on 40 nm.
 
 from dataclasses import dataclass
 
-from hw.build.schema import Report, Streams
+from hw.build.schema import CALLED, Report, Streams
+from hw.families import of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +70,7 @@ FIELD = (
 
 
 def work(report: Report, streams: Streams) -> float | None:
-    """Products per second and LUT4 of a build at its bitstream's clock."""
+    """Products per second and LUT of a build at its bitstream's clock."""
     if report.trits_per_token is None:
         return None
     per_second = report.trits_per_token * streams.tokens_per_s_as_built
@@ -78,15 +79,17 @@ def work(report: Report, streams: Streams) -> float | None:
 
 def of_report(report: Report) -> list[Published]:
     """A build in the same form, for one stream and for all."""
+    luts = of(report.device).called.get("lut4", CALLED["lut4"])
+    clock = "clock asked for, nothing routed" if report.clock_mhz is None else "routed clock"
     return [
         Published(
             name=f"Tritstream, {report.board}",
-            device=f"{report.device}, LUT4",
+            device=f"{report.device}, {luts}",
             model=str(report.model),
             streams=streams.contexts,
             tokens_per_s=streams.tokens_per_s_as_built,
             work=work(report, streams),
-            note=f"whole token; routed clock, {streams.kind} cycles, not measured on a board",
+            note=f"whole token; {clock}, {streams.kind} cycles, not measured on a board",
         )
         for streams in report.streams
     ]

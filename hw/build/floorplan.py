@@ -86,6 +86,15 @@ def floorplan(netlist: Mapping[str, Any], family: Family) -> Floorplan:
     )
 
 
+def cells_by_unit(netlist: Mapping[str, Any], family: Family) -> dict[str, dict[str, int]]:
+    """What each unit's cells take of a netlist that yosys leaves, and has named after its nets."""
+    found: dict[str, Counter[str]] = {}
+    for name, cell in netlist["modules"]["top"]["cells"].items():
+        if takes := family.takes(cell["type"]):
+            found.setdefault(unit_of(name) or OTHER, Counter()).update(takes)
+    return {unit: dict(found[unit]) for unit in sorted(found)}
+
+
 def _by_unit(places: Any) -> Places:
     found: Places = {}
     for unit, x, y in sorted(places):

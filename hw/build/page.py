@@ -11,6 +11,7 @@ from markupsafe import Markup
 from hw.build.field import FIELD, of_report
 from hw.build.floorplan import OTHER, Floorplan, Places
 from hw.build.schema import CALLED, Hop, Report
+from hw.families import of
 
 GROUPS = {
     "engine": ("engine",),
@@ -27,14 +28,14 @@ BLOCK_RAM_WIDTH = 1.8
 """Of one on the map, in tiles."""
 
 
-def page(report: Report, floorplan: Floorplan, timetable: str | None) -> str:
+def page(report: Report, floorplan: Floorplan | None, timetable: str | None) -> str:
     """The page of a report: HTML, less than 1 MB for the largest part.
 
     Parameters
     ----------
     report : Report
-    floorplan : Floorplan
-        Of the routed netlist.
+    floorplan : Floorplan or None
+        Of the routed netlist; None if nothing was routed.
     timetable : str or None
         A token's time as SVG, trusted as it is; everything else is escaped.
     """
@@ -48,10 +49,12 @@ def page(report: Report, floorplan: Floorplan, timetable: str | None) -> str:
     environment.filters.update(number=_number, share=_share)
     return environment.get_template("page.html").render(
         report=report,
-        called=CALLED,
+        called={**CALLED, **of(report.device).called},
+        routed=report.clock_mhz is not None,
+        project=of(report.device).project,
         group_of=group_of,
-        map=Map.of(report, floorplan),
-        legend=list(legend(floorplan)),
+        map=floorplan and Map.of(report, floorplan),
+        legend=list(legend(report.cells_by_unit)),
         stretches=list(stretches(report.critical_path)),
         longest=_longest_wire(report.critical_path),
         field=[(each, True) for each in of_report(report)] + [(each, False) for each in FIELD],
@@ -133,10 +136,10 @@ class Entry:
     cells: Mapping[str, int]
 
 
-def legend(plan: Floorplan) -> Iterator[Entry]:
+def legend(units_cells: Mapping[str, Mapping[str, int]]) -> Iterator[Entry]:
     """Units in the order of their colours; within one, the largest first."""
     order = [*GROUPS, OTHER]
-    units = plan.cells.items()
+    units = units_cells.items()
     for unit, cells in sorted(
         units, key=lambda each: (order.index(group_of(each[0])), -sum(each[1].values()), each[0])
     ):

@@ -111,6 +111,15 @@ def check_hardware(board: Board):
         raise BuildError(f"{board.name} is a simulated board: there is no hardware to build it for")
 
 
+def check_routable(board: Board):
+    """Raises BuildError for a board whose part no router is at hand for."""
+    if project := of(board.device).project:
+        raise BuildError(
+            f"{board.name}: there is no router for its {board.device} here, so that it has no "
+            f"seeds to try; make bitstream BOARD={board.name} writes a project for {project.tool}"
+        )
+
+
 def check_part(board: Board, platform: Any):
     """Raises BuildError if the platform of a board is for another part than the board's."""
     part = (

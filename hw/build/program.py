@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hw.boards import Board, BoardError, board
-from hw.build import BuildError
+from hw.build import BuildError, project
 from hw.build.plan import check_hardware
 from hw.build.reports import read_report
 from hw.build.tools import tool_variable
@@ -69,10 +69,16 @@ def bitstream_of(target: Board, output: Path) -> Path:
         There is none, or there is no hardware of the board.
     """
     check_hardware(target)
-    path = output / target.name / of(target.device).bitstream
-    if not path.is_file():
-        raise BuildError(f"{path}: there is no bitstream yet; make bitstream BOARD={target.name}")
-    return path
+    folder, family = output / target.name, of(target.device)
+    path = folder / family.bitstream
+    if path.is_file():
+        return path
+    if family.project and (folder / family.project.folder / "README").is_file():
+        raise BuildError(
+            f"{path}: there is no bitstream yet; {family.project.tool} leaves it there: "
+            f"{project.command(target, folder)}"
+        )
+    raise BuildError(f"{path}: there is no bitstream yet; make bitstream BOARD={target.name}")
 
 
 def programmer_of(target: Board) -> Programmer:
@@ -133,7 +139,7 @@ def load(target: Board, *, keep: bool, output: Path = Path("build")) -> str:
         raise BuildError(f"{target.name}: {explain(programmer, status, said)}")
     stays = keep or programmer.load is None
     duration = "in its flash, for every time it gets power" if stays else "until its power goes"
-    return f"{target.name}: loaded {duration}{_digest(bitstream)}"
+    return f"{target.name}: loaded {duration}{_digest(output / target.name)}"
 
 
 def _run(words: Sequence[str]) -> tuple[int, str]:
@@ -156,10 +162,10 @@ def _run(words: Sequence[str]) -> tuple[int, str]:
             raise
 
 
-def _digest(bitstream: Path) -> str:
-    """What a device that holds it will say of its build, as far as a report tells."""
+def _digest(folder: Path) -> str:
+    """What a device that holds a board's bitstream will say of its build, if a report tells."""
     try:
-        return f" (digest {read_report(bitstream.with_name('report.json')).digest})"
+        return f" (digest {read_report(folder / 'report.json').digest})"
     except BuildError:
         return ""
 

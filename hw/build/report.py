@@ -12,7 +12,7 @@ from hw.boards import Board
 from hw.build import BuildError
 from hw.build.floorplan import OTHER, unit_of
 from hw.build.schema import Hop, Report
-from hw.families import capacity
+from hw.families import capacity, of
 from hw.families.family import Family
 
 
@@ -100,15 +100,11 @@ def _hop(cell: dict[str, Any], wire: float, delay: float) -> Hop:
 def count_cells(netlist: dict, family: Family) -> dict[str, int]:
     """What the cells of a synthesised netlist take of each resource, before they are packed."""
     kinds = Counter(cell["type"] for cell in netlist["modules"]["top"]["cells"].values())
-    return {
-        name: sum(
-            weight * kinds[kind]
-            for pattern, weight in patterns.items()
-            for kind in kinds
-            if re.fullmatch(pattern, kind)
-        )
-        for name, patterns in family.synthesised.items()
-    }
+    found = dict.fromkeys(family.synthesised, 0)
+    for kind, count in kinds.items():
+        for name, weight in family.takes(kind).items():
+            found[name] += weight * count
+    return found
 
 
 def table(
@@ -118,9 +114,10 @@ def table(
     synthesised: dict[str, int] | None = None,
 ) -> str:
     """Estimate and measured figures, of a report or a count of cells, or else shares, as text."""
-    available = capacity(board.device)
+    available, called = capacity(board.device), of(board.device).called
     lines = [f"{board.name}, {board.device}: {board.geometry.lanes} lanes"]
-    measured = "synthesised" if synthesised else "routed" if report else "share"
+    routed = report and report.clock_mhz is not None
+    measured = "routed" if routed else "synthesised" if report or synthesised else "share"
     lines.append(f"{'':8}{'estimate':>10}{measured:>13}{'available':>11}")
     for name, value in guess.items():
         shown: int | str = f"{value / available[name]:.0%}"
@@ -128,21 +125,27 @@ def table(
             shown = synthesised[name]
         elif report:
             shown = report.resources[name].used
-        lines.append(f"{name:8}{value:10}{shown:>13}{available[name]:>11}")
-    return "\n".join([*lines, *(_routed(report) if report else ())])
+        lines.append(f"{called.get(name, name):8}{value:10}{shown:>13}{available[name]:>11}")
+    return "\n".join([*lines, *(_speed(report) if report else ())])
 
 
-def _routed(report: Report) -> Iterator[str]:
+def _speed(report: Report) -> Iterator[str]:
     """Lines on the clock, the engine and the speed."""
-    yield (
-        f"clock   {report.clock_mhz:10.2f} MHz routed, {report.clock_required_mhz:g} MHz "
-        f"required, seed {report.seed}"
-    )
-    yield f"engine  {report.engine_lut4:10} LUT4 routed"
+    if report.clock_mhz is None:
+        yield f"clock   {report.clock_required_mhz:g} MHz asked for; nothing was routed"
+    else:
+        yield (
+            f"clock   {report.clock_mhz:10.2f} MHz routed, {report.clock_required_mhz:g} MHz "
+            f"required, seed {report.seed}"
+        )
+        yield f"engine  {report.engine_lut4:10} LUT4 routed"
     for streams in report.streams:
         number = "" if streams.contexts == 1 else f" for {streams.contexts} streams"
+        rate, clock = streams.tokens_per_s, "the routed clock"
+        if rate is None:
+            rate, clock = streams.tokens_per_s_as_built, "the clock asked for"
         yield (
             f"{report.model}: {streams.cycles:,.10g} cycles per token{number}, "
             f"{streams.utilization:.1%} of the engine's peak, "
-            f"{streams.tokens_per_s:,.0f} tokens/s at the routed clock ({streams.kind})"
+            f"{rate:,.0f} tokens/s at {clock} ({streams.kind})"
         )

@@ -9,7 +9,7 @@ from hw.boards import Board, board, known, names
 from hw.build import BuildError
 from hw.build.estimate import estimate, lacking
 from hw.build.schema import CALLED, Report, SchemaError, from_json, to_json
-from hw.families import capacity
+from hw.families import capacity, of
 from weights.files import write_file
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -58,7 +58,7 @@ def keep(report: Report, root: Path = ROOT) -> Path:
     """
     if report.board not in names():
         raise BuildError(f"{report.board}: only reports of boards in hw/boards are kept")
-    if not report.passed:
+    if report.passed is False:
         raise BuildError(
             f"{report.board}: routed at {report.clock_mhz:.1f} MHz of "
             f"{report.clock_required_mhz:g} MHz; a report is kept once its timing is met"
@@ -121,7 +121,7 @@ def of_one(target: Board, reports: Mapping[str, Report], cycles: Callable[[Board
         if name in guess:
             used = f"{report.resources[name].used:,}" if report else "not yet"
             rows.append((called, used, f"{has[name]:,}", f"{guess[name]:,}"))
-    clock = f"{report.clock_mhz:.1f} MHz" if report else "not yet"
+    clock = f"{report.clock_mhz:.1f} MHz" if report and report.clock_mhz else "not yet"
     rows.append(("clock", clock, f"{target.clock_hz / 1e6:g} MHz required", "-"))
     return _table(
         (
@@ -165,9 +165,10 @@ def _routed(report: Report, now: Cycles | None = None) -> Iterable[str]:
     yield str(report.geometry["elements"])
     for resource in RESOURCES:
         use = report.resources[resource]
-        yield f"{use.used:,} ({use.share:.0%})"
-    slow = "" if report.passed else ", too slow"
-    yield f"{report.clock_required_mhz:g} MHz, routed at {report.clock_mhz:.1f}{slow}"
+        yield f"{use.used:,}{_kind(report.device, resource)} ({use.share:.0%})"
+    routed = "not routed" if report.clock_mhz is None else f"routed at {report.clock_mhz:.1f}"
+    slow = ", too slow" if report.passed is False else ""
+    yield f"{report.clock_required_mhz:g} MHz, {routed}{slow}"
     yield f"`{report.model}`" if report.model else "-"
     yield from _speeds([(each.contexts, each.tokens_per_s_as_built) for each in report.streams])
 
@@ -181,11 +182,18 @@ def _unrouted(target: Board, cycles: Cycles) -> Iterable[str]:
     yield str(geometry.lanes)
     yield str(geometry.elements)
     for resource in RESOURCES:
-        yield f"about {guess[resource]:,} ({guess[resource] / has[resource]:.0%})"
+        share = guess[resource] / has[resource]
+        yield f"about {guess[resource]:,}{_kind(target.device, resource)} ({share:.0%})"
     lacks = ", ".join(lacking(target))
     yield f"{target.clock_hz / 1e6:g} MHz, {f'too little {lacks}' if lacks else 'not routed'}"
     yield f"`{target.model}`"
     yield from _speeds([(n, n * target.clock_hz / each) for n, each in cycles])
+
+
+def _kind(device: str | None, resource: str) -> str:
+    """What is counted, where it is not what the head of the column says."""
+    called = of(device).called.get(resource)
+    return f" {called}" if called else ""
 
 
 def _speeds(speeds: Sequence[tuple[int, float]]) -> tuple[str, str]:

@@ -14,8 +14,11 @@ from dataclasses import dataclass
 from types import NoneType, UnionType
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
-SCHEMA = 1
+SCHEMA = 2
 """Version of the keys below."""
+
+READABLE = (1, SCHEMA)
+"""Versions that are read: one of the first is of a build that was routed, as all were."""
 
 
 CALLED = {
@@ -49,7 +52,7 @@ class Key:
 class Use:
     """What a machine takes of one resource of its device."""
 
-    used: Annotated[int, Key("what nextpnr placed")]
+    used: Annotated[int, Key("what nextpnr placed, or yosys left if nothing was routed")]
     available: Annotated[int, Key("what the device has")]
     estimate: Annotated[int, Key("what `hw.build.estimate` said before")]
 
@@ -84,9 +87,12 @@ class Streams:
     utilization: Annotated[
         float, Key("ternary weights of these tokens to what the lanes could take")
     ]
-    tokens_per_s: Annotated[float, Key("of all together, at the routed clock", "tokens/s")]
+    tokens_per_s: Annotated[
+        float | None,
+        Key("of all together, at the routed clock; null if nothing was routed", "tokens/s"),
+    ]
     tokens_per_s_as_built: Annotated[
-        float, Key("the same at the bitstream's own clock", "tokens/s")
+        float, Key("the same at the clock that the bitstream is asked to have", "tokens/s")
     ]
 
     @property
@@ -113,7 +119,7 @@ class Step:
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """A build that was routed."""
+    """A build: routed, or as far as synthesis where no router of the device is at hand."""
 
     board: Annotated[str, Key("name of the board")]
     device: Annotated[str, Key("its part")]
@@ -126,17 +132,30 @@ class Report:
     geometry: Annotated[dict[str, int], Key("sizes of the machine: `hw.arch.geometry.Geometry`")]
     lanes: Annotated[int, Key("ternary weights that the engine takes in a cycle")]
     resources: Annotated[
-        dict[str, Use], Key("`lut4`, `ff`, `bram`, `dsp`, and `spram` where there is any")
+        dict[str, Use],
+        Key(
+            "`lut4`, `ff`, `bram`, `dsp`, and `spram` where there is any; of Xilinx's devices "
+            "LUTs have six inputs, and a RAMB36 is two block RAMs"
+        ),
     ]
     cells_by_unit: Annotated[
         dict[str, dict[str, int]],
         Key("placed cells of each unit of the core, by resource; `other` is of none"),
     ]
-    clock_mhz: Annotated[float, Key("that the slowest path of the machine's clock allows", "MHz")]
+    clock_mhz: Annotated[
+        float | None,
+        Key(
+            "that the slowest path of the machine's clock allows; null if nothing was routed", "MHz"
+        ),
+    ]
     clock_required_mhz: Annotated[float, Key("that the bitstream's PLL makes", "MHz")]
-    passed: Annotated[bool, Key("whether every clock is as fast as required")]
+    passed: Annotated[
+        bool | None, Key("whether every clock is as fast as required; null if nothing was routed")
+    ]
     critical_path: Annotated[tuple[Hop, ...], Key("that slowest path, from register to register")]
-    seed: Annotated[int, Key("of the placer: the fastest that was tried")]
+    seed: Annotated[
+        int | None, Key("of the placer: the fastest that was tried; null if nothing was routed")
+    ]
     seeds: Annotated[
         dict[str, float | None], Key("clock of each seed that was tried; null if none", "MHz")
     ]
@@ -196,7 +215,7 @@ def from_json(text: str | bytes) -> Report:
     version = value.pop("schema", None)
     if version is None:
         raise SchemaError("is of a build from before reports had versions; build the board again")
-    if version != SCHEMA or type(version) is not int:
+    if version not in READABLE or type(version) is not int:
         newer = isinstance(version, int) and version > SCHEMA
         remedy = "take the version of Tritstream that made it" if newer else "build the board again"
         raise SchemaError(f"is a report of version {version!r}, not {SCHEMA}: {remedy}")

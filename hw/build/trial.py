@@ -10,7 +10,7 @@ from typing import Any
 
 from hw.boards import Board, board
 from hw.build import BuildError
-from hw.build.plan import Plan, check_hardware, plan
+from hw.build.plan import Plan, check_hardware, check_routable, plan
 from hw.build.steps import check_size, route, run_synthesis
 from hw.build.tools import Ended, Workplace
 from weights.locks import locked
@@ -53,9 +53,10 @@ class Variant:
 
 @functools.lru_cache(maxsize=4)  # a worker has one seed of a variant after the other
 def plan_of(variant: Variant) -> Plan:
-    """Raises BuildError for a machine that cannot be, or that has no room on the board."""
+    """Raises BuildError for a machine that cannot be, has no room on the board, or no router."""
     made = variant.made()
     check_hardware(made)
+    check_routable(made)
     check_size(made, say=lambda _: None)
     return plan(made)
 

@@ -2,11 +2,11 @@
 
 from collections.abc import Mapping
 
-from hw.families import ecp5, gowin, ice40
+from hw.families import ecp5, gowin, ice40, xilinx
 from hw.families.family import Family
 from weights.errors import ReportedError
 
-FAMILIES = (ecp5.FAMILY, gowin.FAMILY, ice40.FAMILY)
+FAMILIES = (ecp5.FAMILY, gowin.FAMILY, ice40.FAMILY, xilinx.FAMILY)
 
 
 class PartError(ReportedError, ValueError):

@@ -35,10 +35,12 @@ def add_start(m: Module, oscillator: Signal, locked: Signal) -> Signal:
     return enable
 
 
-def add_domains(m: Module, clocks: Mapping[str, Signal], gate: Callable[..., Instance]) -> None:
+def add_domains(
+    m: Module, clocks: Mapping[str, Signal], gate: Callable[..., Instance | Module]
+) -> None:
     """Clock domains by their names, each with its clock of a PLL behind a gate of its own.
 
-    ``gate(clock, gated)`` is the family's cell.
+    ``gate(clock, gated)`` is the family's cell, or a module with it.
     """
     for name, clock in clocks.items():
         m.domains += ClockDomain(name, reset_less=True)

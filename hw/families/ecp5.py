@@ -142,6 +142,7 @@ def _part(luts: int, block_rams: int, multipliers: int) -> dict[str, int]:
 
 
 FAMILY = Family(
+    name="ecp5",
     parts={
         f"LFE5{kind}-{size}": have
         for size, have in {

@@ -1,7 +1,8 @@
 """What a family of devices is."""
 
+import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,17 +48,46 @@ class Memories:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Project:
+    """What a build leaves where no router is at hand: a folder for a vendor's tool.
+
+    Parameters
+    ----------
+    tool : str
+        What people call it.
+    folder : str
+        Its place in the board's folder. It can be taken elsewhere.
+    files : tuple of str
+        All that is in it: of a plan, and of what synthesis leaves.
+    command : str
+        What places, routes and packs it; ``{}`` is the path of ``script``.
+    script : str
+        One of these files.
+    """
+
+    tool: str
+    folder: str
+    files: tuple[str, ...]
+    command: str
+    script: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Family:
     """What differs between devices that the same design is built for.
 
     Parameters
     ----------
+    name : str
+        What yosys calls it.
     parts : dict
         What each part has of ``lut4``, ``ff``, ``bram`` and ``dsp``, and ``spram`` if there is any.
     cells : dict
         The cells that nextpnr counts for each of these, by the names of its report.
     synthesised : dict
         For each of these, patterns of yosys's cells and how many of it such a cell takes.
+    called : dict
+        What people call one of these, where it is not what it is elsewhere: LUTs of six inputs.
     chains : tuple of str
         Ports that join the cells of a carry chain.
     choosing : bool
@@ -70,11 +100,15 @@ class Family:
     alone : float
         Share of flip-flops that take a logic cell of their own, whose LUT is lost.
     tools : dict of str to Tool
-        The three that run, in order, by their plain names.
+        Those that run, in order, by their plain names: for synthesis, routes and bitstreams, or
+        the first alone.
     files : tuple of str
         What they read of a plan.
     netlist, routed, bitstream : str
         What each leaves.
+    project : Project or None
+        What there is in place of routes and bitstreams, if anything: nothing is ``routed`` then,
+        and ``bitstream`` is what the vendor's tool leaves.
     options : function
         Settings of Amaranth's platform for a clock in Hz.
     double_rate : (int, int) or None
@@ -88,10 +122,12 @@ class Family:
         The class of a board's platform as these tools need it.
     """
 
+    name: str
     parts: Mapping[str, Mapping[str, int]]
-    cells: Mapping[str, tuple[str, ...]]
+    cells: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     synthesised: Mapping[str, Mapping[str, int]]
-    chains: tuple[str, ...]
+    called: Mapping[str, str] = field(default_factory=dict)
+    chains: tuple[str, ...] = ()
     choosing: bool = False
     memories: Memories
     dsp_per_product: int
@@ -100,9 +136,19 @@ class Family:
     tools: Mapping[str, Tool]
     files: tuple[str, ...]
     netlist: str
-    routed: str
+    routed: str = ""
     bitstream: str
+    project: Project | None = None
     options: Callable[[int], dict[str, str]]
     double_rate: tuple[int, int] | None = None
     clocks: Callable
     platform: Callable[[type], type] = lambda cls: cls
+
+    def takes(self, kind: str) -> dict[str, int]:
+        """What a cell of synthesis takes of each resource, if anything."""
+        return {
+            name: weight
+            for name, patterns in self.synthesised.items()
+            for pattern, weight in patterns.items()
+            if re.fullmatch(pattern, kind)
+        }

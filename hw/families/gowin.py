@@ -160,6 +160,7 @@ TOOLS = {
 }
 
 FAMILY = Family(
+    name="gowin",
     parts={
         "GW1NR-9C": {"lut4": 8640, "ff": 6480, "bram": 26, "dsp": 20},
         "GW2A-18C": {"lut4": 20736, "ff": 15552, "bram": 46, "dsp": 48},

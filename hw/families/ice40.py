@@ -128,6 +128,7 @@ def with_large_memories(platform: type) -> type:
 
 
 FAMILY = Family(
+    name="ice40",
     parts={"iCE40UP5K": {"lut4": 5280, "ff": 5280, "bram": 30, "dsp": 8, "spram": 4}},
     cells={  # a logic cell is a LUT and a flip-flop
         "lut4": ("ICESTORM_LC",),

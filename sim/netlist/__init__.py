@@ -1,7 +1,8 @@
 """The netlist of a board, simulated: the cells that go into its bitstream, from pin to pin.
 
 Yosys synthesises the plan of the build; what nextpnr would place then goes through Verilator, with
-Yosys's own models of the family's cells and, where it has none, those of ``ecp5.v`` or ``ice40.v``.
+Yosys's own models of the family's cells and, where it has none, those of ``ecp5.v``, ``ice40.v`` or
+``xilinx.v``.
 The other end of the serial line is ``serial.v``, so that `SimulatedPort` drives the board's pins.
 """
 
@@ -51,16 +52,39 @@ KNOWN: dict[str, dict[str, tuple[str | int, ...]]] = {
     },
     "MULT18X18D": {},
     "ODDRX1F": {"GSR": ("DISABLED",)},
+    **{
+        kind: {
+            "RAM_MODE": ("TDP", "SDP"),
+            **{f"{way}_WIDTH_{port}": widths for way in ("READ", "WRITE") for port in "AB"},
+            **dict.fromkeys(("WRITE_MODE_A", "WRITE_MODE_B"), ("READ_FIRST",)),
+            **dict.fromkeys(("DOA_REG", "DOB_REG"), (0,)),
+            **dict.fromkeys(("RAM_EXTENSION_A", "RAM_EXTENSION_B"), ("NONE",)),
+        }
+        for kind, widths in {
+            "RAMB18E1": (0, 1, 2, 4, 9, 18, 36),
+            "RAMB36E1": (0, 1, 2, 4, 9, 18, 36, 72),
+        }.items()
+    },
+    "BUFGCTRL": {},
 }
-"""Values of parameters that the models of ``ecp5.v`` know, beside initial values of memories."""
+"""Values of parameters that our models know, beside those of `ANY`."""
 
-OURS = {"ecp5": ("DP16KD", "TRELLIS_IO"), "ice40": ("SB_IO", "SB_GB_IO")}
+ANY = ("INITVAL_", "INIT_", "INITP_", "SRVAL_")
+"""Begins of parameters that may be anything: values of memories, and those that nothing resets to."""
+
+OURS = {
+    "ecp5": ("DP16KD", "TRELLIS_IO"),
+    "ice40": ("SB_IO", "SB_GB_IO"),
+    "xilinx": ("RAMB18E1", "RAMB36E1", "BUFGCTRL"),
+}
 """Cells by families, of which Yosys has a model that is not used here."""
 
 TIED = {
     "DP16KD": ("WEB", "RSTA", "RSTB", *(f"CS{port}{n}" for port in "AB" for n in range(3))),
     "ODDRX1F": ("RST",),
     "MULT18X18D": ("SOURCEA", "SOURCEB", *(f"C{n}" for n in range(18))),
+    **dict.fromkeys(("RAMB18E1", "RAMB36E1"), ("RSTRAMARSTRAM", "RSTRAMB")),
+    "BUFGCTRL": ("S1", "CE1", "IGNORE0"),
 }
 """Pins that must be 0 for these models."""
 
@@ -80,7 +104,7 @@ def check_cells(cells: dict[str, dict]) -> None:
             continue
         for parameter, text in cell["parameters"].items():
             value = int(text, 2) if re.fullmatch("[01]+", text) else text.strip()
-            if not parameter.startswith("INITVAL_") and value not in KNOWN[kind].get(parameter, ()):
+            if not parameter.startswith(ANY) and value not in KNOWN[kind].get(parameter, ()):
                 raise NetlistError(f"{kind} {name}: no model of {parameter} = {value!r}")
         for pin in TIED[kind]:
             if pins.get(pin, ["0"]) not in (["0"], ["x"]):
@@ -173,18 +197,19 @@ def netlist_verilog(
     check_hardware(board)
     uart = _uart(board)
     the_plan = plan(board, core)
-    family = the_plan.commands[1][0].removeprefix("nextpnr-")
+    family = the_plan.family.name
     if family not in OURS:
-        raise NetlistError(f"{board.name}: there are models of an ECP5's cells and an iCE40's only")
+        known = ", ".join(OURS)
+        raise NetlistError(f"{board.name}: there are models of the cells of {known}, not {family}")
     directory = Path(output) / board.name
     with folder_of(directory, (), say):
         place = Workplace(the_plan, directory, say)
         design = netlist_of(place, the_plan)
         if family == "ecp5":
             split_pins(design)
-            check_cells(design["modules"]["top"]["cells"])
-        else:
+        elif family == "ice40":
             direct_pins(design)
+        check_cells(design["modules"]["top"]["cells"])
         text = _verilog(place, design)
     ports = design["modules"]["top"]["ports"]
     serial = (HERE / "serial.v").read_text()
