@@ -290,9 +290,9 @@ def test_baud_must_divide_the_clock():
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # LUNA's, of Amaranth
-@pytest.mark.parametrize("name", ["recorded", "orangecrab_25f"])
+@pytest.mark.parametrize("name", ["recorded", "orangecrab_25f", "arty_a7_100"])
 def test_plan_is_pure(name):
-    """The same in every process, and of a board with USB."""
+    """The same in every process, and of a board with USB, and of one without a router."""
     pytest.importorskip("amaranth_boards")
     made = "recorded_board()" if name == "recorded" else f"boards.board({name!r})"
     first = plan(eval(made), Echo)

@@ -99,8 +99,9 @@ def _row(engine: EngineParameters, family: Family) -> tuple[float, float]:
     halves = sum(widths) + len(widths)
     if family.choosing:
         luts = halves + LUTS_PER_CHAIN * -(-halves // LONGEST) + CODE_BITS * cascades + bits / 3
-    else:  # a LUT for each bit of an adder, as anywhere, and one for each of a term
-        luts = (halves + CODE_BITS * columns) / family.luts
+    else:  # and a LUT for each bit of a term
+        luts = halves + CODE_BITS * columns
+    luts /= family.luts  # there is one for each bit of an adder, as anywhere
     waits = sum(1 + skew(lane) for lane in range(chain)) * cascades
     flip_flops = sum(widths) + 2 * bits + (chain - 1) * cascades  # sums, and carries that wait
     return luts, flip_flops + (TRIT_BITS + CODE_BITS / engine.fanout) * waits

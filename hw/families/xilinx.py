@@ -261,6 +261,7 @@ FAMILY = Family(
         for kind in ("", "i")
     },
     called={"lut4": "LUT6", "bram": "RAMB18"},
+    choosing=True,  # a LUT of six inputs before a carry cell does
     synthesised={
         "lut4": {
             **{"LUT[1-6]": 1, "INV": 1},
@@ -273,11 +274,12 @@ FAMILY = Family(
     },
     memories=Memories(
         shapes=((16384, 1), (8192, 2), (4096, 4), (2048, 9), (1024, 18), (512, 36)),
-        block_cost=128,
-        lut_cost=4,
-        luts=2,
+        block_cost=387,  # to 8 for 64 x 3 or 32 x 6 bits, of which the third are 16 x 4
+        lut_cost=8,
+        luts=3,
     ),
     dsp_per_product=1,
+    luts=0.62,
     tools={"yosys": YOSYS},
     files=("top.il", "top.ys", "top.tcl", "top.xdc"),
     netlist="top.json",

@@ -70,7 +70,7 @@ KNOWN: dict[str, dict[str, tuple[str | int, ...]]] = {
 """Values of parameters that our models know, beside those of `ANY`."""
 
 ANY = ("INITVAL_", "INIT_", "INITP_", "SRVAL_")
-"""Begins of parameters that may be anything: values of memories, and those that nothing resets to."""
+"""How parameters begin that may be anything: what memories hold, and what nothing resets to."""
 
 OURS = {
     "ecp5": ("DP16KD", "TRELLIS_IO"),
