@@ -19,6 +19,7 @@ from sim.checkpoints import RandomCheckpoint
 from sim.cores import library
 from sim.device import SimulatedPort
 from sim.golden_device import GoldenDevice
+from sim.netlist import HERE as NETLIST
 from sim.netlist import (
     NetlistError,
     check_cells,
@@ -80,15 +81,20 @@ def bench() -> str:
     pins = [f".{p}{n}(pins[{18 * (p == 'B') + n}])" for p in "AB" for n in range(18)]
     pins += [f".P{n}(out[{at + n}])" for n in range(36)]
     cells.append(f"MULT18X18D product (.SIGNEDA(pins[68]), .SIGNEDB(pins[69]), {', '.join(pins)});")
-    sent, received = PINS // 8, -(-(at + 36) // 8)
+    return core_of(cells, PINS, at + 36)
+
+
+def core_of(cells: list[str], pins: int, outputs: int) -> str:
+    """A core that takes so many ``pins`` a step and answers with the ``out`` of all cells."""
+    sent, received = pins // 8, -(-outputs // 8)
     return f"""
 module core (
     input clk, rst, input rx__valid, input [7:0] rx__payload, output rx__ready,
     output tx__valid, output [7:0] tx__payload, input tx__ready
 );
-    reg [{PINS - 1}:0] pins = 0;
+    reg [{pins - 1}:0] pins = 0;
     wire [{8 * received - 1}:0] out;
-    assign out[{8 * received - 1}:{at + 36}] = 0;
+    {f"assign out[{8 * received - 1}:{outputs}] = 0;" if outputs % 8 else ""}
     reg [7:0] count = 0;
     wire step = count == {sent};
     assign rx__ready = count < {sent}, tx__valid = count > {sent};
@@ -97,7 +103,7 @@ module core (
         if (rst || count == {sent + received} && tx__ready) count <= 0;
         else if (rx__ready && rx__valid || step || tx__ready && tx__valid) begin
             count <= count + 8'd1;
-            if (rx__ready) pins <= {{rx__payload, pins[{PINS - 1}:8]}};
+            if (rx__ready) pins <= {{rx__payload, pins[{pins - 1}:8]}};
         end
     {chr(10).join(cells)}
 endmodule
@@ -171,6 +177,95 @@ def test_cells_do_what_the_data_sheet_says(tmp_path):
             assert out >> 36 * len(MEMORIES) == a * b % (1 << 36)
 
 
+BLOCK_RAMS = [
+    *(("RAMB18E1", "TDP", width, width) for width in (1, 2, 4, 9, 18)),
+    *(("RAMB36E1", "TDP", width, width) for width in (1, 9, 36)),
+    *(("RAMB18E1", "TDP", 18, 4), ("RAMB36E1", "TDP", 9, 36)),
+    *(("RAMB18E1", "SDP", 36, 36), ("RAMB36E1", "SDP", 72, 72), ("RAMB36E1", "SDP", 72, 18)),
+]
+"""Cells, their mode, and widths that are written and read."""
+WORD, BLOCK_RAM_PINS = 72, 112
+INITIAL = [random.Random(7 + n).getrandbits(256) for n in range(2)]
+PORTS = {
+    "A": ("ADDRARDADDR", "CLKARDCLK", "ENARDEN", "WEA"),
+    "B": ("ADDRBWRADDR", "CLKBWRCLK", "ENBWREN", "WEBWE"),
+}
+
+
+def block_ram(index: int) -> str:
+    """One of them, of which one port writes and the other one reads."""
+    kind, mode, write, read = BLOCK_RAMS[index]
+    writer, reader = "AB" if mode == "TDP" else "BA"
+    half, at = 2 if kind == "RAMB18E1" else 4, WORD * index
+
+    def joined(wires: str, base: int, low: int, width: str) -> str:
+        bytes_ = range(low + half - 1, low - 1, -1)
+        return f"{{{', '.join(f'{wires}[{base + 9 * n} {width}]' for n in bytes_)}}}"
+
+    pins = []
+    for port, low in (("A", 0), ("B", half if mode == "SDP" else 0)):
+        pins.append(f".DI{port}DI({joined('pins', 0, low, '+: 8')})")
+        pins.append(f".DIP{port}DIP({joined('pins', 8, low, '+: 1')})")
+        if mode == "SDP" or port == reader:
+            pins.append(f".DO{port}DO({joined('out', at, low, '+: 8')})")
+            pins.append(f".DOP{port}DOP({joined('out', at + 8, low, '+: 1')})")
+    for port, bit, enable, bytes_ in ((writer, 72, 110, "pins[102 +: 8]"), (reader, 87, 111, "0")):
+        values = f"{{1'b1, pins[{bit} +: 15]}}", "step", f"pins[{enable}]", bytes_
+        pins += [f".{pin}({value})" for pin, value in zip(PORTS[port], values, strict=True)]
+    settings = f'.RAM_MODE("{mode}"), .WRITE_WIDTH_{writer}({write}), .READ_WIDTH_{reader}({read})'
+    settings += f", .INIT_05(256'h{INITIAL[0]:x}), .INITP_02(256'h{INITIAL[1]:x})"
+    unused = [f"assign out[{at + 9 * n} +: 9] = 0;" for n in range(half * (1 + (mode == "SDP")), 8)]
+    return f"{kind} #({settings}) ram_{index} ({', '.join(pins)}); {' '.join(unused)}"
+
+
+class BlockRam:
+    """What UG473 says of one: what is read is what was there before."""
+
+    def __init__(self, kind: str, write: int, read: int):
+        size = 2048 if kind == "RAMB18E1" else 4096
+        self.write, self.read, self.size, self.word = write, read, size, 0
+        self.bits = [0] * 9 * size
+        for n in range(256):
+            at = 5 * 256 + n
+            self.bits[9 * (at // 8) + at % 8] = INITIAL[0] >> n & 1
+            self.bits[9 * (2 * 256 + n) + 8] = INITIAL[1] >> n & 1
+
+    def step(self, data, write_address, read_address, bytes_, write, read) -> int:
+        if read:
+            places = Memory.places(self.read, read_address % (8 * self.size))
+            self.word = sum(self.bits[place] << n for n, place in enumerate(places))
+        if write:
+            places = Memory.places(self.write, write_address % (8 * self.size))
+            for n, place in enumerate(places):
+                if bytes_ >> n // 9 & 1:
+                    self.bits[place] = data >> n & 1
+        return self.word
+
+
+@pytest.mark.whole
+def test_block_rams_of_xilinx_do_what_the_user_guide_says(tmp_path):
+    rng = random.Random(2)
+    rams = [BlockRam(kind, write, read) for kind, _, write, read in BLOCK_RAMS]
+    text = core_of(list(map(block_ram, range(len(rams)))), BLOCK_RAM_PINS, WORD * len(rams))
+    hot = [5 * 256 + 13, 512 * 8, *(rng.getrandbits(15) for _ in range(10))]
+    with SimulatedPort(
+        library((NETLIST / "xilinx.v").read_text() + text, name="block RAMs", cache=tmp_path),
+        timeout=30,
+    ) as port:
+        for _ in range(2000):
+            data = rng.getrandbits(72)
+            addresses = [rng.choice(hot) ^ rng.choice([0, rng.getrandbits(6)]) for _ in "AB"]
+            bytes_ = rng.choice([0xFF, rng.getrandbits(8)])
+            enables = [rng.random() < 0.8 for _ in range(2)]
+            pins = data | addresses[0] << 72 | addresses[1] << 87 | bytes_ << 102
+            pins |= enables[0] << 110 | enables[1] << 111
+            port.write(pins.to_bytes(BLOCK_RAM_PINS // 8, "little"))
+            out = int.from_bytes(port.read(WORD // 8 * len(rams)), "little")
+            for index, ram in enumerate(rams):
+                ours = out >> WORD * index & (1 << WORD) - 1
+                assert ours == ram.step(data, *addresses, bytes_, *enables), BLOCK_RAMS[index]
+
+
 REGISTERED = {"REGMODE_A": "OUTREG", "REGMODE_B": "OUTREG"}
 
 
@@ -201,6 +296,11 @@ def cell(kind: str, pins=(), **parameters) -> dict:
         (cell("DP16KD", {"OCEA": ["0"]}, **REGISTERED), "half an output register"),
         (cell("MULT18X18D", REG_OUTPUT_CLK="CLK0"), "no model of REG_OUTPUT_CLK = 'CLK0'"),
         (cell("MULT18X18D", {"SOURCEA": [4]}), "whose SOURCEA is not 0"),
+        (cell("RAMB18E1", WRITE_MODE_A="NO_CHANGE"), "no model of WRITE_MODE_A = 'NO_CHANGE'"),
+        (cell("RAMB18E1", READ_WIDTH_A="1001000"), "no model of READ_WIDTH_A = 72"),
+        (cell("RAMB36E1", DOA_REG="1"), "no model of DOA_REG = 1"),
+        (cell("RAMB36E1", {"RSTRAMB": [4]}), "whose RSTRAMB is not 0"),
+        (cell("BUFGCTRL", {"S1": ["1"]}), "whose S1 is not 0"),
     ],
 )
 def test_cells_without_a_model_are_refused(wrong, message):
@@ -244,9 +344,11 @@ class Gray(wiring.Component):
 
 
 @pytest.mark.whole
-def test_pins_and_start_of_an_ice40(tmp_path):
-    """Its serial line works, and its clock, which is the board's own or begins at a PLL's pad."""
-    small = with_fast_line(board("upduino_v3"))
+@pytest.mark.parametrize("name", ["upduino_v3", "arty_a7_100"])
+def test_pins_and_start_of_other_families(tmp_path, name):
+    """The serial line works, and the clock: an iCE40's board has its own, or one that begins at a
+    PLL's pad; a Xilinx's goes through gates."""
+    small = with_fast_line(board(name))
     verilog = netlist_verilog(small, core=lambda digest: Gray(), output=tmp_path)
     data = bytes(range(256))
     with netlist_port(verilog, name="a Gray coder", timeout=2, cache=tmp_path) as port:
@@ -296,10 +398,14 @@ def test_a_wrong_lut_is_seen(tmp_path):
 
 
 @pytest.mark.whole
-def test_netlist_generates_what_the_golden_model_does(tmp_path):
-    target = board("ulx3s_85f")
-    geometry = replace(board("sim_tiny").geometry, embedding_words=4096)
-    # Whose embedding lies in the SDRAM, and whose rows are cascades.
+@pytest.mark.parametrize(
+    ("name", "embedding_words"),
+    [("ulx3s_85f", 4096), pytest.param("arty_a7_100", 0, marks=pytest.mark.slow)],
+)
+def test_netlist_generates_what_the_golden_model_does(tmp_path, name, embedding_words):
+    target = board(name)
+    geometry = replace(board("sim_tiny").geometry, embedding_words=embedding_words)
+    # Whose embedding lies in the SDRAM, if there is one, and whose rows are cascades.
     tiny = replace(target.machine, geometry=geometry, chain=geometry.columns)
     target = with_fast_line(replace(target, machine=tiny))
     RandomCheckpoint(

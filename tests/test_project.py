@@ -249,7 +249,7 @@ def test_its_page_says_so(report, tmp_path):
     assert "clock asked for, nothing routed, predicted cycles" in text
     for word in ("MHz as routed", "<th>routed", "at the routed clock", "timing failed", "Seeds:"):
         assert word not in text
-    assert "Where it is on the chip" not in text and "</span>engine</th><td>36</td>" in text
+    assert "Where it is on the chip" not in text and "</span>engine</th><td>34</td>" in text
 
 
 def test_a_kept_report_is_one_of_a_netlist(report, target, tmp_path, capsys):

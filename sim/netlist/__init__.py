@@ -69,7 +69,10 @@ KNOWN: dict[str, dict[str, tuple[str | int, ...]]] = {
 }
 """Values of parameters that our models know, beside those of `ANY`."""
 
-ANY = ("INITVAL_", "INIT_", "INITP_", "SRVAL_")
+ANY = {
+    "DP16KD": ("INITVAL_",),
+    **dict.fromkeys(("RAMB18E1", "RAMB36E1"), ("INIT_", "INITP_", "SRVAL_")),
+}
 """How parameters begin that may be anything: what memories hold, and what nothing resets to."""
 
 OURS = {
@@ -104,7 +107,9 @@ def check_cells(cells: dict[str, dict]) -> None:
             continue
         for parameter, text in cell["parameters"].items():
             value = int(text, 2) if re.fullmatch("[01]+", text) else text.strip()
-            if not parameter.startswith(ANY) and value not in KNOWN[kind].get(parameter, ()):
+            if not parameter.startswith(ANY.get(kind, ())) and value not in KNOWN[kind].get(
+                parameter, ()
+            ):
                 raise NetlistError(f"{kind} {name}: no model of {parameter} = {value!r}")
         for pin in TIED[kind]:
             if pins.get(pin, ["0"]) not in (["0"], ["x"]):
