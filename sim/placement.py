@@ -15,7 +15,7 @@ from hw.arch.packing import FEW, MANY
 from hw.arch.program import Unit
 from hw.arch.protocol import MemorySpace
 from hw.boards import Board, board, names
-from hw.build.estimate import lacking
+from hw.build.estimate import lacking, large_memories
 from hw.machine import BlockRam
 from sim.timing import Timing, predict
 from weights.commandline import one_line
@@ -89,6 +89,8 @@ class Placement:
         )
 
     def _where(self, name: str) -> str:
+        if name in large_memories(self.board):
+            return "SPRAM"
         memory = getattr(self.board.machine.stores, name, None)
         return BlockRam.place if memory is None else memory.place
 

@@ -99,4 +99,4 @@ def test_boards_fit_by_estimate():
             fit = check_fit(estimate(board), board.device)
             if fit.lacks:
                 lacking.add(name)
-    assert not lacking
+    assert lacking == {"tang_nano_9k"}  # as its file says

@@ -46,6 +46,21 @@ def test_the_least_machine_that_holds_a_model(model, board_name):
             compile_image(model, replace(least, **{name: getattr(least, name) - step}))
 
 
+def test_where_memories_lie():
+    """Large memories of a part hold what the estimate counts there, and it alone."""
+    where = {
+        name: {share.name: share.where for share in placement.shares}
+        for name in ("icebreaker", "ulx3s_85f_sdram", "tang_nano_9k")
+        for placement in [Placement(model=shipped("stories-nano"), name="n", board=board(name))]
+    }
+    assert {name for name, place in where["icebreaker"].items() if place == "SPRAM"} == {
+        *("weights", "tables")
+    }
+    assert where["icebreaker"]["program"] == "block RAM"
+    assert where["ulx3s_85f_sdram"]["weights"] == "SDRAM x16"
+    assert set(where["tang_nano_9k"].values()) == {"block RAM"}
+
+
 @pytest.mark.parametrize("board_name", ["ulx3s_85f", "tang_primer_20k"])
 @pytest.mark.parametrize("name", ["stories-nano", "stories-small", "stories-base"])
 def test_a_placement_agrees_with_the_compiler(name, board_name):

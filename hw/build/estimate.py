@@ -124,6 +124,14 @@ def _contexts(machine: Machine, family: Family) -> float:
     return luts
 
 
+def large_memories(board: Board) -> frozenset[str]:
+    """Names of the memories that lie in large ones of the board's part, if that has any."""
+    if board.device is None or not of(board.device).memories.large:
+        return frozenset()
+    memories = board.machine.memories
+    return frozenset(name for name in board.machine.narrow if memories[name].words >= LARGE)
+
+
 def estimate(board: Board) -> dict[str, int]:
     """``lut4``, ``ff``, ``bram`` and ``dsp`` of a board's machine and link, and large memories.
 
@@ -154,6 +162,7 @@ def estimate(board: Board) -> dict[str, int]:
         n for each, n in FLIP_FLOPS_OF_FEATURES.items() if each not in machine.features
     )
     block_rams = large = bank_bits = 0
+    in_large = large_memories(board)
     for name, memory in machine.memories.items():
         if memory.kind == Kind.FLIP_FLOPS or name == "embedding":  # which lies beside the chip
             continue
@@ -161,7 +170,7 @@ def estimate(board: Board) -> dict[str, int]:
         if narrow:
             luts -= LUTS_OF_LOADER
             flip_flops -= FLIP_FLOPS_OF_LOADER + FLIP_FLOPS_PER_LOADED_BIT * memory.bits
-        if narrow and made_of.large and memory.words >= LARGE:
+        if name in in_large:
             large += memory.items * -(-memory.words // made_of.large)
             continue
         granularity = memory.item if memory.parts or narrow else None
