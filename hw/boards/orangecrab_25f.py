@@ -19,6 +19,15 @@ BOARD = Board(
     programmer=ORANGECRAB_85F.programmer,
     model=TANG_PRIMER_20K.model,
     machine=Machine(
-        geometry=replace(TANG_PRIMER_20K.geometry, rows=8, columns=16, elements=4, table_words=4608)
+        geometry=replace(
+            TANG_PRIMER_20K.geometry,
+            rows=8,
+            columns=16,
+            elements=4,
+            weight_rows=1024,
+            table_words=4608,
+        ),
+        chain=4,
+        fanout=4,
     ),
 )

@@ -6,7 +6,7 @@ from hw.links.uart import Uart
 from hw.machine import Machine
 from hw.programmers import open_fpga_loader
 
-# Holds d = 64, m = 80, 3 layers, 448 tokens: 968 rows of 128 trits; 448 embedding rows of 33 words
+# Holds d = 64, m = 80, 3 layers, 448 tokens: 1,936 rows of 64 trits; 448 embedding rows of 33 words
 # and 2,096 words of gains are 16,880 words. Nearly all of the block RAM is in use.
 BOARD = Board(
     name="tang_primer_20k",
@@ -19,10 +19,10 @@ BOARD = Board(
     model="stories-nano",
     machine=Machine(
         geometry=Geometry(
-            rows=16,
-            columns=8,
+            rows=4,
+            columns=16,
             elements=1,
-            weight_rows=1024,
+            weight_rows=2048,
             table_words=16896,
             descriptors=80,
             sums=512,
