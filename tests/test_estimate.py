@@ -7,6 +7,7 @@ import pytest
 from hw import boards
 from hw.build.estimate import arrange, check_fit, estimate
 from hw.families import ecp5, of
+from hw.machine import Machine
 
 
 @pytest.mark.parametrize(
@@ -30,25 +31,38 @@ def test_block_rams_of_a_memory(depth, width, granularity, expected):
     assert arrange(ecp5.FAMILY.memories.shapes, depth, width, granularity) == expected
 
 
-PACKED = {
-    "colorlight_i5": (10928, 7652, 51),
-    "ecpix5_85": (15982, 10686, 192),
-    "orangecrab_85f": (17741, 11662, 192),
-    "ulx3s_45f": (21893, 14916, 87),
-    "ulx3s_85f": (18374, 25570, 148),
-    "ulx3s_85f_sdram": (16694, 11563, 202),
+def sized(name: str, **sizes) -> boards.Board:
+    """A board with a machine of trees of other sizes, for one stream."""
+    board = boards.board(name)
+    geometry = replace(board.geometry, contexts=1, **sizes)
+    return replace(board, machine=Machine(geometry=geometry))
+
+
+SQUARE = {"rows": 16, "columns": 16, "elements": 2, "table_words": 36864}
+WIDE = {
+    **{"rows": 32, "columns": 16, "elements": 2, "weight_rows": 512, "table_words": 20480},
+    **{"descriptors": 512, "multiplicands": 512, "vectors": 1024, "activations": 512},
 }
-"""LUT4, flip-flops and block RAMs of boards, packed by nextpnr 0.11.1 behind yosys 0.70."""
+PACKED = [
+    (boards.board("colorlight_i5"), 10928, 7652, 51),
+    (sized("ecpix5_85", **SQUARE), 15982, 10686, 192),
+    (sized("orangecrab_85f", **SQUARE), 17741, 11662, 192),
+    (sized("ulx3s_45f", **WIDE), 21893, 14916, 87),
+    (boards.board("ulx3s_85f"), 18374, 25570, 148),
+    (boards.board("ulx3s_85f_sdram"), 16694, 11563, 202),
+]
+"""LUT4, flip-flops and block RAMs of machines, packed by nextpnr 0.11.1 behind yosys 0.70."""
 
 
-@pytest.mark.parametrize("name", PACKED)
-def test_resources_of_boards_that_were_packed(name):
-    result = estimate(boards.board(name))
-    luts, flip_flops, block_rams = PACKED[name]
+@pytest.mark.parametrize(
+    ("board", "luts", "flip_flops", "block_rams"), PACKED, ids=[each[0].name for each in PACKED]
+)
+def test_resources_of_machines_that_were_packed(board, luts, flip_flops, block_rams):
+    result = estimate(board)
     assert result["lut4"] == pytest.approx(luts, rel=0.03)
     assert result["ff"] == pytest.approx(flip_flops, rel=0.03)
     assert result["bram"] == pytest.approx(block_rams, rel=0.05)
-    assert result["dsp"] == 4 * boards.board(name).geometry.elements
+    assert result["dsp"] == 4 * board.geometry.elements
 
 
 @pytest.mark.parametrize(("name", "luts"), [("tang_primer_20k", 9646), ("icebreaker", 4675)])
@@ -59,7 +73,7 @@ def test_luts_of_other_families(name, luts):
 
 def test_five_trits_in_a_byte_take_ten_luts_a_byte():
     """Rows of 64 bytes in block RAM: beside four more rows of 16 lanes, what decodes them."""
-    board = boards.board("ecpix5_85")
+    board = sized("ecpix5_85", **SQUARE)
     geometry = replace(board.geometry, rows=20, trits_per_byte=5)
     dense = replace(board, machine=replace(board.machine, geometry=geometry))
     usual, more = estimate(board), estimate(dense)
@@ -70,7 +84,7 @@ def test_five_trits_in_a_byte_take_ten_luts_a_byte():
 
 def test_cascades_take_less_logic_and_more_flip_flops():
     """As the engine of 16 x 16 lanes does that is packed alone, with cascades of 8."""
-    board = boards.board("ecpix5_85")
+    board = sized("ecpix5_85", **SQUARE)
     cascaded = replace(board, machine=replace(board.machine, chain=8))
     trees, cascades = estimate(board), estimate(cascaded)
     assert trees["lut4"] - cascades["lut4"] == pytest.approx(6747 - 3783, rel=0.05)

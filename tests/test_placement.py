@@ -150,6 +150,6 @@ def test_five_trits_in_a_byte_are_told_of_where_they_help():
         return placement.repacked
 
     assert repacked() is None  # it fits, and the vector unit sets its speed
-    assert repacked(weight_rows=2920).fits
-    assert repacked(weight_rows=2919) is None
-    assert repacked(weight_rows=2920, table_words=4000) is None
+    assert repacked(weight_rows=2960).fits
+    assert repacked(weight_rows=2959) is None
+    assert repacked(weight_rows=2960, table_words=4000) is None

@@ -175,7 +175,7 @@ def test_reports_side_by_side(write, capsys):
     assert lines[2:] == [
         "| `ulx3s_85f` | 100 to 200 | LFE5U-85F | 512 | 4 | 18,886 (23%) | 129 (62%) "
         "| 70 MHz, routed at 74.2 | `stories-small` | 3,072 | 12,288, of 4 |",
-        "| `orangecrab_85f`, an older machine | 100 to 200 | LFE5U-85F | 256 | 2 | 20,011 (24%) "
+        "| `orangecrab_85f`, an older machine | 100 to 200 | LFE5U-85F | 256 | 4 | 20,011 (24%) "
         "| 192 (92%) | 70 MHz, routed at 60.0, too slow | - | - | - |",
         "| `mine`, not a board of hw/boards | - | LFE5U-85F | 512 | 4 | 18,886 (23%) | 129 (62%) "
         "| 70 MHz, routed at 74.2 | `stories-small` | 3,072 | 12,288, of 4 |",
@@ -196,7 +196,7 @@ def test_all_boards_have_a_row():
     )
     guess = estimate(board("ulx3s_45f"))
     assert f"| about {guess['lut4']:,} (" in rows["ulx3s_45f"]
-    assert rows["ulx3s_45f"].endswith("55 MHz, not routed | `stories-tiny` | 2,414 | 8,800, of 4")
+    assert rows["ulx3s_45f"].endswith("60 MHz, not routed | `stories-tiny` | 2,633 | 9,600, of 4")
     assert rows["ulx3s_85f"].startswith(" | 100 to 200 ")
     assert rows["ecpix5_85"].startswith(", an older machine | 100 to 200 ")  # by its timetable
 

@@ -1,4 +1,4 @@
-"""Radiona ULX3S with an ECP5-85F: a small model in block RAM, its embedding in SDRAM."""
+"""Radiona ULX3S with an ECP5-85F: four streams of a small model in block RAM."""
 
 from hw.arch.geometry import Geometry
 from hw.boards import Board
@@ -36,13 +36,15 @@ BOARD = Board(
             table_words=2304,
             embedding_words=32768,
             descriptors=128,
-            sums=1280,
+            sums=2048,
             multiplicands=512,
             vectors=1024,
-            states=768,
+            states=1024,
             activations=512,
             tokens=1024,
+            contexts=4,
         ),
+        queued=4,
         chain=8,
         fanout=4,
         stores=Stores(
