@@ -23,7 +23,7 @@ from hw.arch.protocol import DIGEST_BYTES
 from hw.build import BuildError, steps
 from hw.build import __main__ as program
 from hw.build.estimate import check_fit, estimate
-from hw.build.floorplan import Floorplan, floorplan
+from hw.build.floorplan import Floorplan, floorplan, unit_of
 from hw.build.plan import plan
 from hw.build.report import count_cells, parse_report
 from hw.build.reports import read_report
@@ -371,6 +371,19 @@ def test_cells_belong_to_the_units_that_name_them():
         dsp={},
     )
     assert Floorplan.from_json(plan.to_json()) == plan
+
+
+@pytest.mark.parametrize(
+    ("cell", "unit"),
+    [
+        ("core.vector.beats_TRELLIS_FF_Q", "vector"),
+        ("core.vector_queue.storage.0.3", "vector"),
+        ("core.reset_TRELLIS_FF_Q", None),
+        ("receiver.timer", None),
+    ],
+)
+def test_a_unit_has_its_queue(cell, unit):
+    assert unit_of(cell) == unit
 
 
 @pytest.mark.parametrize(

@@ -48,8 +48,9 @@ class Floorplan:
 
 
 def unit_of(cell: str) -> str | None:
-    """The unit of the core that a cell's name tells; None if it is of none."""
-    match = re.match(r"core\.([a-z]+)\.", cell)
+    """The unit of the core that a cell's name tells, whose queue belongs to it; None if it is of
+    none."""
+    match = re.match(r"core\.([a-z]+)(_queue)?\.", cell)
     return match[1] if match else None
 
 
