@@ -300,8 +300,9 @@ class VectorUnit(wiring.Component):
         # A short step has to begin later, so that its statistic finds the last one at its register.
         apart = Mux(has(command.op, statistic=Statistic.BOTH), *(p.apart(op) for op in BOTH_OR_NOT))
         ended = Signal(4)  # cycles ago
-        more = (offered.length - 1)[levels : p.index_bits]  # beats, less one
-        early_end = ~more[4:].any() & (more[:4] + ended < apart - 1)
+        too_few = Signal(4)  # beats
+        m.d.comb += too_few.eq(Mux(ended < apart, apart - 1 - ended, 0))
+        early_end = offered.length <= (too_few << levels)
         with m.If(run):
             m.d.sync += ended.eq(last)
         with m.Elif(ended != 15):
