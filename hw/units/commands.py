@@ -4,6 +4,7 @@ from amaranth.hdl import signed, unsigned
 from amaranth.lib import data
 
 from hw.arch.geometry import CONTEXT_BITS, LARGEST
+from hw.arch.operations import which
 from hw.units.noise import WORD_BITS
 from weights.fixed import EXPONENT_BITS, MANTISSA_BITS
 
@@ -55,6 +56,12 @@ VectorCommand = data.StructLayout(
     }
 )
 """A descriptor with the values of its registers; ``hw.arch.program`` has the fields' meaning."""
+
+
+def has(op, **row):
+    """Whether a `VectorCommand`'s ``op`` has these values in its row of ``hw.arch.operations``."""
+    return op.matches(*which(**row))
+
 
 ScalarCommand = data.StructLayout(
     {"op": 4, "a": ScaleLayout, "b": ScaleLayout, "result": RESULT_BITS}

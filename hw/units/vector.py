@@ -25,8 +25,9 @@ from hw.memory.signatures import READ_LATENCY
 from hw.parameters import require_positive
 from hw.units.commands import TOKEN_BITS
 from hw.units.embedding import EmbeddingParameters
-from hw.units.lane import CODE_ALIGNMENT, ENERGY_BITS, Stage, stages
+from hw.units.lane import CODE_ALIGNMENT, ENERGY_BITS
 from hw.units.noise import NoiseParameters
+from hw.units.stages import Stage, stages
 from hw.units.statistics import Statistics
 from hw.units.tables import gumbel, sigmoid
 from weights.fixed import GAIN_SHIFT, PLAIN_SHIFT

@@ -29,11 +29,13 @@ from hw.units.commands import (
     TOKEN_BITS,
     ChoiceLayout,
     VectorCommand,
+    has,
     raw_layout,
 )
 from hw.units.embedding import EmbeddingRow
-from hw.units.lane import PLACES, USES, Factor, LaneControl, Products, Stage, VectorLane, has
+from hw.units.lane import VectorLane
 from hw.units.noise import NoiseParameters
+from hw.units.stages import PLACES, USES, Factor, LaneControl, Products, Stage
 from hw.units.statistics import Statistics
 from hw.units.vector import VectorParameters
 from weights.fixed import EXPONENT_BITS, GAIN_SHIFT, NORM_SHIFT, PLAIN_SHIFT
