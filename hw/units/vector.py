@@ -23,12 +23,13 @@ from hw.arch.operations import LATE, OPERATIONS, Table, VectorOp
 from hw.arch.program import Space
 from hw.memory.signatures import READ_LATENCY
 from hw.parameters import require_positive
-from hw.units.commands import TOKEN_BITS
+from hw.turns import of_context
+from hw.units.commands import INDEX_BITS, TOKEN_BITS
 from hw.units.embedding import EmbeddingParameters
 from hw.units.lane import CODE_ALIGNMENT, ENERGY_BITS
 from hw.units.noise import NoiseParameters
 from hw.units.stages import Stage, stages
-from hw.units.statistics import Statistics
+from hw.units.statistics import CompactStatistics, Statistics
 from hw.units.tables import gumbel, sigmoid
 from weights.fixed import GAIN_SHIFT, PLAIN_SHIFT
 
@@ -121,6 +122,19 @@ class VectorParameters:
         names = {f.name for f in fields(cls)} & {f.name for f in fields(geometry)}
         return cls(**{name: getattr(geometry, name) for name in names}, **options)
 
+    def words(self, memory: str) -> int:
+        """Of a memory, for each context."""
+        return getattr(self, memory) // self.elements
+
+    def address_of(self, memory: str, context, address):
+        """A context's address of a memory."""
+        return of_context(address, self.words(memory), context)
+
+    @property
+    def dest_bits(self) -> int:
+        """Of an address in beats, of any written memory."""
+        return max(bits_for(self.contexts * self.words("activations") - 1), INDEX_BITS)
+
     @property
     def index_bits(self) -> int:
         """Of an element's number, and of a length less one: no step has more than a memory."""
@@ -154,7 +168,8 @@ class VectorParameters:
     @property
     def latency(self) -> int:
         """Cycles of a step beside one per beat."""
-        return self.write_delay + Statistics.latency(self.elements, self.compact)
+        statistics = CompactStatistics if self.compact else Statistics
+        return self.write_delay + statistics.latency(self.elements)
 
     @property
     def handover(self) -> int:
