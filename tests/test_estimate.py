@@ -6,6 +6,7 @@ import pytest
 
 from hw import boards
 from hw.build.estimate import arrange, check_fit, estimate
+from hw.build.steps import check_size
 from hw.families import ecp5, of
 from hw.machine import Machine
 
@@ -117,3 +118,14 @@ def test_boards_fit_by_estimate():
             if fit.lacks:
                 lacking.add(name)
     assert lacking == {"tang_nano_9k"}  # as its file says
+
+
+@pytest.mark.parametrize(("clock_hz", "warned"), [(60_000_000, False), (75_000_000, True)])
+def test_a_clock_beyond_what_machines_reach_is_told(clock_hz, warned):
+    said = []
+    check_size(replace(boards.board("ulx3s_45f"), clock_hz=clock_hz), said.append)
+    expected = (
+        "warning: 75 MHz is more than most machines reach on LFE5U-45F, about 67; a lower clock_hz "
+        "would help"
+    )
+    assert said == [expected] * warned

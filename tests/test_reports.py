@@ -242,7 +242,7 @@ def test_one_board_beside_its_estimate():
     lines = of_one(target, kept, now).splitlines()
     assert lines[0] == "| `ulx3s_85f` | routed | available | estimate |"
     assert f"| LUT4 | 18,374 | 83,640 | {LUTS:,} |" in lines
-    assert lines[-1] == f"| clock | 74.2 MHz | {target.clock_hz / 1e6:g} MHz required | - |"
+    assert lines[-1] == f"| clock | 74.2 MHz | {target.clock_hz / 1e6:g} MHz required | 67 MHz |"
     assert f"| LUT4 | not yet | 83,640 | {LUTS:,} |" in of_one(target, {}, now)
     older = {target.name: replace(kept[target.name], machine="0011")}
     assert "| routed, an older machine |" in of_one(target, older, now)
@@ -294,7 +294,11 @@ def test_estimates_are_near_what_was_routed():
         ({"streams": ()}, []),
         (
             {"passed": False, "clock_mhz": 63.0},
-            ["clock      70 MHz required, 63.0 MHz routed, -10.0%: too far"],
+            ["timing     70 MHz required, 63.0 MHz routed: too far"],
+        ),
+        (
+            {"clock_mhz": 79.0},
+            ["clock      67 MHz expected, 79.0 MHz routed, -15.2%: too far"],
         ),
         (
             {"streams": (streams(1, 22786, 22787),)},
@@ -317,7 +321,7 @@ def test_estimates_are_compared_with_reports(write, capsys, changes, lines):
     told = capsys.readouterr().out.splitlines()
     assert [line.removeprefix("ulx3s_85f        ") for line in told if "too far" in line] == lines
     assert told[0].startswith("ecpix5_85        LUT4 ") and told[0].endswith(" routed, +0.0%")
-    assert len(told) == 7 + (changes.get("streams") != ())
+    assert len(told) == 9 + (changes.get("streams") != ())
 
 
 def test_cycles_of_late_weights_are_nearly_exact(write, capsys):
@@ -343,7 +347,7 @@ def test_kept_reports_are_compared(monkeypatch, capsys):
     monkeypatch.setattr(compare, "kept_reports", lambda: kept)
     assert compare.main([]) == 0
     *near, last = capsys.readouterr().out.splitlines()
-    assert len(near) == 4 and all(line.startswith("ecpix5_85 ") for line in near)
+    assert len(near) == 5 and all(line.startswith("ecpix5_85 ") for line in near)
     assert last == "ulx3s_85f        left out: an older machine"
 
 

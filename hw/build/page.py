@@ -52,6 +52,7 @@ def page(report: Report, floorplan: Floorplan | None, timetable: str | None) -> 
         called={**CALLED, **of(report.device).called},
         routed=report.clock_mhz is not None,
         project=of(report.device).project,
+        expected_mhz=of(report.device).routed_mhz,
         group_of=group_of,
         map=floorplan and Map.of(report, floorplan),
         legend=list(legend(report.cells_by_unit)),

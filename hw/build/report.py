@@ -126,7 +126,16 @@ def table(
         elif report:
             shown = report.resources[name].used
         lines.append(f"{called.get(name, name):8}{value:10}{shown:>13}{available[name]:>11}")
-    return "\n".join([*lines, *(_speed(report) if report else ())])
+    return "\n".join([*lines, *(_speed(report) if report else _clock(board))])
+
+
+def _clock(board: Board) -> Iterator[str]:
+    """A line on the clock before anything is routed."""
+    asked, expected = f"{board.clock_hz / 1e6:g} MHz asked for", of(board.device).routed_mhz
+    if expected is None:
+        yield f"clock   {asked}; nothing of this family was routed"
+    else:
+        yield f"clock   {expected:10g} MHz expected, {asked}"
 
 
 def _speed(report: Report) -> Iterator[str]:

@@ -122,7 +122,13 @@ def of_one(target: Board, reports: Mapping[str, Report], cycles: Callable[[Board
             used = f"{report.resources[name].used:,}" if report else "not yet"
             rows.append((called, used, f"{has[name]:,}", f"{guess[name]:,}"))
     clock = f"{report.clock_mhz:.1f} MHz" if report and report.clock_mhz else "not yet"
-    rows.append(("clock", clock, f"{target.clock_hz / 1e6:g} MHz required", "-"))
+    expected = of(target.device).routed_mhz
+    rows.append(
+        (
+            *("clock", clock, f"{target.clock_hz / 1e6:g} MHz required"),
+            f"{expected:g} MHz" if expected else "-",
+        )
+    )
     return _table(
         (
             f"`{target.name}`",

@@ -99,6 +99,12 @@ def check_size(board: Board, say=print):
         say(f"warning: {warning}")
     if fit.lacks:
         raise BuildError(f"{board.name} does not fit {board.device}: {'; '.join(fit.lacks)}")
+    asked, expected = board.clock_hz / 1e6, of(board.device).routed_mhz
+    if expected and asked > expected:
+        say(
+            f"warning: {asked:g} MHz is more than most machines reach on {board.device}, about "
+            f"{expected:g}; a lower clock_hz would help"
+        )
 
 
 PINS = "ulx3s_85f"

