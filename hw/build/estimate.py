@@ -46,7 +46,7 @@ FLIP_FLOPS_PER_WEIGHT_BIT = 1
 LUTS_PER_CHAIN = 4  # of carry cells: where it begins and ends
 LUTS_PER_DECODED_BYTE = FLIP_FLOPS_PER_DECODED_BYTE = 10  # of `hw.memory.dense`
 LUTS_OF_SDRAM, FLIP_FLOPS_OF_SDRAM = 950, 420
-LUTS_OF_USB, FLIP_FLOPS_OF_USB = 1940, 870  # beside what a UART takes
+LUTS_OF_USB, FLIP_FLOPS_OF_USB = 1500, 870  # beside what a UART takes
 # States and results share their way to the host, and were measured together.
 LUTS_OF_FEATURES = {
     **{Feature.COUNTERS: 600, Feature.STATES: 130, Feature.RESULTS: 130},
@@ -57,9 +57,10 @@ FLIP_FLOPS_OF_FEATURES = {
     Feature.SAMPLING: 100,
 }
 LUTS_OF_LOADER, FLIP_FLOPS_OF_LOADER, FLIP_FLOPS_PER_LOADED_BIT = 55, 100, 2
-FIXED_LUTS, FIXED_FLIP_FLOPS = 5400, 3000
+FIXED_LUTS, FIXED_FLIP_FLOPS = 5000, 3000
+LUTS_OF_CONTEXTS = 400  # of their turns, where there are several
 LUTS_OF_SPEED, FLIP_FLOPS_OF_SPEED = (
-    660,
+    260,
     2070,
 )  # which a compact machine of one element does without
 
@@ -115,7 +116,7 @@ def _contexts(machine: Machine, family: Family) -> float:
     def kept(bits: int, depth: int) -> float:
         return per_bit * bits * -(-depth // 16)
 
-    luts: float = 0
+    luts: float = LUTS_OF_CONTEXTS * (g.contexts > 1)
     if machine.shared:  # an accumulator each
         luts += g.rows * kept(SUM_BITS, g.contexts)
     if machine.queued:
@@ -173,7 +174,7 @@ def estimate(board: Board) -> dict[str, int]:
         if name in in_large:
             large += memory.items * -(-memory.words // made_of.large)
             continue
-        granularity = memory.item if memory.parts or narrow else None
+        granularity = memory.item if narrow else None
         whole = narrow or memory.kind != Kind.STORE
         words, bits = memory.words, memory.bits
         if name == "weights":
@@ -182,8 +183,11 @@ def estimate(board: Board) -> dict[str, int]:
         bank_bits += memory.copies * bits * (len(depths) - 1)
         for depth in depths:
             blocks, banks = arrange(made_of.shapes, depth, bits, granularity)
-            lut_rams = -(-depth // 16) * -(-bits // 4)
-            if made_of.luts and lut_rams * made_of.lut_cost < blocks * made_of.block_cost:
+            deep = -(-depth // 16)
+            lut_rams = deep * -(-bits // 4)
+            # What chooses one of several costs as much as half a bit of memory, to synthesis.
+            lut_cost = lut_rams * made_of.lut_cost + bits * (deep - 1) / 2
+            if made_of.luts and lut_cost < blocks * made_of.block_cost:
                 luts += memory.copies * made_of.luts * lut_rams
             else:
                 block_rams += memory.copies * blocks
