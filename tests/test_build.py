@@ -22,7 +22,7 @@ from hw import boards
 from hw.arch.protocol import DIGEST_BYTES
 from hw.build import BuildError, steps
 from hw.build import __main__ as program
-from hw.build.estimate import check_fit, estimate
+from hw.build.estimate import check_fit, estimate, expected_mhz
 from hw.build.floorplan import Floorplan, floorplan, unit_of
 from hw.build.plan import plan
 from hw.build.report import count_cells, parse_report
@@ -312,6 +312,17 @@ def test_plan_is_pure(name):
         check=True,
     )
     assert other.stdout.strip() == first.digest.hex()
+
+
+def test_the_speed_grade_is_the_platforms():
+    """By it the clock is expected."""
+    pytest.importorskip("amaranth_boards")
+    for speed, said in (("6", "6"), (None, "6")):
+        slow = replace(boards.board("ecpix5_85"), speed=speed)
+        with pytest.raises(BuildError) as raised:
+            plan(slow, Echo)
+        assert str(raised.value) == f"ecpix5_85: speed must be its platform's, 8, not {said}"
+    assert expected_mhz(boards.board("ecpix5_85")) > expected_mhz(slow)
 
 
 def test_digest_names_the_design_and_is_inside(board):

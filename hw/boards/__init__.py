@@ -50,6 +50,8 @@ class Board:
         simulated board, which needs neither that package nor any tool.
     device : str or None
         Part, as a family of `hw.families` names it.
+    speed : str or None
+        Speed grade of the part, if not the usual one of its family's boards.
     seed : int
         Of the placer: one that met the timing.
     model : str
@@ -68,6 +70,7 @@ class Board:
     link: Uart | UsbSerial | None = None
     platform: str | None = None
     device: str | None = None
+    speed: str | None = None
     seed: int = 1
     model: str = "stories-small"
     programmer: Programmer | None = None

@@ -12,6 +12,7 @@ BOARD = Board(
     name="ecpix5_85",
     platform="amaranth_boards.ecpix5:ECPIX585Platform",
     device="LFE5UM5G-85F",
+    speed="8",
     price=(100, 200),
     clock_hz=75_000_000,
     link=Uart(baud=1_000_000),

@@ -13,6 +13,7 @@ BOARD = Board(
     name="orangecrab_25f",
     platform="amaranth_boards.orangecrab_r0_2:OrangeCrabR0_2_25FPlatform",
     device="LFE5U-25F",
+    speed=ORANGECRAB_85F.speed,
     price=ORANGECRAB_85F.price,
     clock_hz=ORANGECRAB_85F.clock_hz,
     link=ORANGECRAB_85F.link,

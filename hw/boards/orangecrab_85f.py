@@ -10,6 +10,7 @@ BOARD = Board(
     name="orangecrab_85f",
     platform="amaranth_boards.orangecrab_r0_2:OrangeCrabR0_2_85FPlatform",
     device="LFE5U-85F",
+    speed="8",
     price=(100, 200),
     clock_hz=72_000_000,
     link=UsbSerial(),

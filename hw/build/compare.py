@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 
 from hw.boards import known
 from hw.build import BuildError
-from hw.build.estimate import estimate
+from hw.build.estimate import estimate, expected_mhz
 from hw.build.reports import is_present, kept_reports, read_report
 from hw.build.schema import Report
 from hw.families import of
@@ -51,7 +51,7 @@ def compare(report: Report) -> Iterator[tuple[str, str, bool]]:
             figures = f"{predicted:,} predicted, {counted:,} simulated"
             yield "cycles", figures, abs(predicted / counted - 1) <= (LATE if late else 0)
     required, clock = report.clock_required_mhz, report.clock_mhz
-    expected = of(report.device).routed_mhz
+    expected = expected_mhz(board)
     if clock is not None and expected is not None:
         error = expected / clock - 1
         figures = f"{expected:g} MHz expected, {clock:.1f} MHz routed, {error:+.1%}"

@@ -204,6 +204,14 @@ def estimate(board: Board) -> dict[str, int]:
     }
 
 
+def expected_mhz(board: Board) -> float | None:
+    """The clock that a board's machine is likely to reach; None if none of its family was routed.
+
+    Whatever its size: what is slowest lies in the control that all machines share.
+    """
+    return of(board.device).expected_mhz(board.speed)
+
+
 def lacking(board: Board) -> dict[str, tuple[int, int]]:
     """What a board needs of its device, and what that has, of resources that it has too few of."""
     has = capacity(board.device)

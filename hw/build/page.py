@@ -8,6 +8,8 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from hw.boards import known
+from hw.build.estimate import expected_mhz
 from hw.build.field import FIELD, of_report
 from hw.build.floorplan import OTHER, Floorplan, Places
 from hw.build.schema import CALLED, Hop, Report
@@ -47,12 +49,13 @@ def page(report: Report, floorplan: Floorplan | None, timetable: str | None) -> 
         lstrip_blocks=True,
     )
     environment.filters.update(number=_number, share=_share)
+    target = known(report.board)
     return environment.get_template("page.html").render(
         report=report,
         called={**CALLED, **of(report.device).called},
         routed=report.clock_mhz is not None,
         project=of(report.device).project,
-        expected_mhz=of(report.device).routed_mhz,
+        expected_mhz=target and expected_mhz(target),
         group_of=group_of,
         map=floorplan and Map.of(report, floorplan),
         legend=list(legend(report.cells_by_unit)),

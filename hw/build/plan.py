@@ -121,9 +121,13 @@ def check_routable(board: Board):
 
 
 def check_part(board: Board, platform: Any):
-    """Raises BuildError if the platform of a board is for another part than the board's."""
+    """Raises BuildError if the platform of a board is for another part, or speed grade of it."""
     part = (
         platform.family if isinstance(getattr(platform, "family", None), str) else platform.device
     )
     if part != board.device:
         raise BuildError(f"{board.name}: device must be its platform's, {part}, not {board.device}")
+    usual = next(iter(of(board.device).routed_mhz), "")
+    speed, grade = board.speed or usual, getattr(platform, "speed", None)
+    if usual and grade is not None and grade != speed:
+        raise BuildError(f"{board.name}: speed must be its platform's, {grade}, not {speed}")

@@ -10,6 +10,7 @@ from typing import Any
 
 from hw.boards import Board
 from hw.build import BuildError
+from hw.build.estimate import expected_mhz
 from hw.build.floorplan import OTHER, unit_of
 from hw.build.schema import Hop, Report
 from hw.families import capacity, of
@@ -131,7 +132,7 @@ def table(
 
 def _clock(board: Board) -> Iterator[str]:
     """A line on the clock before anything is routed."""
-    asked, expected = f"{board.clock_hz / 1e6:g} MHz asked for", of(board.device).routed_mhz
+    asked, expected = f"{board.clock_hz / 1e6:g} MHz asked for", expected_mhz(board)
     if expected is None:
         yield f"clock   {asked}; nothing of this family was routed"
     else:

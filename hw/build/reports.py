@@ -7,7 +7,7 @@ from pathlib import Path
 
 from hw.boards import Board, board, known, names
 from hw.build import BuildError
-from hw.build.estimate import estimate, lacking
+from hw.build.estimate import estimate, expected_mhz, lacking
 from hw.build.schema import CALLED, Report, SchemaError, from_json, to_json
 from hw.families import capacity, of
 from weights.files import write_file
@@ -122,7 +122,7 @@ def of_one(target: Board, reports: Mapping[str, Report], cycles: Callable[[Board
             used = f"{report.resources[name].used:,}" if report else "not yet"
             rows.append((called, used, f"{has[name]:,}", f"{guess[name]:,}"))
     clock = f"{report.clock_mhz:.1f} MHz" if report and report.clock_mhz else "not yet"
-    expected = of(target.device).routed_mhz
+    expected = expected_mhz(target)
     rows.append(
         (
             *("clock", clock, f"{target.clock_hz / 1e6:g} MHz required"),

