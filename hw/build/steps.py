@@ -261,9 +261,7 @@ def _streams(speed, clock_hz: int, routing: Routing | None) -> Iterator[Streams]
             cycles_simulated=together.simulated,
             utilization=together.utilization,
             tokens_per_s=together.tokens_per_s(1e6 * routing.clock_mhz) if routing else None,
-            tokens_per_s_as_built=together.tokens_per_s(
-                clock_hz if routing is None else 1e6 * routing.clock_required_mhz
-            ),
+            tokens_per_s_as_built=together.tokens_per_s(clock_hz),
         )
 
 
@@ -380,7 +378,7 @@ def _report(
         resources=_uses(board, made),
         cells_by_unit=made.cells,
         clock_mhz=routing.clock_mhz if routing else None,
-        clock_required_mhz=routing.clock_required_mhz if routing else board.clock_hz / 1e6,
+        clock_required_mhz=board.clock_hz / 1e6,
         passed=routing.passed if routing else None,
         critical_path=routing.critical_path if routing else (),
         seed=made.seed,
