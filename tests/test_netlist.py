@@ -406,7 +406,7 @@ def test_netlist_generates_what_the_golden_model_does(tmp_path, name, embedding_
     target = board(name)
     geometry = replace(board("sim_tiny").geometry, embedding_words=embedding_words)
     # Whose embedding lies in the SDRAM, if there is one, and whose rows are cascades.
-    tiny = replace(target.machine, geometry=geometry, chain=geometry.columns)
+    tiny = replace(target.machine, geometry=geometry, chain=geometry.columns, queued=0)
     target = with_fast_line(replace(target, machine=tiny))
     RandomCheckpoint(
         shape=ModelShape(hidden=13, layers=2, intermediate=22, vocabulary=57), dtype="fp32", seed=3
