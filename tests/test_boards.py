@@ -163,6 +163,15 @@ def test_programs_take_a_path(write, capsys):
             TINY.replace("50_000_000", "50_000_000, platform='a:b'"),
             "mine.py:4: a board with a platform, and no other, must have a link",
         ),
+        (TINY.replace("50_000_000", "5e7"), "mine.py:4: clock_hz must be int, not 50000000.0"),
+        (
+            TINY.replace("50_000_000", "50_000_000, link='uart'"),
+            "mine.py:4: link must be Uart or UsbSerial, not 'uart'",
+        ),
+        (
+            TINY + "from hw.links.uart import Uart\nUart(baud=0).check(50_000_000)",
+            "mine.py:6: baud must be a positive integer, not 0",
+        ),
         (
             "from hw.boards.sim_tiny import BOARD\n"
             "type(BOARD.machine)(geometry=BOARD.geometry, fanout=0)",

@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from amaranth.build import ResourceError
 from amaranth.hdl import Module, Signal
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
@@ -30,6 +31,7 @@ from hw.build.reports import read_report
 from hw.build.schema import Hop, Step, Streams
 from hw.build.tools import explain, find_tool, tool_version
 from hw.families import PartError, ecp5, gowin, ice40
+from hw.links.pins import request_raw
 from hw.links.uart import Uart
 from hw.machine import Machine
 from sim.profile import unmeasured
@@ -321,7 +323,7 @@ def test_the_speed_grade_is_the_platforms():
         slow = replace(boards.board("ecpix5_85"), speed=speed)
         with pytest.raises(BuildError) as raised:
             plan(slow, Echo)
-        assert str(raised.value) == f"ecpix5_85: speed must be its platform's, 8, not {said}"
+        assert str(raised.value) == f"ecpix5_85: speed must be its platform's, '8', not '{said}'"
     assert expected_mhz(boards.board("ecpix5_85")) > expected_mhz(slow)
 
 
@@ -660,13 +662,38 @@ def test_board_that_cannot_be_made_is_refused(board, tmp_path):
 
     with pytest.raises(BuildError, match="ulx3s_85f: elements must be 1, 2, 4 or 8, no"):
         plan(board, core)
-    other = replace(board, platform="amaranth_boards.ulx3s:NoSuch")
-    with pytest.raises(BuildError, match=r"platform must be a module and a class.*:NoSuch"):
-        plan(other, Echo)
+
+
+@pytest.mark.parametrize(
+    ("said", "why"),
+    [
+        (
+            "amaranth_boards.ulx3s:ULX3S_85_Platform",
+            ": amaranth_boards.ulx3s has no class ULX3S_85_Platform, but a ULX3S_85F_Platform",
+        ),
+        ("amaranth_boards.ulx3s:NoSuch", ": amaranth_boards.ulx3s has no class NoSuch"),
+        ("amaranth_boards.ulx3:NoSuch", ": there is no module amaranth_boards.ulx3"),
+        ("amaranth_boards.ulx3s.ULX3S_85F_Platform", ""),
+        (":ULX3S_85F_Platform", ""),
+    ],
+)
+def test_a_platform_that_is_none_is_refused(board, said, why):
+    pytest.importorskip("amaranth_boards")
+    with pytest.raises(BuildError) as raised:
+        plan(replace(board, platform=said), Echo)
+    wanted = f"ulx3s_85f: platform must be 'module:class', not {said!r}{why}"
+    assert str(raised.value) == wanted
+
+
+def test_a_resource_that_the_platform_lacks_is_refused(board):
+    pytest.importorskip("amaranth_boards")
+    platform = board.platform_class()()
+    with pytest.raises(ResourceError, match=r"^resource must be one of .*, uart, .*, not serial 0"):
+        request_raw(platform, "serial")
 
 
 def test_unknown_part_is_refused(board):
-    with pytest.raises(PartError, match=r"device must be one of LFE5U-12F, .*, not 'LFE5U-13F'"):
+    with pytest.raises(PartError, match=r"as LFE5U-12F, .*, not 'LFE5U-13F'; one more is"):
         check_fit({"lut4": 1}, "LFE5U-13F")
     with pytest.raises(PartError, match="not 'LFE5U-13F'"):
         plan(replace(board, device="LFE5U-13F"), Echo)

@@ -3,6 +3,7 @@
 Every module of this package holds one, named ``BOARD``; a file elsewhere may, too.
 """
 
+import difflib
 import hashlib
 import importlib
 import json
@@ -14,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, get_args, get_origin
 
 from hw.arch.geometry import Geometry
 from hw.arch.protocol import DIGEST_BYTES
@@ -77,6 +78,12 @@ class Board:
     price: tuple[int, int] | None = None
 
     def __post_init__(self):
+        for each in fields(self):
+            kinds = tuple(get_origin(kind) or kind for kind in get_args(each.type) or (each.type,))
+            value = getattr(self, each.name)
+            if not isinstance(value, kinds):
+                wanted = " or ".join(kind.__name__ for kind in kinds if kind is not type(None))
+                raise BoardError(f"{each.name} must be {wanted}, not {value!r}")
         if (self.platform is None) != (self.link is None):
             raise BoardError(f"a board with a platform, and no other, must have a link: {self!r}")
         if self.link is not None:
@@ -117,13 +124,22 @@ class Board:
         """The class of the board's platform, as its package has it."""
         if self.platform is None:
             raise BoardError(f"{self.name} is a simulated board: there is no hardware of it")
-        module, _, name = self.platform.partition(":")
+        path, _, name = self.platform.partition(":")
+        wrong = f"platform must be 'module:class', not {self.platform!r}"
+        if not (path and name):
+            raise BoardError(wrong)
         try:
-            return getattr(importlib.import_module(module), name)
-        except AttributeError as error:
-            raise BoardError(
-                f"platform must be a module and a class of it, not {self.platform!r}"
-            ) from error
+            module = importlib.import_module(path)
+        except ModuleNotFoundError as error:
+            package = path.partition(".")[0]
+            if error.name == package or not f"{path}.".startswith(f"{error.name}."):
+                raise
+            raise BoardError(f"{wrong}: there is no module {error.name}") from error
+        if not isinstance(found := getattr(module, name, None), type):
+            near = difflib.get_close_matches(name, dir(module), n=1)
+            hint = "".join(f", but a {other}" for other in near)
+            raise BoardError(f"{wrong}: {path} has no class {name}{hint}")
+        return found
 
     def core(self, digest: bytes = bytes(DIGEST_BYTES)):
         """The board's machine, to simulate or to build; ``digest`` is what it says of its build."""

@@ -130,4 +130,4 @@ def check_part(board: Board, platform: Any):
     usual = next(iter(of(board.device).routed_mhz), "")
     speed, grade = board.speed or usual, getattr(platform, "speed", None)
     if usual and grade is not None and grade != speed:
-        raise BuildError(f"{board.name}: speed must be its platform's, {grade}, not {speed}")
+        raise BuildError(f"{board.name}: speed must be its platform's, {grade!r}, not {speed!r}")

@@ -1,5 +1,6 @@
 """Families of devices: all that a build must know of one. `of` alone tells them apart."""
 
+import difflib
 from collections.abc import Mapping
 
 from hw.families import ecp5, gowin, ice40, xilinx
@@ -14,12 +15,16 @@ class PartError(ReportedError, ValueError):
 
 
 def of(part: str | None) -> Family:
-    """The family of a part; ``PartError`` with those that are known if none has it."""
+    """The family of a part; ``PartError`` with those closest to it if none has it."""
     for family in FAMILIES:
         if part in family.parts:
             return family
-    known = ", ".join(name for family in FAMILIES for name in family.parts)
-    raise PartError(f"device must be one of {known}, not {part!r}")
+    known = [name for family in FAMILIES for name in family.parts]
+    near = difflib.get_close_matches(str(part), known, n=3) or known
+    raise PartError(
+        f"device must be a part that hw/families has, as {', '.join(near)}, without package and "
+        f"speed, not {part!r}; one more is a line in its family"
+    )
 
 
 def capacity(part: str | None) -> Mapping[str, int]:

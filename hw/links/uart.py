@@ -164,7 +164,9 @@ class Uart:
         return {}
 
     def check(self, clock_hz: int):
-        """Raises ValueError for a clock of the machine that does not suit."""
+        """Raises ValueError for a rate, or a clock of the machine, that does not suit."""
+        if not isinstance(self.baud, int) or self.baud < 1:
+            raise ValueError(f"baud must be a positive integer, not {self.baud!r}")
         if not 0.98 < self.divisor(clock_hz) * self.baud / clock_hz < 1.02:
             raise ValueError(
                 f"baud must divide a clock of {clock_hz} Hz to within 2 %, not {self.baud!r}"
