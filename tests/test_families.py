@@ -16,6 +16,7 @@ from hw.build.plan import plan
 from hw.build.report import count_cells, parse_report
 from hw.build.tools import explain
 from hw.families import ecp5, gowin, ice40, xilinx
+from hw.families.clocks import solved
 from hw.memory.sdram.parts import ULX3S
 from hw.memory.sdram.pins import PinsSignature
 from hw.sdram_pads import clock_phase
@@ -345,3 +346,24 @@ def test_a_phase_that_a_pll_cannot_make():
     pll = ecp5.Pll.solve(25_000_000, 70_000_000, 70_000_000)
     with pytest.raises(ValueError, match=r"phases must be whole eighths .* not \[0, 100\]"):
         pll.create(Signal(), [Signal(), Signal()], Signal(), [0, 100])
+
+
+@pytest.mark.parametrize(
+    ("family", "input_hz", "output_hz", "near"),
+    [
+        (ecp5, 100_000_000, 73_456_789, 73_000_000),
+        (ecp5, 25_000_000, 400_000_001, 400_000_000),
+        (gowin, 27_000_000, 61_000_000, 60_000_000),
+        (ice40, 12_000_000, 17_000_000, 18_000_000),
+    ],
+)
+def test_a_clock_that_is_refused_has_the_closest_that_is_made(family, input_hz, output_hz, near):
+    wanted = f"not {output_hz}; {near} is the closest in whole MHz$"
+    with pytest.raises(ValueError, match=wanted):
+        solved(family.Pll.solve, input_hz, output_hz)
+    assert solved(family.Pll.solve, input_hz, near) == family.Pll.solve(input_hz, near)
+
+
+def test_clocks_that_are_refused_together_have_none_that_is_closest():
+    with pytest.raises(ValueError, match=r"not 75000000 and 48000000$"):
+        solved(ecp5.Pll.solve, 100_000_000, 75_000_000, 48_000_000)

@@ -1,10 +1,41 @@
 """What clocks are made of in every family: the board's oscillator, and a start after the PLL's."""
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
+from typing import TypeVar
 
 from amaranth.hdl import ClockDomain, ClockSignal, Instance, Module, Signal
 from amaranth.lib import io
 from amaranth.lib.cdc import FFSynchronizer
+
+Pll = TypeVar("Pll")
+
+NEAR_MHZ = 50
+"""How far from a clock that a PLL does not make another is looked for."""
+
+
+def solved(solve: Callable[..., Pll], input_hz: int, *outputs_hz: int) -> Pll:
+    """``solve(input_hz, *outputs_hz)``; a refusal of a lone clock has the closest one in whole MHz.
+
+    Raises ValueError as ``solve`` does.
+    """
+    try:
+        return solve(input_hz, *outputs_hz)
+    except ValueError as error:
+        if len(outputs_hz) == 1 and (near := _nearest(solve, input_hz, *outputs_hz)):
+            raise ValueError(f"{error}; {near} is the closest in whole MHz") from None
+        raise
+
+
+def _nearest(solve: Callable[..., object], input_hz: int, output_hz: int) -> int | None:
+    """The closest clock in whole MHz that ``solve`` does not refuse, if one is near."""
+    mhz = output_hz // 1_000_000
+    near = (n * 1_000_000 for n in range(max(1, mhz - NEAR_MHZ), mhz + NEAR_MHZ))
+    for hz in sorted(near, key=lambda hz: abs(hz - output_hz)):
+        with suppress(ValueError):
+            solve(input_hz, hz)
+            return hz
+    return None
 
 
 def add_oscillator(m: Module, platform) -> Signal:

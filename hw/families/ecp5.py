@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from amaranth.hdl import Const, Instance, Module, Signal
 
-from hw.families.clocks import add_domains, add_oscillator, add_start
+from hw.families.clocks import add_domains, add_oscillator, add_start, solved
 from hw.families.family import YOSYS, Family, Memories, Tool
 from hw.families.output_registers import OUTPUT_REGISTERS
 from hw.families.term_adders import term_adders
@@ -119,7 +119,7 @@ class Pll:
 
 def make_clocks(m: Module, platform, rates: Mapping[str, int], phases: Mapping[str, int]):
     """See `Family`: one PLL makes all, behind gates that open once it has locked."""
-    pll = Pll.solve(int(platform.default_clk_frequency), *rates.values())
+    pll = solved(Pll.solve, int(platform.default_clk_frequency), *rates.values())
     oscillator = add_oscillator(m, platform)
     *outputs, locked = (Signal() for _ in range(len(rates) + 1))
     degrees = [phases.get(name, 0) for name in rates]

@@ -6,7 +6,7 @@ from typing import Any
 
 from amaranth.hdl import Const, Instance, Module, Signal
 
-from hw.families.clocks import add_domains, add_oscillator, add_start
+from hw.families.clocks import add_domains, add_oscillator, add_start, solved
 from hw.families.family import YOSYS, Family, Memories, Tool
 
 OUTPUT_DIVISORS = (2, 4, 8, 16, 32, 48, 64, 80, 96, 112, 128)
@@ -109,7 +109,7 @@ def make_clocks(m: Module, platform, rates: Mapping[str, int], phases: Mapping[s
         )
     oscillator = add_oscillator(m, platform)
     *outputs, locked = (Signal() for _ in range(len(rates) + 1))
-    pll = Pll.solve(int(platform.default_clk_frequency), next(iter(rates.values())))
+    pll = solved(Pll.solve, int(platform.default_clk_frequency), next(iter(rates.values())))
     output, *shifted = outputs
     degrees = [phases.get(name, 0) for name in rates][1:]
     m.submodules.pll = pll.create(platform, oscillator, output, locked, *shifted, *degrees)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from amaranth.hdl import Cat, ClockDomain, ClockSignal, Const, Instance, Module, Signal
 from amaranth.lib.cdc import ResetSynchronizer
 
-from hw.families.clocks import add_oscillator
+from hw.families.clocks import add_oscillator, solved
 from hw.families.family import YOSYS, Family, Memories, Tool
 
 FILTERS = ((17e6, 1), (26e6, 2), (44e6, 3), (66e6, 4), (101e6, 5), (133e6, 6))
@@ -84,7 +84,7 @@ def make_clocks(m: Module, platform, rates: Mapping[str, int], phases: Mapping[s
             m.d.reference += waited.eq(waited + 1)
     else:
         pad = platform.request(platform.default_clk, dir="-")
-        pll = Pll.solve(int(platform.default_clk_frequency), rate)
+        pll = solved(Pll.solve, int(platform.default_clk_frequency), rate)
         m.submodules.pll = pll.create(pad.io, ClockSignal(name), ready)
     m.submodules.reset = ResetSynchronizer(~ready, domain=name)
 

@@ -12,7 +12,7 @@ from typing import Any
 from amaranth.hdl import ClockDomain, ClockSignal, Const, Instance, Module, Signal
 from amaranth.lib.cdc import FFSynchronizer
 
-from hw.families.clocks import add_domains, add_oscillator, add_start
+from hw.families.clocks import add_domains, add_oscillator, add_start, solved
 from hw.families.family import YOSYS, Family, Memories, Project
 
 OUTPUTS = 6
@@ -124,7 +124,7 @@ def _gate(clock: Signal, gated: Signal, enable: Signal) -> Module:
 def make_clocks(m: Module, platform, rates: Mapping[str, int], phases: Mapping[str, int]):
     """See `Family`: one PLL makes all, behind gates that open once it has locked."""
     input_hz = platform.default_clk_frequency
-    pll = Pll.solve(int(input_hz), *rates.values())
+    pll = solved(Pll.solve, int(input_hz), *rates.values())
     oscillator = add_oscillator(m, platform)
     *outputs, locked, reference = (Signal() for _ in range(len(rates) + 2))
     degrees = [phases.get(name, 0) for name in rates]
