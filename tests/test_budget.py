@@ -4,9 +4,10 @@ import json
 
 import pytest
 
-from hw.boards import board
+from hw.boards import board, names
 from hw.build import budget
 from hw.build.steps import synthesised_board
+from hw.families import of
 
 
 @pytest.mark.parametrize(
@@ -28,12 +29,13 @@ def test_a_simulated_board_gets_pins():
     assert synthesised_board("ulx3s_85f") == board("ulx3s_85f")
 
 
-def test_checked_in_budgets_are_of_boards_and_of_all_resources():
+def test_every_board_has_a_budget_of_all_resources():
     budgets = json.loads(budget.BUDGET.read_text())
-    assert "sim_tiny" in budgets
+    hardware = {name for name in names() if not board(name).simulated}
+    assert set(budgets) == hardware | {"sim_tiny"} >= set(budget.USUAL)
     for name, allowed in budgets.items():
-        assert not synthesised_board(name).simulated
-        assert list(allowed) == ["lut4", "ff", "bram", "dsp"] and min(allowed.values()) > 1
+        target = synthesised_board(name)
+        assert list(allowed) == list(of(target.device).synthesised) and min(allowed.values()) > 1
 
 
 @pytest.fixture
@@ -43,6 +45,7 @@ def machines(tmp_path, monkeypatch):
     path.write_text(json.dumps({"sim_tiny": {"lut4": 100, "ff": 50, "bram": 4, "dsp": 1}}))
     taken: dict[str, int] = {}
     monkeypatch.setattr(budget, "BUDGET", path)
+    monkeypatch.setattr(budget, "USUAL", ("sim_tiny",))
     monkeypatch.setattr(budget, "synthesise", lambda board, **_: dict(taken))
     return path, taken
 
@@ -70,3 +73,18 @@ def test_a_small_machine_is_praised_and_update_writes(machines, capsys):
     capsys.readouterr()
     assert budget.main([]) == 0
     assert "lowered" not in capsys.readouterr().out
+
+
+def test_a_board_without_a_budget_gets_one(machines, capsys):
+    path, taken = machines
+    taken |= {"lut4": 7, "ff": 5, "bram": 4, "dsp": 1}
+    assert budget.main(["icebreaker"]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line == "icebreaker has no budget in budget.json: --update writes what it takes"
+    assert budget.main(["icebreaker", "--update"]) == 0
+    assert json.loads(path.read_text())["icebreaker"] == taken
+    assert json.loads(path.read_text())["sim_tiny"]["lut4"] == 100
+    capsys.readouterr()
+    taken["lut4"] = 8
+    assert budget.main(["--all"]) == 1
+    assert "icebreaker takes more than its budget: lut4 8 of 7 (+14.3%)" in capsys.readouterr().out

@@ -1,8 +1,9 @@
-"""What machines may take of an ECP5: ``python -m hw.build.budget`` fails where one takes more.
+"""What machines may take of their parts: ``python -m hw.build.budget [BOARD ...]`` fails where one
+takes more.
 
-``budget.json`` holds, for each of a few boards, what its machine took when the file was written. A
-machine that takes 3 % more is too large; one that takes 3 % less has earned a lower budget, which
-``--update`` writes.
+``budget.json`` holds what the machine of each board took when the file was written. A machine that
+takes 3 % more is too large; one that takes 3 % less has earned a lower budget, which ``--update``
+writes. Unless boards are named, those of `USUAL` are synthesised.
 """
 
 from weights import early as early  # isort: split
@@ -13,12 +14,15 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from hw.build import BuildError
 from hw.build.steps import synthesise, synthesised_board
 from weights.commandline import OneLineParser, program
 from weights.files import user_path, write_file
 
 BUDGET = Path(__file__).with_name("budget.json")
 TOLERANCE = 0.03
+USUAL = ("sim_tiny", "ulx3s_45f", "icebreaker", "tang_primer_20k")
+"""One of each kind: the least, of trees; cascades and contexts; a compact one; another family."""
 
 
 def compare(budget: dict[str, int], taken: dict[str, int]) -> tuple[list[str], list[str]]:
@@ -34,21 +38,32 @@ def compare(budget: dict[str, int], taken: dict[str, int]) -> tuple[list[str], l
     return over, under
 
 
+def _text(budgets: dict[str, dict[str, int]]) -> str:
+    """JSON with a line for each board."""
+    lines = (f"  {json.dumps(name)}: {json.dumps(budgets[name])}" for name in sorted(budgets))
+    return "{\n" + ",\n".join(lines) + "\n}\n"
+
+
 @program
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = OneLineParser(
         prog="python -m hw.build.budget", description="Compare machines with their budgets."
     )
+    parser.add_argument("boards", nargs="*", metavar="BOARD", help=f"default: {', '.join(USUAL)}")
+    parser.add_argument("--all", action="store_true", help="all that have one")
     parser.add_argument("--update", action="store_true", help="write what they take now")
     parser.add_argument("--output", type=user_path, default=Path("build"), help="default: build")
     options = parser.parse_args(arguments)
     budgets = json.loads(BUDGET.read_text())
     say = functools.partial(print, flush=True)
     failed = False
-    for name, budget in budgets.items():
-        taken = synthesise(synthesised_board(name), output=options.output, say=say)
+    for name in [*budgets] if options.all else options.boards or USUAL:
+        target = synthesised_board(name)
+        if name not in budgets and not options.update:
+            raise BuildError(f"{name} has no budget in {BUDGET.name}: --update writes what it takes")
+        taken = synthesise(target, output=options.output, say=say)
         print(f"{name}: {', '.join(f'{resource} {used:,}' for resource, used in taken.items())}")
-        over, under = compare(budget, taken)
+        over, under = compare(budgets.get(name, {}), taken)
         for line in over:
             print(f"{name} takes more than its budget: {line}")
         for line in under:
@@ -56,7 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         failed |= bool(over)
         budgets[name] = taken
     if options.update:
-        write_file(BUDGET, f"{json.dumps(budgets, indent=2)}\n".encode())
+        write_file(BUDGET, _text(budgets).encode())
         return 0
     if failed:
         print("make it smaller, or accept it: python -m hw.build.budget --update", file=sys.stderr)
