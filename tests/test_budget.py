@@ -80,7 +80,7 @@ def test_a_board_without_a_budget_gets_one(machines, capsys):
     taken |= {"lut4": 7, "ff": 5, "bram": 4, "dsp": 1}
     assert budget.main(["icebreaker"]) == 1
     (line,) = capsys.readouterr().err.splitlines()
-    assert line == "icebreaker has no budget in budget.json: --update writes what it takes"
+    assert line == "icebreaker has no budget in budget.json; --update writes one"
     assert budget.main(["icebreaker", "--update"]) == 0
     assert json.loads(path.read_text())["icebreaker"] == taken
     assert json.loads(path.read_text())["sim_tiny"]["lut4"] == 100

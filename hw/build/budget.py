@@ -60,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name in [*budgets] if options.all else options.boards or USUAL:
         target = synthesised_board(name)
         if name not in budgets and not options.update:
-            raise BuildError(f"{name} has no budget in {BUDGET.name}: --update writes what it takes")
+            raise BuildError(f"{name} has no budget in {BUDGET.name}; --update writes one")
         taken = synthesise(target, output=options.output, say=say)
         print(f"{name}: {', '.join(f'{resource} {used:,}' for resource, used in taken.items())}")
         over, under = compare(budgets.get(name, {}), taken)
