@@ -96,7 +96,7 @@ program: $(VENV)/.with-build ## load what bitstream built into a board, until it
 flash: $(VENV)/.with-build ## the same, kept in the board's flash: BOARD=ulx3s_85f
 	$(RUN) -m hw.build.program "$$THE_BOARD" --flash
 
-budget: $(VENV)/.with-build ## what machines take of their parts, against hw/build/budget.json
+budget: $(VENV)/.with-build ## what machines take of their parts, against their budgets
 	$(RUN) -m hw.build.budget
 
 quick: lint $(VENV)/.with-sim,build,serve,sweep,test ## lint and the tests that need no compiled machine

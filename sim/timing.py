@@ -367,14 +367,17 @@ class Timing:
             step = self.steps[position]
 
     def engine_waits(self) -> Iterator[Span]:
-        """The parts of the critical path in which the engine runs nothing."""
+        """The parts of the critical path in which the engine runs nothing.
+
+        A product in a queue before it is on its way, and nobody works.
+        """
         running = [(s.begun + 1, s.idle) for s in self.steps if s.unit == Unit.ENGINE]
         for span in self.critical_path():
-            start = span.start
+            start, working = span.start, span.working and span.step.unit != Unit.ENGINE
             for begin, end in [*running, (span.end, span.end)]:
                 if begin > start and start < span.end:
                     yield Span(
-                        start=start, end=min(begin, span.end), step=span.step, working=span.working
+                        start=start, end=min(begin, span.end), step=span.step, working=working
                     )
                 start = max(start, end)
 

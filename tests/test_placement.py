@@ -30,7 +30,8 @@ def shipped(name: str) -> IntegerModel:
 )
 def test_the_least_machine_that_holds_a_model(model, board_name):
     """It compiles as on the board; with any memory less deep it does not."""
-    model, geometry = shipped(model), board(board_name).geometry
+    model = shipped(model)
+    geometry = replace(board(board_name).geometry, contexts=1)
     image = compile_fitting(model, geometry)
     least = image.geometry
     assert compile_image(model, least).sections == image.sections

@@ -71,7 +71,7 @@ def test_steps_of_the_program_and_of_the_token(profile):
 def test_engine_time_is_all_accounted_for(profile):
     timing = profile.timing
     products = [step for step in timing.steps if step.unit == Unit.ENGINE]
-    running = len({cycle for step in products for cycle in range(step.issued + 1, step.idle)})
+    running = len({cycle for step in products for cycle in range(step.begun + 1, step.idle)})
     waits = profile.engine_waits()
     assert timing.engine_cycles < running
     assert running + sum(cycles for *_, cycles in waits) == timing.cycles

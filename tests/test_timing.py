@@ -54,7 +54,10 @@ def small():
 
 def check(device, prompt, tokens):
     """Counters of every step and totals of one generation."""
-    timing = predict(device.image, board(device.identify().board).machine)
+    machine = board(device.identify().board).machine
+    if machine.geometry.contexts > 1:  # they read a prompt together: tests/test_contexts.py
+        prompt = prompt[:1]
+    timing = predict(device.image, machine)
     assert timing.cycles < device.image.token_cycles  # or a token that is under way is given up
     chosen = len(list(device.generate(prompt, tokens)))
     read = len(prompt) - 1
@@ -121,7 +124,7 @@ def test_critical_path_has_every_cycle_once(small):
 
 def test_engine_waits_are_the_cycles_in_which_it_runs_nothing(small):
     products = [step for step in small.steps if step.unit == Unit.ENGINE]
-    running = len({cycle for step in products for cycle in range(step.issued + 1, step.idle)})
+    running = len({cycle for step in products for cycle in range(step.begun + 1, step.idle)})
     overhead = Sequencer.TOKEN_CYCLES + Sequencer.END_CYCLES
     waits = list(small.engine_waits())
     assert sum(span.end - span.start for span in waits) == small.cycles - overhead - running

@@ -21,7 +21,7 @@ from weights.files import user_path, write_file
 
 BUDGET = Path(__file__).with_name("budget.json")
 TOLERANCE = 0.03
-USUAL = ("sim_tiny", "ulx3s_45f", "icebreaker", "tang_primer_20k")
+USUAL = ("sim_tiny", "ulx3s_45f", "icesugar", "tang_primer_20k")
 """One of each kind: the least, of trees; cascades and contexts; a compact one; another family."""
 
 
