@@ -316,11 +316,11 @@ def test_estimates_are_near_what_was_routed():
     ],
 )
 def test_estimates_are_compared_with_reports(write, capsys, changes, lines):
-    near = write(report_of("ecpix5_85"))
+    near = write(report_of("ulx3s_45f"))
     assert compare.main([near, write(report_of("ulx3s_85f", **changes))]) == bool(lines)
     told = capsys.readouterr().out.splitlines()
     assert [line.removeprefix("ulx3s_85f        ") for line in told if "too far" in line] == lines
-    assert told[0].startswith("ecpix5_85        LUT4 ") and told[0].endswith(" routed, +0.0%")
+    assert told[0].startswith("ulx3s_45f        LUT4 ") and told[0].endswith(" routed, +0.0%")
     assert len(told) == 9 + (changes.get("streams") != ())
 
 
@@ -342,12 +342,12 @@ def test_a_report_of_another_machine_is_not_compared(write, capsys, changes):
 
 def test_kept_reports_are_compared(monkeypatch, capsys):
     """But for those of older machines."""
-    kept = {n: report_of(n) for n in ("ecpix5_85", "ulx3s_85f")}
+    kept = {n: report_of(n) for n in ("ulx3s_45f", "ulx3s_85f")}
     kept["ulx3s_85f"] = replace(kept["ulx3s_85f"], machine="0011", passed=False)
     monkeypatch.setattr(compare, "kept_reports", lambda: kept)
     assert compare.main([]) == 0
     *near, last = capsys.readouterr().out.splitlines()
-    assert len(near) == 5 and all(line.startswith("ecpix5_85 ") for line in near)
+    assert len(near) == 5 and all(line.startswith("ulx3s_45f ") for line in near)
     assert last == "ulx3s_85f        left out: an older machine"
 
 
