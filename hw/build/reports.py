@@ -190,10 +190,12 @@ def _unrouted(target: Board, cycles: Cycles) -> Iterable[str]:
     for resource in RESOURCES:
         share = guess[resource] / has[resource]
         yield f"about {guess[resource]:,}{_kind(target.device, resource)} ({share:.0%})"
-    lacks = ", ".join(lacking(target))
+    lacks = ", ".join(CALLED[resource] for resource in lacking(target))
     yield f"{target.clock_hz / 1e6:g} MHz, {f'too little {lacks}' if lacks else 'not routed'}"
     yield f"`{target.model}`"
-    yield from _speeds([(n, n * target.clock_hz / each) for n, each in cycles])
+    # There is no machine whose speed it would be where the part has too little.
+    speeds = [] if lacks else [(n, n * target.clock_hz / each) for n, each in cycles]
+    yield from _speeds(speeds)
 
 
 def _kind(device: str | None, resource: str) -> str:
