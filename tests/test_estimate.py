@@ -112,7 +112,7 @@ def test_a_clock_beyond_what_machines_reach_is_told(clock_hz, warned):
     said = []
     check_size(replace(boards.board("ulx3s_45f"), clock_hz=clock_hz), said.append)
     expected = (
-        "warning: 75 MHz is more than most machines reach on LFE5U-45F, about 68; a lower clock_hz "
+        "warning: 75 MHz is more than most machines reach on LFE5U-45F, about 72; a lower clock_hz "
         "would help"
     )
     assert said == [expected] * warned

