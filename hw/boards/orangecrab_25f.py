@@ -7,8 +7,8 @@ from hw.boards.orangecrab_85f import BOARD as ORANGECRAB_85F
 from hw.boards.tang_primer_20k import BOARD as TANG_PRIMER_20K
 from hw.machine import Machine
 
-# The sizes of tang_primer_20k, whose part has fewer block RAMs, with four times its elements: 448
-# embedding rows of 9 words and 524 words of gains and bounds.
+# The sizes of tang_primer_20k, whose part has fewer block RAMs, with twice its lanes and four times
+# its elements: 448 embedding rows of 9 words and 524 words of gains and bounds.
 BOARD = Board(
     name="orangecrab_25f",
     platform="amaranth_boards.orangecrab_r0_2:OrangeCrabR0_2_25FPlatform",

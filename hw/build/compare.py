@@ -2,10 +2,10 @@
 
 Of the reports that are kept in ``docs/boards`` unless some are named. An estimate is that of now.
 LUT4 and block RAM must be within 5 %, and cycles predicted to the last one, or within 0.1 % where
-weights come late, out of an SDRAM. The clock must be as fast as required, where there was a router:
-elsewhere figures are those of the netlist, in cells that are not packed. It must be within 15 % of
-that of its family, too: what is slowest is in the control that all machines share, so that neither
-lanes nor memories tell more.
+weights come late, out of an SDRAM. A routed clock must be as fast as required, and within 15 % of
+the one to expect: what is slowest is in the control that all machines share, so that neither lanes
+nor memories tell more. Where there is no router, figures are those of the netlist, in cells that
+are not packed.
 """
 
 from weights import early as early  # isort: split

@@ -4,7 +4,7 @@ Block RAM and DSP blocks are counted, memory by memory and multiplier by multipl
 flip-flops are a linear model of lanes, rows, elements, and what lies beside them. Its constants are
 those of the units of machines of 16 to 512 lanes and 1 to 8 elements, synthesised for ECP5 by
 yosys 0.70 and packed by nextpnr: each that of the unit that it is of, the fixed part what is left.
-`hw.build.compare` tells how far a routed board is from it; boards that were are within 3 %.
+`hw.build.compare` tells how far a routed board is from it; boards that were are within 5 %.
 """
 
 from collections.abc import Sequence
@@ -209,7 +209,8 @@ def expected_mhz(board: Board) -> float | None:
 
     Whatever its size: what is slowest lies in the control that all machines share.
     """
-    return of(board.device).expected_mhz(board.speed)
+    family = of(board.device)
+    return family.routed_mhz.get(board.speed or family.usual_speed)
 
 
 def lacking(board: Board) -> dict[str, tuple[int, int]]:

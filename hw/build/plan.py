@@ -127,7 +127,7 @@ def check_part(board: Board, platform: Any):
     )
     if part != board.device:
         raise BuildError(f"{board.name}: device must be its platform's, {part}, not {board.device}")
-    usual = next(iter(of(board.device).routed_mhz), "")
+    usual = of(board.device).usual_speed
     speed, grade = board.speed or usual, getattr(platform, "speed", None)
     if usual and grade is not None and grade != speed:
         raise BuildError(f"{board.name}: speed must be its platform's, {grade!r}, not {speed!r}")

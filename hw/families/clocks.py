@@ -14,6 +14,12 @@ NEAR_MHZ = 50
 """How far from a clock that a PLL does not make another is looked for."""
 
 
+def refusal(input_hz: int, *outputs_hz: int) -> ValueError:
+    """What a ``solve`` raises if no dividers make its outputs."""
+    wanted = " and ".join(map(str, outputs_hz))
+    return ValueError(f"clock must be one that a PLL can make from {input_hz} Hz, not {wanted}")
+
+
 def solved(solve: Callable[..., Pll], input_hz: int, *outputs_hz: int) -> Pll:
     """``solve(input_hz, *outputs_hz)``; a refusal of a lone clock has the closest one in whole MHz.
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from amaranth.hdl import Const, Instance, Module, Signal
 
-from hw.families.clocks import add_domains, add_oscillator, add_start, solved
+from hw.families.clocks import add_domains, add_oscillator, add_start, refusal, solved
 from hw.families.family import YOSYS, Family, Memories, Tool
 from hw.families.output_registers import OUTPUT_REGISTERS
 from hw.families.term_adders import term_adders
@@ -43,10 +43,7 @@ class Pll:
                     distance = abs(oscillator - 600_000_000)
                     found.append((input_divisor, distance, feedback, divisors))
         if not found:
-            wanted = " and ".join(map(str, outputs_hz))
-            raise ValueError(
-                f"clock must be one that a PLL can make from {input_hz} Hz, not {wanted}"
-            )
+            raise refusal(input_hz, *outputs_hz)
         input_divisor, _, feedback, divisors = min(found)
         return cls(input_divisor=input_divisor, feedback=feedback, divisors=divisors)
 

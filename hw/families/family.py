@@ -157,6 +157,7 @@ class Family:
             if re.fullmatch(pattern, kind)
         }
 
-    def expected_mhz(self, speed: str | None) -> float | None:
-        """The clock to expect of a speed grade, the usual one if None; None if none was routed."""
-        return self.routed_mhz.get(speed or next(iter(self.routed_mhz), ""))
+    @property
+    def usual_speed(self) -> str:
+        """The speed grade of boards that say none; empty where there is one alone."""
+        return next(iter(self.routed_mhz), "")

@@ -6,7 +6,7 @@ from typing import Any
 
 from amaranth.hdl import Const, Instance, Module, Signal
 
-from hw.families.clocks import add_domains, add_oscillator, add_start, solved
+from hw.families.clocks import add_domains, add_oscillator, add_start, refusal, solved
 from hw.families.family import YOSYS, Family, Memories, Tool
 
 OUTPUT_DIVISORS = (2, 4, 8, 16, 32, 48, 64, 80, 96, 112, 128)
@@ -37,9 +37,7 @@ class Pll:
                     distance = abs(output_hz * output_divisor - 800_000_000)
                     found.append((input_divisor, distance, feedback, output_divisor))
         if not found:
-            raise ValueError(
-                f"clock must be one that a PLL can make from {input_hz} Hz, not {output_hz}"
-            )
+            raise refusal(input_hz, output_hz)
         input_divisor, _, feedback, output_divisor = min(found)
         return cls(input_divisor=input_divisor, feedback=feedback, output_divisor=output_divisor)
 

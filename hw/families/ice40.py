@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from amaranth.hdl import Cat, ClockDomain, ClockSignal, Const, Instance, Module, Signal
 from amaranth.lib.cdc import ResetSynchronizer
 
-from hw.families.clocks import add_oscillator, solved
+from hw.families.clocks import add_oscillator, refusal, solved
 from hw.families.family import YOSYS, Family, Memories, Tool
 
 FILTERS = ((17e6, 1), (26e6, 2), (44e6, 3), (66e6, 4), (101e6, 5), (133e6, 6))
@@ -39,9 +39,7 @@ class Pll:
                         shift=shift,
                         filter=setting,
                     )
-        raise ValueError(
-            f"clock must be one that a PLL can make from {input_hz} Hz, not {output_hz}"
-        )
+        raise refusal(input_hz, output_hz)
 
     def create(self, pad, output: Signal, locked: Signal) -> Instance:
         """The PLL between a pad and ``output``."""

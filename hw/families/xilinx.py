@@ -12,7 +12,7 @@ from typing import Any
 from amaranth.hdl import ClockDomain, ClockSignal, Const, Instance, Module, Signal
 from amaranth.lib.cdc import FFSynchronizer
 
-from hw.families.clocks import add_domains, add_oscillator, add_start, solved
+from hw.families.clocks import add_domains, add_oscillator, add_start, refusal, solved
 from hw.families.family import YOSYS, Family, Memories, Project
 
 OUTPUTS = 6
@@ -48,10 +48,7 @@ class Pll:
                     distance = abs(oscillator - 1_200_000_000)
                     found.append((input_divisor, distance, feedback, divisors))
         if not found:
-            wanted = " and ".join(map(str, outputs_hz))
-            raise ValueError(
-                f"clock must be one that a PLL can make from {input_hz} Hz, not {wanted}"
-            )
+            raise refusal(input_hz, *outputs_hz)
         input_divisor, _, feedback, divisors = min(found)
         return cls(input_divisor=input_divisor, feedback=feedback, divisors=divisors)
 
@@ -217,12 +214,13 @@ CONSTRAINTS = r"""
     {% endfor %}
 {% endfor %}
 {% for port, frequency in platform.iter_port_clock_constraints() -%}
-    create_clock -name {{port.name|ascii_escape}} -period {{1000000000/frequency}} [get_ports {{port.name|tcl_quote}}]
+    create_clock -name {{port.name|ascii_escape}} -period {{1000000000/frequency}} [get_ports {{
+        port.name|tcl_quote}}]
     # What goes from it to clocks of a PLL goes through synchronisers.
     set_clock_groups -asynchronous -group [get_clocks {{port.name|ascii_escape}}]
 {% endfor %}
 {{get_override("add_constraints")|default("")}}
-"""  # noqa: E501
+"""
 
 
 def with_vivado(platform: Any) -> type:
