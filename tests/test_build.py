@@ -29,7 +29,7 @@ from hw.build.plan import plan
 from hw.build.report import count_cells, parse_report
 from hw.build.reports import read_report
 from hw.build.schema import Hop, Step, Streams
-from hw.build.tools import explain, find_tool, tool_version
+from hw.build.tools import Workplace, explain, find_tool, tool_version
 from hw.families import PartError, ecp5, gowin, ice40
 from hw.links.pins import request_raw
 from hw.links.uart import Uart
@@ -558,6 +558,16 @@ def test_tools_as_people_name_them(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(folder))
     monkeypatch.setenv("YOSYS", "")
     assert find_tool("yosys", ecp5.FAMILY) == [str(folder / "yosys")]
+
+
+def test_a_tool_that_is_slow_to_start_is_waited_for_aloud(board, tools, tmp_path, monkeypatch):
+    said: list[str] = []
+    Workplace(plan(board), tmp_path / "out", say=said.append)
+    assert said == []
+    monkeypatch.setattr("hw.build.tools.PATIENCE_SECONDS", 0.01)
+    Workplace(plan(board), tmp_path / "out", say=said.append)
+    assert [line.split(":")[0] for line in said] == ["yosys", "nextpnr-ecp5", "ecppack"]
+    assert "made ready for this processor, once" in said[0]
 
 
 def damage(path: Path, content: bytes | None) -> None:

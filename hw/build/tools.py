@@ -15,6 +15,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -29,6 +30,9 @@ from weights.files import write_file
 
 LOOK_SECONDS = 2.0
 """How often a tool that runs is looked at."""
+
+PATIENCE_SECONDS = 5.0
+"""How long a tool may take to tell its version until it is said what it is at."""
 
 
 def tool_variable(name: str) -> str:
@@ -82,6 +86,20 @@ def not_started(name: str, command: list[str], error: OSError) -> BuildError:
 
 
 @contextlib.contextmanager
+def patient(name: str, say: Callable[[str], object]) -> Iterator[None]:
+    """Within, says once what a tool is at that takes long to start: one of PyPI's is made ready
+    for the processor when it first does."""
+    text = f"{name}: made ready for this processor, once, which takes some minutes at most"
+    timer = threading.Timer(PATIENCE_SECONDS, say, [text])
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+        timer.join()
+
+
+@contextlib.contextmanager
 def reading(path: Path) -> Iterator[None]:
     """Raises BuildError if what a tool left in a file is not what it should be."""
     try:
@@ -115,10 +133,11 @@ class Workplace:
     def __init__(self, plan: Plan, output: Path, say=print):
         self.family = plan.family
         self.tools = {name: find_tool(name, self.family) for name in self.family.tools}
-        self.versions = {
-            name: tool_version(name, command, self.family.tools[name].package)
-            for name, command in self.tools.items()
-        }
+        self.versions = {}
+        for name, command in self.tools.items():
+            with patient(name, say):
+                package = self.family.tools[name].package
+                self.versions[name] = tool_version(name, command, package)
         key = hashlib.blake2b(json.dumps(self.versions).encode(), digest_size=4).hexdigest()
         self.path = output / f"{plan.digest.hex()[:16]}-{key}"
         self.say = say
