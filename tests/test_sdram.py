@@ -87,6 +87,7 @@ class Adjusted(wiring.Component):
             {
                 "times": In(wiring.Signature({name: Out(16) for name in TIMES})),
                 "access": In(stream.Signature(self.layout)),
+                "abandon": In(1),
                 "answer": Out(1),
                 "word": Out(self.layout["data"].width),
                 "by_hand": In(1),
@@ -100,7 +101,11 @@ class Adjusted(wiring.Component):
         timing = self.timing({name: getattr(self.times, name) for name in TIMES})
         m.submodules.controller = controller = Controller(self.case.part, timing)
         connect(m, flipped(self.access), controller.access)
-        m.d.comb += [self.answer.eq(controller.answer), self.word.eq(controller.word)]
+        m.d.comb += [
+            controller.abandon.eq(self.abandon),
+            self.answer.eq(controller.answer),
+            self.word.eq(controller.word),
+        ]
         for path, member, pin in self.pins.signature.flatten(self.pins):
             own, hand = controller.pins, self.hand
             for name in path:
@@ -135,7 +140,8 @@ def adjusted(request, tmp_path_factory) -> tuple[Adjusted, Stepped]:
 
 
 async def traffic(component: Adjusted, times: dict[str, int], accesses: int, ctx: Stepped) -> str:
-    """Reads and writes of a few places, hurried and not; the name of the first fault."""
+    """Reads and writes of a few places, hurried and not, of which some reads are abandoned; the
+    name of the first fault."""
     rng = random.Random(accesses)
     for name, cycles in times.items():
         ctx.set(getattr(component.times, name), cycles)
@@ -156,18 +162,22 @@ async def traffic(component: Adjusted, times: dict[str, int], accesses: int, ctx
         fields = {"column": column, "bank": bank, "row": row, "write": write}
         ctx.set(access.payload, component.packed(**fields, data=value, mask=mask))
         ctx.set(access.valid, 1)
-        while True:
+        taken = False
+        while not taken:
+            abandon = rng.random() < 0.02
+            ctx.set(component.abandon, abandon)
             taken = ctx.get(access.ready)
             if ctx.get(component.answer) and not fault_name(ctx.get("fault")):
                 assert ctx.get(component.word) == expected.pop(0)
             await ctx.tick()
-            if taken:
-                break
+            if abandon:
+                expected.clear()
         ctx.set(access.valid, 0)
+        ctx.set(component.abandon, 0)
         if write:
             kept = sum(0xFF << 8 * n for n in range(size) if mask >> n & 1)
             contents[place] = contents.get(place, 0) & kept | value & ~kept
-        else:
+        elif not abandon:
             expected.append(contents[place])
         if fault := fault_name(ctx.get("fault")):
             return fault

@@ -105,7 +105,8 @@ class Controller(wiring.Component):
     of words that are asked for in order, two cycles go to the commands that open the one after.
 
     What is asked for waits in a register, in which its row and the one after it in memory are
-    looked up: whether it may be told in the next cycle, or what else must be told then.
+    looked up: whether it may be told in the next cycle, or what else must be told then. What is
+    asked for meanwhile has a second one, so that whoever asks need not wait for what is told.
 
     Parameters
     ----------
@@ -149,18 +150,25 @@ class Controller(wiring.Component):
         m = Module()
         part, t = self.part, self.timing
 
-        # The access that waits, and the row after its own.
+        # The access that waits, the row after its own, and an access that came behind it.
         held, waits = Signal(Access(part, t.ratio)), Signal()
         following = Signal.like(_page(held))
-        told, taken = Signal(), Signal()
-        asked = self.access.payload
-        m.d.comb += self.access.ready.eq(~waits | told)
-        m.d.comb += taken.eq(self.access.ready & self.access.valid)
+        behind, is_behind = Signal.like(held), Signal()
+        told, coming, taken = Signal(), Signal(), Signal()
+        asked = Signal.like(held)
+        m.d.comb += [
+            self.access.ready.eq(~is_behind),
+            asked.eq(Mux(is_behind, behind, self.access.payload)),
+            coming.eq(is_behind | self.access.valid),
+            taken.eq(coming & (~waits | told)),
+        ]
+        with m.If(~is_behind):
+            m.d.sync += behind.eq(self.access.payload)
         with m.If(taken):
             m.d.sync += held.eq(asked), following.eq(_page(asked) + 1)
-        m.d.sync += waits.eq(
-            Mux(taken, asked.write | ~self.abandon, waits & ~told & (held.write | ~self.abandon))
-        )
+        is_wanted = asked.write | ~self.abandon
+        m.d.sync += is_behind.eq(coming & ~taken & is_wanted)
+        m.d.sync += waits.eq(Mux(taken, is_wanted, waits & ~told & (held.write | ~self.abandon)))
 
         # A command of the plan is told in this cycle. What follows from it shows in the next.
         plan = Signal(
