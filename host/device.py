@@ -36,7 +36,7 @@ class Slot(Protocol):
     All that a device has are used in one thread.
     """
 
-    def answer(self, request: Request) -> Generator[int | None, None, None]:
+    def answer(self, request: Request, chained: bool = False) -> Generator[int | None, None, None]:
         """The tokens that a request asks for, from the state that it names, as they come.
 
         None says that there is none yet while others may have some: answers of several slots are
@@ -44,6 +44,9 @@ class Slot(Protocol):
         iterator, or an exception such as KeyboardInterrupt within it, ends the run and leaves the
         device usable. A slot has one state: whatever is started on it ends an answer that is
         under way, whose iterator then raises DeviceError.
+
+        All contexts of the device read the prompt of an answer of the last slot that is
+        ``chained``: until its end nothing else can run, and the states of the others are lost.
 
         Raises UsageError for a request that resumes where the last answer was not taken to its end.
         """

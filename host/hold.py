@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from host.compiler import Image
 from host.errors import DeviceError, LostError, UsageError
 from host.link import Link
+from host.request import Turns
 from hw.arch.protocol import Command, Feature, MemorySpace, Totals, argument_struct
 
 
@@ -62,6 +63,7 @@ class Hold:
     run_ids : by context, that of the last run
     ahead : by context in which a run may be under way, how many tokens the device may have to take
         before it chooses the run's next one
+    turns : by context, whose turn it is
     counts : of its runs
     """
 
@@ -71,6 +73,7 @@ class Hold:
         self.session = 0
         self.run_ids: dict[int, int] = {}
         self.ahead: dict[int, int] = {}
+        self.turns: dict[int, Turns] = {}
         self.counts = Counts()
         self._count = random.randrange(1 << 32)  # so that runs of two hosts differ
 

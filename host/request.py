@@ -133,12 +133,16 @@ class Turns:
     Parameters
     ----------
     name : of the device, for messages
+
+    Members
+    -------
+    settled : the last turn has left a state that is known
     """
 
     def __init__(self, name: str):
+        self.settled = False
         self._name = name
         self._last = 0
-        self._settled = False
 
     def begin(self, resume: bool = False) -> int:
         """A new turn, which ends all earlier ones; one that resumes needs a state that is known.
@@ -151,16 +155,16 @@ class Turns:
         if resume:
             self.check_state()
         self._last += 1
-        self._settled = False
+        self.settled = False
         return self._last
 
     def settle(self, turn: int) -> None:
         """The turn has come to its end, and left a state that is known."""
-        self._settled = self.has(turn)
+        self.settled = self.has(turn)
 
     def check_state(self) -> None:
         """Raises UsageError if no turn has left a state since the last one began."""
-        if not self._settled:
+        if not self.settled:
             raise UsageError(
                 f"{self._name}: it has no state to go on from; take an answer to its end, or "
                 "restore a state"

@@ -41,7 +41,7 @@ class Runs:
 
     def __init__(self, hold: Hold, context: int):
         self.context = context
-        self.turns = Turns(hold.name)
+        self.turns = hold.turns[context] = Turns(hold.name)
         self._hold = hold
         self._link = hold.link
 
@@ -70,7 +70,7 @@ class Runs:
     def start(self, turn: int, image: Image, request: Request, chained: bool = False) -> None:
         """Start one run of the model of ``image``: a request that fits the token buffer.
 
-        Its prompt is read by all contexts if it is ``chained``.
+        Its prompt is read by all contexts if it is ``chained``, whose states are then lost.
         """
         self.turns.check(turn)
         prompt, stop = request.prompt, request.stop
@@ -90,6 +90,9 @@ class Runs:
             stop_token=stop[0] if stop else None,
             chained=chained and len(prompt) > 1,
         )
+        if order.chained:
+            for context in self._hold.turns.keys() - {self.context}:
+                self._hold.turns[context].begin()
         self._hold.ahead[self.context] = len(prompt)
         with self._ending(turn):
             try:

@@ -65,13 +65,10 @@ class LinkSlot:
     @property
     def kept(self) -> bool:
         """Whether there is a state that somebody may go on from."""
-        return bool(self._sequence.tokens) or self._sequence.origin is not None
+        return self.runs.turns.settled
 
     def answer(self, request: Request, chained: bool = False) -> Generator[int | None, None, None]:
         """The tokens that a request asks for; see `host.device.Slot.answer`.
-
-        Of the last context it can be ``chained``: all contexts read its prompts, for which nothing
-        else may run or be kept there.
 
         Prompt and tokens may be longer than the token buffer: runs of that length follow each
         other, with the state left where it is.
@@ -79,7 +76,8 @@ class LinkSlot:
         Raises
         ------
         UsageError
-            At once, for what the device cannot do.
+            At once, for what the device cannot do; from the iterator, for one that is ``chained``
+            while something runs in another slot.
         DeviceError
             From the iterator; among others, the device has lost the model or its state, or
             something else was started here.
@@ -122,6 +120,8 @@ class LinkSlot:
             beside = self.runs.beside
             if beside:
                 self._hold.count()
+            if chained:
+                self._check_alone("all contexts read a prompt")
             self.runs.start(turn, image, request, chained)
             if beside:
                 self._hold.count()
@@ -186,10 +186,10 @@ class LinkSlot:
         self._sequence = _Sequence(origin=state.astype(np.int32))
         self.runs.turns.settle(turn)
 
-    def _check_alone(self) -> None:
+    def _check_alone(self, what: str = "states are read and written") -> None:
         if self.runs.beside:
             raise UsageError(
-                f"{self._hold.name}: states are read and written while nothing runs; "
+                f"{self._hold.name}: {what} while nothing runs; "
                 "take the other answers to their ends first"
             )
 

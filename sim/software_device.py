@@ -51,7 +51,7 @@ class _Slot:
         self._device = device
         self.state, self.restore = device.state, device.restore
 
-    def answer(self, request: Request) -> Generator[int | None, None, None]:
+    def answer(self, request: Request, chained: bool = False) -> Generator[int | None, None, None]:
         return self._device.answer_on(request)
 
 

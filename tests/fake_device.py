@@ -321,8 +321,9 @@ class FakeDevice:
             return Reason.LOST
         self.runs.append(arguments)
         self.chained = chained
-        for other in self.contexts if chained else ():
+        for at, other in enumerate(self.contexts[:-1] if chained else ()):
             other.stated = False
+            self.show(MemorySpace.STATES, at, struct.pack("<i", prompt_length))  # of its own
         if not self.running:
             self.count(0)
         context.run_id, context.flags = run_id, flags

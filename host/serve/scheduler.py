@@ -29,6 +29,8 @@ SLICE_SWAPS = 5
 """Length of a slice in swaps, so that no more than a sixth of the time goes to them."""
 ALONE_SECONDS = 0.25
 """Length of a slice while nobody waits; whoever comes then waits for no more than that."""
+CHAINED_GAIN = 2.0
+"""How many times faster all contexts must read a prompt than one does, for them to do so."""
 SLICE_TOKENS = 4096
 """Most tokens of a slice, whatever the device's speed."""
 CHECK_SECONDS = 2.0
@@ -133,8 +135,8 @@ class Status:
     sessions : under way, in the order of their coming; ``slots`` is how many there may be
     contexts : how many of them the device runs side by side
     slice_s : seconds of a slice while others wait; with the swaps it bounds a session's wait for
-        its first one to ``(len(sessions) - 1) // contexts * (slice_s + contexts * swap_s)`` and a
-        token
+        its first one to ``(len(sessions) - 1) // contexts * (slice_s + contexts * swap_s)``, or
+        `ALONE_SECONDS` if that is more, and a token
     swap_s : seconds in which one session's state takes another's place
     """
 
@@ -232,10 +234,14 @@ class Session:
 
 
 class _Pace:
-    """How many tokens a slice has, from how long tokens and swaps took, with so many contexts."""
+    """How many tokens a slice has, from how long tokens and swaps took, with so many contexts.
+
+    All contexts read a prompt ``gain`` times faster than one does.
+    """
 
     def __init__(self, contexts: int = 1) -> None:
         self.contexts = contexts
+        self.gain = 1.0
         self.token_s = math.nan
         self.swap_s = math.nan
 
@@ -243,8 +249,9 @@ class _Pace:
     def _mean(old: float, new: float) -> float:
         return new if math.isnan(old) else old + (new - old) / 4
 
-    def took(self, tokens: int, seconds: float) -> None:
-        self.token_s = self._mean(self.token_s, seconds / tokens)
+    def took(self, tokens: int, seconds: float, chained: bool = False) -> None:
+        alike = tokens / self.gain if chained else tokens
+        self.token_s = self._mean(self.token_s, seconds / alike)
 
     def swapped(self, seconds: float) -> None:
         self.swap_s = self._mean(self.swap_s, seconds)
@@ -256,6 +263,17 @@ class _Pace:
     def tokens(self, alone: bool) -> int:
         seconds = max(self.slice_s, ALONE_SECONDS) if alone else self.slice_s
         return max(1, min(SLICE_TOKENS, int(seconds / max(self.token_s, 1e-9))))
+
+    def chained(self, prompt: int) -> int:
+        """How many of so many tokens of a prompt all contexts are to read at once, 0 for none.
+
+        A piece of it has the time of a slice while nobody waits, as whoever comes waits for its
+        end, but the tokens of a pass at least.
+        """
+        if self.gain < CHAINED_GAIN or prompt <= self.contexts:
+            return 0
+        tokens = int(self.gain * ALONE_SECONDS / max(self.token_s, 1e-9))
+        return min(prompt, SLICE_TOKENS, max(tokens, self.contexts))
 
     def worth_keeping(self, tokens: int) -> bool:
         """Whether it takes longer to read so many tokens than to keep their state."""
@@ -274,6 +292,7 @@ class _Part:
     -------
     request, answer : it, and its tokens as they come; ``chosen`` are those that have
     left : tokens of the slice that follow it
+    chained : all contexts read its prompt, and nothing begins beside it
     start, totals : the time, and what the device had counted, at its begin
     """
 
@@ -281,6 +300,7 @@ class _Part:
     request: Request
     answer: Generator[int | None, None, None]
     left: int
+    chained: bool
     totals: Totals
     start: float = field(default_factory=time.monotonic)
     chosen: list[int] = field(default_factory=list)
@@ -306,8 +326,9 @@ class Scheduler:
 
     As many as the device has contexts run side by side. If there are more, those under way have a
     context in turn for a slice of some tokens; a short one never waits for a long one's end. While
-    nothing runs, states are swapped through the host. A session's tokens are those of its request
-    alone on the device, to the bit.
+    nothing runs, states are swapped through the host. The prompt of one that has the device to
+    itself is read by all contexts, in pieces of a slice, where that is much faster. A session's
+    tokens are those of its request alone on the device, to the bit.
 
     A device that fails is opened and loaded anew until it is back; sessions under way end with its
     error.
@@ -437,7 +458,7 @@ class Scheduler:
         """Load the model, and see that it runs, how fast, and that states can be kept."""
         device.load(self._model)
         self._pace = pace = _Pace(len(device.slots))
-        token, slot = self._model.start_token, device.slots[0]
+        token, slot = self._model.start_token, device.slots[-1]
         for _ in range(2):  # the first time something may be made that is there from then on
             start = time.monotonic()
             list(slot.answer(Request.reading([token], resume=False)))
@@ -445,11 +466,24 @@ class Scheduler:
             start = time.monotonic()
             slot.restore(slot.state())
             pace.swap_s = time.monotonic() - start
+        if pace.contexts > 1:
+            pace.gain = self._gain(device, Request.reading([token] * pace.contexts, resume=False))
         device.recount()
         self._counted = Totals()
         with self._changed:
             self._identity = device.identify()
             self._state, self._error = State.READY, None
+
+    @staticmethod
+    def _gain(device: Device, reading: Request) -> float:
+        """How many times faster all contexts read than one, by the device's cycles; 1 if it counts
+        none."""
+        cycles = []
+        for chained in (False, True):
+            device.recount()
+            list(device.slots[-1].answer(reading, chained))
+            cycles.append(device.totals().cycles)
+        return cycles[0] / cycles[1] if cycles[1] else 1.0
 
     def _lose(self, error: HostError) -> None:
         """The device is gone, and with it what all sessions had there."""
@@ -503,7 +537,7 @@ class Scheduler:
 
     def _fill(self, device: Device, places: list[_Place]) -> None:
         """Give free places to those who wait, in their order, as far as that can be."""
-        while free := [place for place in places if place.part is None]:
+        while free := self._free(places):
             if len(free) == len(places):
                 self._keep(places)
             with self._changed:
@@ -520,8 +554,20 @@ class Scheduler:
             if place is None:
                 self._end(session, Ending(reason=Reason.CANCELLED))
                 continue
+            sole = len(free) == len(places) and len(self._sessions) == 1
+            together = self._pace.chained(len(session.left.prompt))
+            if sole and place is places[-1] and together:
+                self._start(device, place, session, together, chained=True)
+                return
             alone = len(self._sessions) <= len(places)
             self._start(device, place, session, self._pace.tokens(alone=alone))
+
+    @staticmethod
+    def _free(places: list[_Place]) -> list[_Place]:
+        """Those in which a part may begin."""
+        if any(place.part is not None and place.part.chained for place in places):
+            return []
+        return [place for place in places if place.part is None]
 
     def _place(self, session: Session, free: list[_Place], *, alone: bool) -> _Place | None:
         """A free place that has the session's state, None if it cannot yet: states are moved only
@@ -531,7 +577,7 @@ class Scheduler:
                 return place
         if not session.prepared:
             self._prepare(session, alone)
-        place = min(free, key=self._value)
+        place = min(reversed(free), key=self._value)  # the last one is read by all contexts
         other = place.resident if self._value(place) > 1 else None
         if other is None and session.state is None:
             return place
@@ -567,8 +613,13 @@ class Scheduler:
                 self._prefixes.keep(place.kept.sequence, place.slot.state())
                 place.kept = None
 
-    def _start(self, device: Device, place: _Place, session: Session, most: int) -> None:
-        """Take a session so many tokens further, in the place that has its state."""
+    def _start(
+        self, device: Device, place: _Place, session: Session, most: int, chained: bool = False
+    ) -> None:
+        """Take a session so many tokens further, in the place that has its state.
+
+        If it is ``chained`` they are of its prompt, and the states of all other places are lost.
+        """
         session.first_slice()
         with self._changed:
             longest = max(self._work.longest_wait_s, session.figures.waited_s)
@@ -578,7 +629,7 @@ class Scheduler:
         part = session.left.part(here)
         place.resident = place.kept = None  # until the part has come to its end
         try:
-            answer = place.slot.answer(part)
+            answer = place.slot.answer(part, chained)
         except UsageError as error:  # of this session's, not of the device
             self._end(session, Ending(reason=Reason.FAILED, error=error))
             return
@@ -587,6 +638,7 @@ class Scheduler:
             request=part,
             answer=answer,
             left=most - here,
+            chained=chained,
             totals=device.totals(),
         )
 
@@ -622,7 +674,7 @@ class Scheduler:
         reading = len(session.chosen) == len(chosen)
         taken = len(part.request.prompt) + max(len(chosen) - 1, 0)
         session.read += taken
-        self._pace.took(taken, time.monotonic() - part.start)
+        self._pace.took(taken, time.monotonic() - part.start, part.chained)
         self._account(part, device.totals(), taken, len(part.request.prompt) if reading else 0)
         left = session.left.after(part.request, chosen)
         if left is None:
@@ -635,7 +687,7 @@ class Scheduler:
         if not any(other.part for other in places):
             self._keep([place])
         if part.left:
-            self._start(device, place, session, part.left)
+            self._start(device, place, session, part.left, part.chained)
             return
         with self._changed:
             self._waiting.append(session)
