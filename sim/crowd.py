@@ -29,6 +29,7 @@ from urllib.parse import urlsplit
 
 from host.arguments import add_device_arguments, find_chosen_model
 from host.errors import HostError
+from host.serve.scheduler import ALONE_SECONDS
 from sim.golden_device import GoldenDevice
 from weights.commandline import OneLineParser, program
 from weights.model import MAKE_AGAIN, IntegerModel
@@ -98,9 +99,10 @@ class Crowd:
 
     @property
     def bound_s(self) -> float:
-        """How long a first turn may be awaited: everyone else's, and the changes for each."""
+        """How long a first turn may be awaited: everyone else's, and the changes for each, or that
+        of whoever came first."""
         turns = (len(self.served) - 1) // self.contexts
-        return turns * (self.slice_s + self.contexts * self.swap_s)
+        return max(ALONE_SECONDS, turns * (self.slice_s + self.contexts * self.swap_s))
 
 
 def orders(clients: int, tokens: int) -> list[Order]:
@@ -312,7 +314,7 @@ def report(crowd: Crowd, texts: Sequence[str]) -> str:
         (
             "first turn",
             f"after {_spread(one.turn_s for one in served)}; "
-            f"bound ({len(served)} - 1) x (slice + swap) = {crowd.bound_s:.2f} s",
+            f"bound {crowd.bound_s:.2f} s and a token",
         ),
         ("first text", f"after {_spread(one.first_s for one in served)}"),
         (

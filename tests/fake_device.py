@@ -323,7 +323,7 @@ class FakeDevice:
         self.chained = chained
         for at, other in enumerate(self.contexts[:-1] if chained else ()):
             other.stated = False
-            self.show(MemorySpace.STATES, at, struct.pack("<i", prompt_length))  # of its own
+            self.show(MemorySpace.STATES, at, struct.pack("<i", prompt_length))  # nobody's
         if not self.running:
             self.count(0)
         context.run_id, context.flags = run_id, flags

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import random
 import struct
+import threading
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -14,7 +17,10 @@ from amaranth.sim import Simulator
 from host.compiler import compile_image
 from host.device import LinkDevice
 from host.request import Request
+from host.serve import scheduler
+from host.serve.scheduler import Ending
 from host.side_by_side import side_by_side
+from host.slot import LinkSlot
 from hw.arch.geometry import Geometry
 from hw.arch.memories import Kind
 from hw.arch.program import Unit
@@ -216,6 +222,69 @@ def test_an_answer_of_the_device_is_read_by_all_contexts(device, model):
     assert took[0].tokens == took[1].tokens == 107
     assert took[0].cycles != took[1].cycles
     assert list(device.logits([5, 6]))[1].tolist() == list(golden.logits([5, 6]))[1].tolist()
+
+
+class Sink:
+    """Keeps a session's tokens."""
+
+    def __init__(self):
+        self.tokens: list[int] = []
+        self.token = self.tokens.append
+        self._ended = threading.Event()
+
+    def end(self, ending: Ending) -> None:
+        self._ended.set()
+
+    def result(self) -> list[int]:
+        assert self._ended.wait(60)
+        return self.tokens
+
+
+@pytest.mark.whole
+def test_a_session_alone_is_read_by_all_contexts(device, model, monkeypatch):
+    """As much faster as is predicted, however little here; who comes then is served as ever."""
+    machine, read = device.machine, []
+    monkeypatch.setattr(device, "close", lambda: None)
+    monkeypatch.setattr(scheduler, "CHAINED_GAIN", 0.0)
+    monkeypatch.setattr(scheduler, "ALONE_SECONDS", 0.05)  # pieces
+    answer = LinkSlot.answer
+
+    def observed(slot: LinkSlot, request: Request, chained: bool = False):
+        read.append(len(request.prompt) * chained)
+        return answer(slot, request, chained)
+
+    monkeypatch.setattr(LinkSlot, "answer", observed)
+    golden = GoldenDevice()
+    golden.load(model)
+    draw = random.Random(5)
+    common = [draw.randrange(SHAPE.vocabulary) for _ in range(30)]
+    requests = [
+        Request.of(
+            [*common, *(draw.randrange(SHAPE.vocabulary) for _ in range(length))],
+            *(9, 0.8 * (length % 2), length, None),
+            vocabulary=SHAPE.vocabulary,
+        )
+        for length in (2, 6, 9, 80, 3)
+    ]
+    server = scheduler.Scheduler(lambda: device, model)
+    server.start()
+    with contextlib.closing(server):
+        while server.status().state != scheduler.State.READY:
+            time.sleep(0.01)
+        gain = server._pace.gain
+        for wanted in requests[:4]:
+            server.submit(wanted, sink := Sink())
+            if wanted is not requests[3]:
+                assert sink.result() == list(golden.answer(wanted))
+        server.submit(requests[4], late := Sink())
+        assert late.result() == list(golden.answer(requests[4]))
+        assert sink.result() == list(golden.answer(requests[3]))
+    assert sum(read) > len(requests[0].prompt) + len(requests[1].prompt)
+    one, four = (
+        predict(device.image, machine, contexts=n, chained=n > 1) for n in (1, GEOMETRY.contexts)
+    )
+    run = Sequencer.run_cycles(machine.geometry)
+    assert gain == (run + 3 * one.prefill_cycles + one.cycles) / (run + four.cycles)
 
 
 @pytest.mark.whole

@@ -1104,6 +1104,36 @@ def test_states_of_contexts():
         next(last.answer(rest))
 
 
+def test_all_contexts_read_a_prompt():
+    """For which nothing else may run; it takes their states, and leaves its own as ever."""
+    device, port = several()
+    first, *_, last = device.slots
+    started = port.device.runs
+    assert list(first.answer(wanted([3, 4], 9))) == expected([3, 4], 9)
+    state = first.state()
+    running = first.answer(wanted([3, 4], 9))
+    got = [next(running)]
+    with pytest.raises(UsageError, match="all contexts read a prompt while nothing runs"):
+        next(last.answer(wanted([1] * 5, 3), chained=True))
+    assert got + list(running) == expected([3, 4], 9)
+    first.restore(state)
+    started.clear()
+    prompt = [n % VOCABULARY for n in range(40)]  # of several runs
+    assert list(last.answer(wanted(prompt, 4), chained=True)) == expected(prompt, 4)
+    assert [bool(run[3] & RunFlag.CHAINED) for run in started] == [True] * 3
+    for lost in (first.state, lambda: next(first.answer(replace(wanted([1], 1), resume=True)))):
+        with pytest.raises(UsageError, match="it has no state to go on from"):
+            lost()
+    assert list(first.answer(wanted([6], 5))) == expected([6], 5)
+    whole = [*prompt, *expected(prompt, 4)[:3]]
+    last.restore(last.state())
+    further = replace(wanted([5] * 6, 8), resume=True)
+    assert list(last.answer(further, chained=True)) == expected([*whole, *further.prompt], 8)
+    started.clear()
+    assert list(device.generate([1, 2], 3)) == expected([1, 2], 3)  # nothing else is kept by now
+    assert started[-1][3] & RunFlag.CHAINED
+
+
 @pytest.mark.parametrize("after", [1, 9, 33])
 def test_power_lost_while_several_run(after):
     device, port = several()

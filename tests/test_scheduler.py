@@ -6,6 +6,7 @@ import contextlib
 import queue
 import threading
 import time
+from collections import deque
 from dataclasses import replace
 
 import pytest
@@ -23,7 +24,7 @@ from host.serve.scheduler import (
     State,
     UnavailableError,
 )
-from hw.arch.protocol import Totals
+from hw.arch.protocol import Command, RunFlag, Totals
 from sim.golden_device import GoldenDevice
 from sim.models import random_model
 from tests.fake_device import GEOMETRY, IDENTITY, FakeDevice, FakePort
@@ -99,7 +100,7 @@ class GateSlot:
         self.gate, self.slot = gate, slot
         self.state, self.restore = slot.state, slot.restore
 
-    def answer(self, request):
+    def answer(self, request, chained=False):
         self.gate.read.append(request.prompt)
         return self._answer(request)
 
@@ -283,7 +284,7 @@ def test_what_waiting_cannot_mend_is_told(model):
 
 def test_what_is_wrong_with_one_session_hurts_no_other(model):
     class Picky(GateSlot):
-        def answer(self, request):
+        def answer(self, request, chained=False):
             if 13 in request.prompt:
                 raise UsageError("x: not this one")
             return super().answer(request)
@@ -527,3 +528,116 @@ def test_closing_ends_all_that_run_beside_each_other(model):
         sinks[0].came.get(timeout=LONG)
     assert [sink.ending.reason for sink in sinks] == [Reason.CANCELLED] * 6
     assert not device.link._port.device.running and device.link._port.closed
+
+
+# A prompt that all contexts read ------------------------------------------------------------------
+
+
+def chains(monkeypatch, most: int = 4096) -> None:
+    """All contexts read four times as fast, so many tokens at a time."""
+    monkeypatch.setattr(Scheduler, "_gain", staticmethod(lambda device, reading: 4.0))
+    chained = scheduler._Pace.chained
+    monkeypatch.setattr(
+        scheduler._Pace, "chained", lambda self, prompt: min(most, chained(self, prompt))
+    )
+
+
+def runs_of(device: LinkDevice) -> list[tuple[bool, int, int]]:
+    """Of each run: whether all contexts read its prompt, its tokens, and those that it chooses."""
+    return [(bool(run[3] & RunFlag.CHAINED), *run[4:6]) for run in device.link._port.device.runs]
+
+
+def test_a_prompt_alone_is_read_by_all_contexts(model, monkeypatch):
+    """Up to the first token, from a beginning that is kept, too; what follows is as any other."""
+    chains(monkeypatch)
+    monkeypatch.setattr(scheduler._Pace, "worth_keeping", lambda self, tokens: True)
+    device, common = linked(4), list(range(30, 42))
+    with serving(device, model) as server:
+        for n, (kept, pieces) in enumerate(((0, [15, 2]), (0, [12, 6]), (12, [7]))):
+            wanted = request([*common, n, n + 1] + [9] * (3 + n), 6, 0.5 * n, seed=n)
+            device.link._port.device.runs.clear()
+            session = server.submit(wanted, sink := Collector())
+            assert sink.result() == toy_alone(model, wanted)
+            assert session.figures.reused == kept
+            assert session.figures.tokens == len(wanted.prompt) - kept + 5
+            together = [(True, length, 1) for length in pieces]  # each run chooses, at least one
+            assert runs_of(device) == [*together, (False, 1, 5)]
+
+
+@pytest.mark.parametrize("contexts", [1, 4])
+def test_who_has_no_more_than_a_few_tokens_or_one_context_reads_alone(model, monkeypatch, contexts):
+    chains(monkeypatch)
+    device = linked(contexts)
+    with serving(device, model) as server:
+        for length in (1, 4, 14):
+            wanted = request([length] * length, 6)
+            server.submit(wanted, sink := Collector())
+            assert sink.result() == toy_alone(model, wanted)
+    chained = [length for chained, length, _ in runs_of(device) if chained]
+    assert chained == ([14] if contexts == 4 else [])
+
+
+def test_who_comes_while_all_contexts_read_waits_for_a_piece(model, monkeypatch):
+    """Nobody's state is lost: from then on both have a context, and nothing is read together."""
+    chains(monkeypatch, most=8)
+    device, reading, go = linked(4), threading.Event(), threading.Event()
+    port = device.link._port
+
+    def hold(frame):
+        if frame.command == Command.POLL and port.device.running and port.device.chained:
+            reading.set()
+            assert go.wait(LONG)
+
+    with serving(device, model) as server:
+        port.device.runs.clear()
+        port.intercept = hold
+        long, short = request(list(range(50)), 12, 1.0, 3), request([5] * 9, 7)
+        server.submit(long, first := Collector())
+        assert reading.wait(LONG)
+        server.submit(short, second := Collector())
+        go.set()
+        assert first.result() == toy_alone(model, long)
+        assert second.result() == toy_alone(model, short)
+        assert server.status().totals.swaps == 0
+    (piece, *later), (_, own) = runs_of(device), sorted({run[0] for run in port.device.runs})
+    assert piece == (True, 8, 1) and own == 3
+    assert not any(chained for chained, _, _ in later)
+    assert [run[0] for run in port.device.runs[:3]] == [3, 2, 3]
+
+
+def test_pieces_that_all_contexts_read_take_no_longer_than_others_are_to_wait():
+    pace = scheduler._Pace(4)
+    pace.token_s, pace.swap_s, pace.gain = 0.005, 0.3, 4.0
+    assert pace.chained(4) == 0 and pace.chained(5) == 5
+    assert pace.chained(10_000) == 200  # of 1.25 ms
+    pace.took(200, 0.5, chained=True)  # as long as 50 others, of 10 ms
+    assert pace.token_s == pytest.approx(0.00625)
+    assert pace.chained(10_000) == 160
+    pace.token_s = 3.0
+    assert pace.chained(10_000) == 4  # one pass
+    pace.gain = 1.6
+    assert pace.chained(10_000) == 0
+
+
+@pytest.mark.parametrize("most", [1, 5, 4096])
+def test_each_session_is_as_if_alone_whoever_reads(model, monkeypatch, most):
+    """They come one after the other, more and more before the others end, then fewer."""
+    chains(monkeypatch, most)
+    monkeypatch.setattr(scheduler._Pace, "tokens", lambda self, alone: 9)
+    monkeypatch.setattr(scheduler._Pace, "worth_keeping", lambda self, tokens: True)
+    device, under_way = linked(4), deque()
+    requests = [replace(each, prompt=each.prompt * (1 + n % 5)) for n, each in enumerate(REQUESTS)]
+    beside = [0, 0, 1, 2, 0, 3, 6, 6, 0, 0, 1, 1]
+    with serving(device, model) as server:
+        for n, wanted in enumerate(requests):
+            under_way.append((wanted, sink := Collector()))
+            server.submit(wanted, sink)
+            while len(under_way) > beside[n % len(beside)]:
+                expected, sink = under_way.popleft()
+                assert sink.result() == toy_alone(model, expected)
+        for expected, sink in under_way:
+            assert sink.result() == toy_alone(model, expected)
+        totals = server.status().totals
+        assert totals.read + totals.reused == sum(len(r.prompt) for r in requests)
+        assert totals.cycles == 100 * totals.tokens
+    assert any(chained for chained, _, _ in runs_of(device)) == (most > 1)
