@@ -7,7 +7,6 @@ import itertools
 import random
 import struct
 import threading
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -43,6 +42,7 @@ from sim.checkpoints import RandomCheckpoint
 from sim.device import SimulatedPort
 from sim.golden_device import GoldenDevice
 from sim.timing import predict
+from tests.services import wait_for
 from weights.checkpoint import Checkpoint, ModelShape
 from weights.model import IntegerModel
 from weights.quantise import convert
@@ -269,8 +269,7 @@ def test_a_session_alone_is_read_by_all_contexts(device, model, monkeypatch):
     server = scheduler.Scheduler(lambda: device, model)
     server.start()
     with contextlib.closing(server):
-        while server.status().state != scheduler.State.READY:
-            time.sleep(0.01)
+        wait_for(lambda: server.status().state == scheduler.State.READY)
         gain = server._pace.gain
         for wanted in requests[:4]:
             server.submit(wanted, sink := Sink())

@@ -536,6 +536,7 @@ def test_closing_ends_all_that_run_beside_each_other(model):
 def chains(monkeypatch, most: int = 4096) -> None:
     """All contexts read four times as fast, so many tokens at a time."""
     monkeypatch.setattr(Scheduler, "_gain", staticmethod(lambda device, reading: 4.0))
+    monkeypatch.setattr(scheduler, "ALONE_SECONDS", LONG)
     chained = scheduler._Pace.chained
     monkeypatch.setattr(
         scheduler._Pace, "chained", lambda self, prompt: min(most, chained(self, prompt))
