@@ -191,15 +191,23 @@ class PipelinedBeats(_Beats):
         reads, has_read = accept & offered.op.matches(*LATE), now.marks[Stage.LATE]
         m.d.sync += reading.eq(reading + reads - (has_read.last & has_read.late_beat))
         # A short step has to begin later, so that its statistic finds the last one at its register.
-        apart = Mux(has(step.op, statistic=Statistic.BOTH), *(p.apart(op) for op in BOTH_OR_NOT))
-        ended = Signal(4)  # cycles ago
-        too_few = Signal(4)  # beats
-        m.d.comb += too_few.eq(Mux(ended < apart, apart - 1 - ended, 0))
-        early_end = offered.length <= (too_few << exact_log2(p.elements))
-        with m.If(run):
-            m.d.sync += ended.eq(last)
-        with m.Elif(ended != 15):
-            m.d.sync += ended.eq(ended + 1)
+        # Beats that it lacks then are known a cycle ahead, whatever the last one leaves.
+        ended, ended_next = Signal(4), Signal(4)  # cycles ago
+        m.d.comb += ended_next.eq(Mux(run, last, Mux(ended == 15, ended, ended + 1)))
+        m.d.sync += ended.eq(ended_next)
+        leaves_both = Signal()
+        with m.If(accept):
+            m.d.sync += leaves_both.eq(has(offered.op, statistic=Statistic.BOTH))
+        too_few = []
+        for op in BOTH_OR_NOT:
+            beats = Signal(
+                range(p.apart(op)), init=p.apart(op) - 1, name=f"too_few_{op.name.lower()}"
+            )
+            m.d.sync += beats.eq(
+                Mux(ended_next < p.apart(op), p.apart(op) - 1 - ended_next, 0),
+            )
+            too_few.append(beats)
+        early_end = offered.length <= (Mux(leaves_both, *too_few) << exact_log2(p.elements))
         return (rest == 0) & ((reading == 0) | (offered.op == step.op)) & ~early_end
 
 
