@@ -344,7 +344,7 @@ def test_plan_applies_the_settings(board):
     assert [command[0] for command in planned.commands] == ["yosys", "nextpnr-ecp5", "ecppack"]
     route, pack = planned.seeded(7)
     assert {"top.json", "top.lpf"} <= set(route)  # which all seeds share
-    assert {"static", "router2"} <= set(route) and route[-2:] == ["--seed", "7"]
+    assert {"static", "router1"} <= set(route) and route[-2:] == ["--seed", "7"]
     assert route[route.index("--textcfg") + 1] == pack[pack.index("--input") + 1] == "seed-7.config"
 
 

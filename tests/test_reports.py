@@ -173,11 +173,11 @@ def test_reports_side_by_side(write, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("| board | price, $ | part | lanes | elements | LUT4 | block RAM |")
     assert lines[2:] == [
-        "| `ulx3s_85f` | 100 to 200 | LFE5U-85F | 512 | 4 | 18,886 (23%) | 129 (62%) "
+        "| `ulx3s_85f` | 100 to 200 | LFE5U-85F | 512 | 8 | 18,886 (23%) | 129 (62%) "
         "| 70 MHz, routed at 74.2 | `stories-small` | 3,072 | 12,288, of 4 |",
         "| `orangecrab_85f`, an older machine | 100 to 200 | LFE5U-85F | 256 | 4 | 20,011 (24%) "
         "| 192 (92%) | 70 MHz, routed at 60.0, too slow | - | - | - |",
-        "| `mine`, not a board of hw/boards | - | LFE5U-85F | 512 | 4 | 18,886 (23%) | 129 (62%) "
+        "| `mine`, not a board of hw/boards | - | LFE5U-85F | 512 | 8 | 18,886 (23%) | 129 (62%) "
         "| 70 MHz, routed at 74.2 | `stories-small` | 3,072 | 12,288, of 4 |",
     ]
     assert {line.count("|") for line in lines} == {12}
@@ -196,7 +196,7 @@ def test_all_boards_have_a_row():
     )
     guess = estimate(board("ulx3s_45f"))
     assert f"| about {guess['lut4']:,} (" in rows["ulx3s_45f"]
-    assert rows["ulx3s_45f"].endswith("60 MHz, not routed | `stories-tiny` | 2,633 | 9,600, of 4")
+    assert rows["ulx3s_45f"].endswith("70 MHz, not routed | `stories-tiny` | 3,072 | 11,200, of 4")
     assert rows["tang_nano_9k"].endswith("| 27 MHz, too little block RAM | `stories-nano` | - | -")
     assert rows["ulx3s_85f"].startswith(" | 100 to 200 ")
     assert rows["ecpix5_85"].startswith(", an older machine | 100 to 200 ")  # by its timetable
@@ -243,7 +243,7 @@ def test_one_board_beside_its_estimate():
     lines = of_one(target, kept, now).splitlines()
     assert lines[0] == "| `ulx3s_85f` | routed | available | estimate |"
     assert f"| LUT4 | 18,374 | 83,640 | {LUTS:,} |" in lines
-    assert lines[-1] == f"| clock | 74.2 MHz | {target.clock_hz / 1e6:g} MHz required | 72 MHz |"
+    assert lines[-1] == f"| clock | 74.2 MHz | {target.clock_hz / 1e6:g} MHz required | 81 MHz |"
     assert f"| LUT4 | not yet | 83,640 | {LUTS:,} |" in of_one(target, {}, now)
     older = {target.name: replace(kept[target.name], machine="0011")}
     assert "| routed, an older machine |" in of_one(target, older, now)
@@ -294,12 +294,12 @@ def test_estimates_are_near_what_was_routed():
         ({}, []),
         ({"streams": ()}, []),
         (
-            {"passed": False, "clock_mhz": 63.0},
-            ["timing     70 MHz required, 63.0 MHz routed: too far"],
+            {"passed": False, "clock_mhz": 74.0, "clock_required_mhz": 75.0},
+            ["timing     75 MHz required, 74.0 MHz routed: too far"],
         ),
         (
-            {"clock_mhz": 90.0},
-            ["clock      72 MHz expected, 90.0 MHz routed, -20.0%: too far"],
+            {"clock_mhz": 100.0},
+            ["clock      81 MHz expected, 100.0 MHz routed, -19.0%: too far"],
         ),
         (
             {"streams": (streams(1, 22786, 22787),)},

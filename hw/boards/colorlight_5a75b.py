@@ -10,7 +10,7 @@ from hw.memory.sdram.parts import COLORLIGHT_5A
 from hw.memory.sdram.store import Sdram
 from hw.programmers import open_fpga_loader
 
-CLOCK_HZ = 70_000_000
+CLOCK_HZ = 75_000_000
 SDRAM = Sdram(part=COLORLIGHT_5A, clock_hz=CLOCK_HZ, rows_ahead=256)
 
 # The machine of colorlight_i5 beside half its SDRAM, which still holds stories-base. Its UART is at

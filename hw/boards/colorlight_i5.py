@@ -8,7 +8,7 @@ from hw.memory.sdram.parts import COLORLIGHT
 from hw.memory.sdram.store import Sdram
 from hw.programmers import open_fpga_loader
 
-CLOCK_HZ = 70_000_000
+CLOCK_HZ = 75_000_000
 SDRAM = Sdram(part=COLORLIGHT, clock_hz=CLOCK_HZ, rows_ahead=256)
 
 # Holds stories-base: d = 256, m = 704, 6 layers, 4,096 tokens. A row of 80 trits is four words.

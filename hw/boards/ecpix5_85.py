@@ -14,7 +14,7 @@ BOARD = Board(
     device="LFE5UM5G-85F",
     speed="8",
     price=(100, 200),
-    clock_hz=75_000_000,
+    clock_hz=100_000_000,
     link=Uart(baud=1_000_000),
     programmer=open_fpga_loader("--board", "ecpix5"),
     machine=Machine(
