@@ -11,11 +11,11 @@ from hw.programmers import open_fpga_loader
 CLOCK_HZ = 65_000_000
 
 # Holds d = 128, m = 512, 3 layers, 1,024 tokens: 917,504 trits are 1,792 rows of 512. Holds d = 96,
-# m = 208, 8 layers, 1,280 tokens, too: 1,776 rows, 768 states, 1,096 words of gains and bounds and 7
-# for an embedding row, of which 1,280 are 8,960 words. Widths that are no multiples of 32 cost both
-# of them few cycles, of 64 would cost a third. A row of weights comes from all over the chip: it is
-# given two registers more, and codes a copy every four rows. hw.build.estimate counts the block
-# RAMs.
+# m = 208, 8 layers, 1,280 tokens, too: 1,776 rows, 768 states, 1,096 words of gains and bounds and
+# 7 for an embedding row, of which 1,280 are 8,960 words. Widths that are no multiples of 32 cost
+# both of them few cycles, of 64 would cost a third. A row of weights comes from all over the chip:
+# it is given two registers more, and codes a copy every four rows. hw.build.estimate counts the
+# block RAMs.
 BOARD = Board(
     name="ulx3s_85f",
     platform="amaranth_boards.ulx3s:ULX3S_85F_Platform",
