@@ -52,7 +52,7 @@ if seed == os.environ.get("KILLS") and not (folder / "killed").exists():
 if seed == os.environ.get("LONG"):
     while not (folder / "done").exists():  # first another one is placed, and is the shortest
         time.sleep(0.1)
-    time.sleep(120)
+    time.sleep(400)
 if seed == os.environ.get("FAILS"):
     print("ERROR: no place")
     sys.exit(1)
