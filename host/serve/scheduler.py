@@ -262,7 +262,7 @@ class _Pace:
 
     def tokens(self, alone: bool) -> int:
         seconds = max(self.slice_s, ALONE_SECONDS) if alone else self.slice_s
-        return max(1, min(SLICE_TOKENS, int(seconds / max(self.token_s, 1e-9))))
+        return max(1, self._within(seconds))
 
     def chained(self, prompt: int) -> int:
         """How many of so many tokens of a prompt all contexts are to read at once, 0 for none.
@@ -272,8 +272,11 @@ class _Pace:
         """
         if self.gain < CHAINED_GAIN or prompt <= self.contexts:
             return 0
-        tokens = int(self.gain * ALONE_SECONDS / max(self.token_s, 1e-9))
-        return min(prompt, SLICE_TOKENS, max(tokens, self.contexts))
+        return min(prompt, max(self._within(self.gain * ALONE_SECONDS), self.contexts))
+
+    def _within(self, seconds: float) -> int:
+        """Tokens that one context takes in that time, as many as a slice may have."""
+        return min(SLICE_TOKENS, int(seconds / max(self.token_s, 1e-9)))
 
     def worth_keeping(self, tokens: int) -> bool:
         """Whether it takes longer to read so many tokens than to keep their state."""
@@ -554,13 +557,12 @@ class Scheduler:
             if place is None:
                 self._end(session, Ending(reason=Reason.CANCELLED))
                 continue
-            sole = len(free) == len(places) and len(self._sessions) == 1
-            together = self._pace.chained(len(session.left.prompt))
-            if sole and place is places[-1] and together:
-                self._start(device, place, session, together, chained=True)
-                return
             alone = len(self._sessions) <= len(places)
-            self._start(device, place, session, self._pace.tokens(alone=alone))
+            sole = len(free) == len(places) and len(self._sessions) == 1
+            may_chain = sole and place is places[-1]
+            together = self._pace.chained(len(session.left.prompt)) if may_chain else 0
+            most = together or self._pace.tokens(alone=alone)
+            self._start(device, place, session, most, chained=together > 0)
 
     @staticmethod
     def _free(places: list[_Place]) -> list[_Place]:
