@@ -100,11 +100,17 @@ class Placement:
 
     @cached_property
     def timing(self) -> Timing:
+        """Of a token of one stream."""
+        return self._predict()
+
+    def _predict(self, *, contexts: int = 1, chained: bool = False) -> Timing:
         """Of the board, whose spare room a program may use; of what it takes, where it has not."""
+        image, machine = self.image, self.board.machine
         if self.fits:
-            return predict(compile_image(self.model, self.board.geometry), self.board.machine)
-        machine = replace(self.board.machine, geometry=self.image.geometry)
-        return predict(self.image, machine)
+            image = compile_image(self.model, machine.geometry)
+        else:
+            machine = replace(machine, geometry=image.geometry)
+        return predict(image, machine, contexts=contexts, chained=chained)
 
     @property
     def tokens_per_second(self) -> float:
@@ -115,7 +121,7 @@ class Placement:
     def busy(self) -> dict[str, int]:
         """Cycles of a token in which each unit works, and that its weights take, by name."""
         units = {
-            name: sum(s.idle - s.begun - 1 for s in self.timing.steps if s.unit == unit)
+            name: sum(step.worked for step in self.timing.steps if step.unit == unit)
             for unit, name in UNITS.items()
         }
         pace = self.board.machine.weights.row_cycles
@@ -191,14 +197,31 @@ class Placement:
         yield f"a token reads   {_size(weights)} of weights, {_size(embedding)} of its embedding"
         yield f"a token takes   {cycles:,} cycles{condition} (predicted)"
         yield f"speed           {self.tokens_per_second:,.0f} tokens/s at {clock:g} MHz{condition}"
+        several = self.board.geometry.contexts
+        share = f"{self.timing.utilization:.1%} of it"
+        if several > 1:
+            together = self._predict(contexts=several)
+            share += f", {together.utilization:.1%} with {several} texts at once"
+            yield from self._lines_of_several(together)
         yield f"bound           {bound}, busy {most / cycles:.0%} of them"
         yield f"beside it       {rest}"
+        yield f"engine's peak   {share}"
         if (other := self.repacked) is not None:
             g, (weights, _) = other.board.geometry, other.bytes_per_token
             yield (
                 f"{g.trits_per_byte} trits a byte  {_size(weights)} of weights, "
                 f"{other.tokens_per_second:,.0f} tokens/s on {g.rows} x {g.columns} lanes"
             )
+
+    def _lines_of_several(self, together: Timing) -> Iterator[str]:
+        several, clock = together.contexts, self.board.clock_hz
+        chained = self._predict(contexts=several, chained=True)
+        alone, by_all = clock / self.timing.prefill_cycles, clock / chained.prefill_cycles
+        yield f"{f'{several} at once':15} {several * clock / together.cycles:,.0f} tokens/s in all"
+        yield (
+            f"a prompt        {alone:,.0f} tokens/s, "
+            f"{several * by_all:,.0f} where all {several} contexts read it"
+        )
 
     def _lack_lines(self) -> Iterator[str]:
         if self.fits:

@@ -18,7 +18,6 @@ from host.ports import READ_TIMEOUT
 from host.urls import SIMULATED
 from hw import boards
 from hw.arch.geometry import Geometry
-from hw.arch.program import Unit
 from hw.arch.protocol import ALL_FEATURES, Feature, Identity
 from hw.control.sequencer import Sequencer
 from hw.machine import Machine
@@ -128,7 +127,7 @@ class Profile:
             counted=None if self.counted is None else sum(self.counted[n] for n in numbers),
             predicted=sum(step.cycles for step in steps),
             waited=sum(step.waited for step in steps),
-            worked=sum(_worked(step) for step in steps),
+            worked=sum(step.worked for step in steps),
         )
 
     def _rows(self, name: Callable[[TimedStep], str]) -> list[Row]:
@@ -250,10 +249,6 @@ class Profile:
                     f"{number} of {len(self.predicted)} steps were not counted as predicted: "
                     "is the device of this version?"
                 )
-
-
-def _worked(step: TimedStep) -> int:
-    return 0 if step.unit == Unit.CONTROL else step.idle - step.begun - 1
 
 
 def _table(title: str, rows: list[Row]) -> Iterator[str]:

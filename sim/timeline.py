@@ -207,7 +207,7 @@ class _Band:
         start = step.begun + 1
         note = (
             f"{step.name} ({operation(step)}): cycles {start:,} to {step.idle - 1:,}, "
-            f"{step.idle - start:,} in all"
+            f"{step.worked:,} in all"
         )
         colour = COLOURS[operation(step)]
         yield from self._bar(

@@ -44,7 +44,8 @@ class TimedStep:
     issued : int
         It is issued.
     begun : int
-        Its unit takes it, and works from the cycle after; later only where it was queued.
+        Its unit begins with it, and works from the cycle after: as it is issued, later where it was
+        queued, before that where a compact unit takes it only when it is done.
     idle : int
         First cycle in which all that it does is done and its result can be used.
     freed : int
@@ -82,9 +83,14 @@ class TimedStep:
         return self.issued - self.fetched + 1
 
     @property
+    def worked(self) -> int:
+        """Cycles in which its unit works on it."""
+        return self.idle - self.begun - 1
+
+    @property
     def waited(self) -> int:
-        """Cycles that it was kept from being issued."""
-        return self.issued - self.ready
+        """Cycles that it was kept from being issued, or a compact unit from beginning with it."""
+        return min(self.issued, self.begun) - self.ready
 
     @property
     def waited_for(self) -> str:
@@ -354,14 +360,14 @@ class Timing:
         step, end = self.steps[-1], self.steps[-1].issued + 1
         while True:
             if step.blocker is None:
-                spans.append(Span(start=step.fetched, end=end, step=step, working=False))
+                spans += _own(step, step.fetched, end)
                 if not position:
                     return spans[::-1]
                 position -= 1
                 end = step.fetched
             else:
                 start = step.freed
-                spans.append(Span(start=start, end=end, step=step, working=False))
+                spans += _own(step, start, end)
                 position, end = numbers[id(step.blocker)], step.blocker.issued + 1
                 spans.append(Span(start=end, end=start, step=step.blocker, working=True))
             step = self.steps[position]
@@ -380,6 +386,14 @@ class Timing:
                         start=start, end=min(begin, span.end), step=span.step, working=working
                     )
                 start = max(start, end)
+
+
+def _own(step: TimedStep, start: int, end: int) -> Iterator[Span]:
+    """Fetch and issue of a step, the latter part of which is work in a compact unit, last first."""
+    begins = min(step.begun + 1, end)
+    if begins < end:
+        yield Span(start=begins, end=end, step=step, working=True)
+    yield Span(start=start, end=begins, step=step, working=False)
 
 
 def _active(steps: tuple[TimedStep, ...]) -> int:
@@ -436,7 +450,9 @@ def predict(
             placed, before = clock.place(descriptor, free + READ_CYCLES)
             if before is not None:
                 free, blocker = placed, before.number
-            issued = placed + clock.holding(descriptor)
+            holding = clock.holding(descriptor)
+            issued = placed + holding
+            taken = clock.issue(len(rows), descriptor, issued, members if of_all else 1)
             rows.append(
                 {
                     "number": number,
@@ -446,7 +462,7 @@ def predict(
                     "fetched": fetched,
                     "ready": looked + READ_CYCLES,
                     "issued": issued,
-                    "begun": clock.issue(len(rows), descriptor, issued, members if of_all else 1),
+                    "begun": taken - holding,
                     "idle": issued + 1,
                     "freed": free,
                     "blocker": blocker,

@@ -94,6 +94,34 @@ def test_the_plan_of_a_model_that_fits(capsys):
     assert "bound           vector unit, busy" in text and "held by" not in text
 
 
+def test_the_plan_of_several_texts_at_once(capsys):
+    """What all contexts do together, with a text each and with a piece of one prompt each."""
+    chosen = board("ulx3s_85f")
+    placement = Placement(model=shipped("stories-small"), name="small", board=chosen)
+    image, machine = compile_image(placement.model, chosen.geometry), chosen.machine
+    one, four = (predict(image, machine, contexts=number) for number in (1, 4))
+    prompt = predict(image, machine, contexts=4, chained=True).prefill_cycles
+    lines = placement.report().splitlines()
+    assert f"4 at once       {4 * 65e6 / four.cycles:,.0f} tokens/s in all" in lines
+    assert (
+        f"a prompt        {65e6 / one.prefill_cycles:,.0f} tokens/s, "
+        f"{4 * 65e6 / prompt:,.0f} where all 4 contexts read it"
+    ) in lines
+    peak = f"{one.utilization:.1%} of it, {four.utilization:.1%} with 4 texts at once"
+    assert f"engine's peak   {peak}" in lines
+    alone = Placement(model=placement.model, name="small", board=board("ecpix5_85")).report()
+    assert "at once" not in alone and "a prompt" not in alone and "engine's peak   " in alone
+
+
+def test_what_bounds_a_compact_machine():
+    """Its vector unit, which works on a step before it takes it."""
+    placement = Placement(model=shipped("stories-nano"), name="", board=board("icebreaker"))
+    busy, cycles = placement.busy, placement.timing.cycles
+    assert 0.7 * cycles < busy["vector unit"] <= cycles
+    assert busy["ternary engine"] < 0.3 * cycles and busy["scalar unit"] < 0.1 * cycles
+    assert "bound           vector unit, busy 81% of them" in placement.report()
+
+
 def test_the_plan_of_a_model_that_does_not_fit(capsys):
     assert main(["plan", "stories-base", "--board", "ulx3s_85f"]) == 0
     lines = capsys.readouterr().out.splitlines()

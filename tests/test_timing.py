@@ -8,6 +8,7 @@ import pytest
 from host.compiler import compile_image
 from host.errors import FitError
 from host.urls import open_device
+from hw.arch.operations import VectorOp
 from hw.arch.program import Unit
 from hw.boards import board
 from hw.control.sequencer import READ_CYCLES, FetchParameters, Sequencer
@@ -114,21 +115,53 @@ def test_steps_of_one_unit_follow_each_other(small):
             assert before.idle < after.idle
 
 
-def test_critical_path_has_every_cycle_once(small):
-    path = small.critical_path()
+@pytest.fixture(scope="module", params=["ulx3s_85f", "icebreaker"])
+def timing(request):
+    """Of a machine whose units take a step as it is issued, and of a compact one."""
+    chosen = board(request.param)
+    return predict(compile_image(shipped(chosen.model), chosen.geometry), chosen.machine)
+
+
+def test_critical_path_has_every_cycle_once(timing):
+    path = timing.critical_path()
     assert path[0].start == Sequencer.TOKEN_CYCLES
-    assert path[-1].end == small.cycles - Sequencer.END_CYCLES
+    assert path[-1].end == timing.cycles - Sequencer.END_CYCLES
     assert all(a.end == b.start for a, b in pairwise(path))
     assert all(span.start < span.end for span in path)
 
 
-def test_engine_waits_are_the_cycles_in_which_it_runs_nothing(small):
-    products = [step for step in small.steps if step.unit == Unit.ENGINE]
+def test_engine_waits_are_the_cycles_in_which_it_runs_nothing(timing):
+    products = [step for step in timing.steps if step.unit == Unit.ENGINE]
     running = len({cycle for step in products for cycle in range(step.begun + 1, step.idle)})
     overhead = Sequencer.TOKEN_CYCLES + Sequencer.END_CYCLES
-    waits = list(small.engine_waits())
-    assert sum(span.end - span.start for span in waits) == small.cycles - overhead - running
+    waits = list(timing.engine_waits())
+    assert sum(span.end - span.start for span in waits) == timing.cycles - overhead - running
     assert not any(span.working and span.step.unit == Unit.ENGINE for span in waits)
+
+
+def test_a_compact_unit_works_before_a_step_is_issued():
+    """It takes a step when that is done: until then it works, and nobody waits for its issue."""
+    chosen = board("icebreaker")
+    timing = predict(compile_image(shipped("stories-nano"), chosen.geometry), chosen.machine)
+    vector, path = chosen.machine.vector, timing.critical_path()
+    worked = {}
+    for span in path:
+        if span.working:
+            worked[span.step.unit] = worked.get(span.step.unit, 0) + span.end - span.start
+    steps = [step for step in timing.steps if step.unit == Unit.VECTOR]
+    for step in steps:
+        held = vector.holding(
+            step.descriptor.length, VectorOp(step.descriptor.op), step.descriptor.operand
+        )
+        assert step.begun + held == step.issued and step.waited + held == step.issued - step.ready
+    # A unit has one step at a time.
+    assert all(a.idle <= b.begun + 1 for a, b in pairwise(steps))
+    # Of this machine's, it is the one that sets the pace.
+    assert (
+        worked[Unit.VECTOR]
+        > 0.7 * timing.cycles
+        > max(cycles for unit, cycles in worked.items() if unit != Unit.VECTOR)
+    )
 
 
 def test_names(small):
