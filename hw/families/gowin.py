@@ -185,7 +185,7 @@ FAMILY = Family(
     ),
     dsp_per_product=1,
     luts=1.07,
-    routed_mhz={"": 110},
+    routed_mhz={"": 130},
     tools=TOOLS,
     files=("top.il", "top.ys", "top.cst"),
     netlist="top.syn.json",
