@@ -58,7 +58,7 @@ def test_resources_of_one_stream():
     assert (result["bram"], result["dsp"]) == (148, 16)
 
 
-@pytest.mark.parametrize(("name", "luts"), [("tang_primer_20k", 8646), ("icebreaker", 4675)])
+@pytest.mark.parametrize(("name", "luts"), [("tang_primer_20k", 8585), ("icebreaker", 4698)])
 def test_luts_of_other_families(name, luts):
     """As nextpnr 0.11.1 packs them."""
     assert estimate(boards.board(name))["lut4"] == pytest.approx(luts, rel=0.03)

@@ -65,7 +65,7 @@ def test_a_board_is_told_of_in_full(too_large, capsys):
 def test_the_clock_to_expect(capsys):
     """That of the family, if any of its boards was routed."""
     assert main(["ulx3s_45f"]) == 0
-    assert "\nclock           81 MHz expected, 70 MHz asked for\n" in capsys.readouterr().out
+    assert "\nclock           81 MHz expected, 80 MHz asked for\n" in capsys.readouterr().out
     assert main(["arty_a7_100"]) == 0
     out = capsys.readouterr().out
     assert "\nclock   80 MHz asked for; nothing of this family was routed\n" in out

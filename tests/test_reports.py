@@ -196,7 +196,7 @@ def test_all_boards_have_a_row():
     )
     guess = estimate(board("ulx3s_45f"))
     assert f"| about {guess['lut4']:,} (" in rows["ulx3s_45f"]
-    assert rows["ulx3s_45f"].endswith("70 MHz, not routed | `stories-tiny` | 3,072 | 11,200, of 4")
+    assert rows["ulx3s_45f"].endswith("80 MHz, not routed | `stories-tiny` | 3,511 | 12,800, of 4")
     assert rows["tang_nano_9k"].endswith("| 27 MHz, too little block RAM | `stories-nano` | - | -")
     assert rows["ulx3s_85f"].startswith(" | 100 to 200 ")
     assert rows["ecpix5_85"].startswith(", an older machine | 100 to 200 ")  # by its timetable

@@ -13,7 +13,7 @@ BOARD = Board(
     platform="amaranth_boards.ulx3s:ULX3S_45F_Platform",
     device="LFE5U-45F",
     price=(100, 200),
-    clock_hz=70_000_000,
+    clock_hz=80_000_000,
     link=Uart(baud=1_000_000),
     programmer=open_fpga_loader("--board", "ulx3s"),
     model="stories-tiny",
