@@ -562,10 +562,11 @@ def test_tools_as_people_name_them(monkeypatch, tmp_path):
 
 def test_a_tool_that_is_slow_to_start_is_waited_for_aloud(board, tools, tmp_path, monkeypatch):
     said: list[str] = []
-    Workplace(plan(board), tmp_path / "out", say=said.append)
+    the_plan = plan(board)
+    Workplace(the_plan, tmp_path / "out", say=said.append)
     assert said == []
     monkeypatch.setattr("hw.build.tools.PATIENCE_SECONDS", 0.01)
-    Workplace(plan(board), tmp_path / "out", say=said.append)
+    Workplace(the_plan, tmp_path / "out", say=said.append)
     assert [line.split(":")[0] for line in said] == ["yosys", "nextpnr-ecp5", "ecppack"]
     assert "made ready for this processor, once" in said[0]
 
