@@ -220,7 +220,7 @@ class _Band:
         yield from self._bar(step.fetched, step.issued + 1, y, ISSUE, note)
         if step.blocker is None:
             return
-        end = step.issued - READ_CYCLES
+        end = step.ready + step.waited - READ_CYCLES
         note = f"{step.name} waits {step.waited} cycles for {step.blocker.name}"
         colour = COLOURS[operation(step.blocker)]
         yield from self._bar(end - step.waited, end, y, colour, note, hatched=True)
