@@ -16,7 +16,7 @@ from hw.arch.program import Unit
 from hw.arch.protocol import MemorySpace
 from hw.boards import Board, board, names
 from hw.build.estimate import lacking, large_memories
-from hw.machine import BlockRam
+from hw.machine import BlockRam, Machine
 from sim.timing import Timing, predict
 from weights.commandline import one_line
 from weights.model import IntegerModel
@@ -99,18 +99,17 @@ class Placement:
         return all(share.fits for share in self.shares)
 
     @cached_property
+    def _run(self) -> tuple[Image, Machine]:
+        """Of the board, whose spare room a program may use; of what it takes, where it has not."""
+        machine = self.board.machine
+        if self.fits:
+            return compile_image(self.model, machine.geometry), machine
+        return self.image, replace(machine, geometry=self.image.geometry)
+
+    @cached_property
     def timing(self) -> Timing:
         """Of a token of one stream."""
-        return self._predict()
-
-    def _predict(self, *, contexts: int = 1, chained: bool = False) -> Timing:
-        """Of the board, whose spare room a program may use; of what it takes, where it has not."""
-        image, machine = self.image, self.board.machine
-        if self.fits:
-            image = compile_image(self.model, machine.geometry)
-        else:
-            machine = replace(machine, geometry=image.geometry)
-        return predict(image, machine, contexts=contexts, chained=chained)
+        return predict(*self._run)
 
     @property
     def tokens_per_second(self) -> float:
@@ -200,7 +199,7 @@ class Placement:
         several = self.board.geometry.contexts
         share = f"{self.timing.utilization:.1%} of it"
         if several > 1:
-            together = self._predict(contexts=several)
+            together = predict(*self._run, contexts=several)
             share += f", {together.utilization:.1%} with {several} texts at once"
             yield from self._lines_of_several(together)
         yield f"bound           {bound}, busy {most / cycles:.0%} of them"
@@ -215,7 +214,7 @@ class Placement:
 
     def _lines_of_several(self, together: Timing) -> Iterator[str]:
         several, clock = together.contexts, self.board.clock_hz
-        chained = self._predict(contexts=several, chained=True)
+        chained = predict(*self._run, contexts=several, chained=True)
         alone, by_all = clock / self.timing.prefill_cycles, clock / chained.prefill_cycles
         yield f"{f'{several} at once':15} {several * clock / together.cycles:,.0f} tokens/s in all"
         yield (
